@@ -1,0 +1,230 @@
+"""Augmentation of images with boxes; every function that draws takes its random generator.
+
+Boxes and matrices use continuous pixel coordinates: the first pixel's centre lies at (0.5, 0.5).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from utils.letterbox import PADDING, Letterbox
+
+MIN_SIDE = 2.0
+MIN_AREA_LEFT = 0.1
+MAX_SIDE_RATIO = 100.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly to augment; names and meanings are those of ultralytics' hyperparameters.
+
+    From epoch `close_mosaic_from` on (counted from 0; None = never) there is neither mosaic nor mixup.
+    """
+
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    flipud: float = 0.0
+    fliplr: float = 0.5
+    mosaic: float = 1.0
+    mixup: float = 0.0
+    close_mosaic_from: int | None = None
+
+
+class Labelled(NamedTuple):
+    """An image (h, w, 3) uint8 RGB with its boxes (T, 4) float32 xyxy pixels and labels (T,) int64."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+class Transform(NamedTuple):
+    """A 3 x 3 matrix from canvas to output pixels, and the change of scale in it."""
+
+    matrix: np.ndarray
+    scale: float
+
+
+def mosaic(parts: Sequence[Labelled], size: tuple[int, int], settings: Augmentation, rng: Generator) -> Labelled:
+    """Four images around a random point of a canvas twice the size (h, w), transformed; its middle is the output."""
+    height, width = size
+    centre = int(rng.uniform(0.5, 1.5) * width), int(rng.uniform(0.5, 1.5) * height)
+    canvas = 2 * height, 2 * width
+    transform = draw_transform(canvas, size, settings, rng)
+    return compose(parts, mosaic_corners(parts, centre), canvas, size, transform)
+
+
+def warp_single(part: Labelled, size: tuple[int, int], settings: Augmentation, rng: Generator) -> Labelled:
+    """One image, already scaled to fit size (h, w), letterboxed and transformed in one step."""
+    box = Letterbox.fit(part.image.shape[:2], size)
+    return compose([part], [(box.left, box.top)], size, size, draw_transform(size, size, settings, rng))
+
+
+def mosaic_corners(parts: Sequence[Labelled], centre: tuple[int, int]) -> list[tuple[int, int]]:
+    """The (left, top) of four images that touch the centre (x, y): above left, above right, below left, below right."""
+    x, y = centre
+    (h0, w0), (h1, _), (_, w2), _ = (part.image.shape[:2] for part in parts)
+    return [(x - w0, y - h0), (x, y - h1), (x - w2, y), (x, y)]
+
+
+def draw_transform(canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: Generator) -> Transform:
+    """A random perspective, rotation, scaling and shear about the centre of the canvas (h, w), and a flip.
+
+    The centre comes to lie in the middle of the output (h, w), give or take `translate` of its sides.
+    """
+    (canvas_height, canvas_width), (height, width) = canvas, size
+    to_centre = _shift(-canvas_width / 2, -canvas_height / 2)
+    perspective = np.eye(3)
+    perspective[2, :2] = rng.uniform(-1, 1, 2) * settings.perspective
+    angle = math.radians(rng.uniform(-1, 1) * settings.degrees)
+    scale = rng.uniform(1 - settings.scale, 1 + settings.scale)
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    rotation = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    shear = np.eye(3)
+    shear[0, 1], shear[1, 0] = np.tan(np.radians(rng.uniform(-1, 1, 2) * settings.shear))
+    x, y = rng.uniform(0.5 - settings.translate, 0.5 + settings.translate, 2)
+    flip_x, flip_y = rng.random(2) < (settings.fliplr, settings.flipud)
+    matrix = _flip(flip_x, flip_y, size) @ _shift(x * width, y * height) @ shear @ rotation @ perspective @ to_centre
+    return Transform(matrix, scale)
+
+
+def compose(
+    parts: Sequence[Labelled],
+    corners: Sequence[tuple[int, int]],
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    transform: Transform,
+) -> Labelled:
+    """The images at their corners (left, top) of a grey canvas (h, w), transformed into an output of size (h, w).
+
+    The canvas exists in the coordinates only: each image is warped once, straight to where it shows in the output.
+    """
+    image = np.full((*size, 3), PADDING, np.uint8)
+    for part, corner in zip(parts, corners, strict=True):
+        _warp_onto(image, part.image, corner, canvas, transform.matrix)
+    boxes = np.concatenate([part.boxes + np.float32(corner * 2) for part, corner in zip(parts, corners, strict=True)])
+    labels = np.concatenate([part.labels for part in parts])
+    on_canvas = _clip(boxes, canvas)
+    moved = _clip(transform_boxes(on_canvas, transform.matrix), size)
+    scaled = boxes * transform.scale
+    # Both: turned, even a sliver at the canvas's edge gets a wide box around it.
+    keep = worth_keeping(scaled, on_canvas * transform.scale) & worth_keeping(scaled, moved)
+    return Labelled(image, moved[keep].astype(np.float32), labels[keep])
+
+
+def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Boxes (T, 4) float64 xyxy around the four moved corners of each; NaN where a corner lies beyond the horizon."""
+    corners = np.ones((len(boxes), 4, 3))
+    corners[..., :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    x, y, w = np.moveaxis(corners @ matrix.T, -1, 0)
+    w = np.where(w > 1e-6, w, np.nan)
+    x, y = x / w, y / w
+    return np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], axis=1)
+
+
+def worth_keeping(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Which boxes (T,) still show after a transformation: before (scaled alike) and after, both (T, 4) xyxy."""
+    area_before = np.prod(before[:, 2:] - before[:, :2], axis=1)
+    width, height = (after[:, 2:] - after[:, :2]).T
+    long, short = np.maximum(width, height), np.minimum(width, height)
+    return (short > MIN_SIDE) & (width * height > MIN_AREA_LEFT * area_before) & (long < MAX_SIDE_RATIO * short)
+
+
+def mixup(first: Labelled, second: Labelled, rng: Generator) -> Labelled:
+    """Two images of one size blended by a share drawn from Beta(32, 32), with the boxes of both."""
+    share = rng.beta(32.0, 32.0)
+    image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0)
+    return Labelled(image, *(np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)))
+
+
+def hsv_jitter(image: np.ndarray, settings: Augmentation, rng: Generator) -> np.ndarray:
+    """The image (h, w, 3) uint8 RGB with hue, saturation and brightness each multiplied by 1 +- its gain, in place."""
+    strengths = settings.hsv_h, settings.hsv_s, settings.hsv_v
+    if not any(strengths):
+        return image
+    gains = 1 + rng.uniform(-1, 1, 3) * strengths
+    table = np.arange(256)[:, None] * gains
+    # OpenCV's 8-bit hue counts half degrees.
+    table[:, 0] %= 180
+    table = table.clip(0, 255).astype(np.uint8)[None]
+    cv2.cvtColor(image, cv2.COLOR_RGB2HSV, dst=image)
+    cv2.LUT(image, table, dst=image)
+    return cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=image)
+
+
+def _warp_onto(
+    output: np.ndarray, image: np.ndarray, corner: tuple[int, int], canvas: tuple[int, int], matrix: np.ndarray
+) -> None:
+    """Draws the part of the image that lies on the canvas into the output (H, W, 3), every pixel centre it covers."""
+    left, top = corner
+    right, bottom = min(left + image.shape[1], canvas[1]), min(top + image.shape[0], canvas[0])
+    shown = np.array([[max(left, 0), max(top, 0), right, bottom]])
+    x1, y1, x2, y2 = _pixels(transform_boxes(shown, matrix)[0], output.shape[:2])
+    if x1 >= x2 or y1 >= y2:
+        return
+    window = output[y1:y2, x1:x2]
+    # OpenCV counts from the centre of the first pixel.
+    inverse = np.linalg.inv(matrix) @ _shift(x1 + 0.5, y1 + 0.5)
+    to_image = _shift(-left - 0.5, -top - 0.5) @ inverse
+    if matrix[0, 1] == 0 == matrix[1, 0] and not matrix[2, :2].any():
+        _warp(image, to_image, window)
+        return
+    # A slanted image covers its window in part. One more pixel all around leaves no cracks between neighbours.
+    mask_left, mask_top = shown[0, :2] - 1
+    mask = np.full((bottom - mask_top + 1, right - mask_left + 1), 255, np.uint8)
+    to_mask = _shift(-mask_left - 0.5, -mask_top - 0.5) @ inverse
+    covered = _warp(mask, to_mask, np.zeros(window.shape[:2], np.uint8), cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    cv2.copyTo(_warp(image, to_image, np.empty_like(window)), covered, window)
+
+
+def _warp(
+    source: np.ndarray,
+    inverse: np.ndarray,
+    target: np.ndarray,
+    interpolation: int = cv2.INTER_LINEAR,
+    border: int = cv2.BORDER_REPLICATE,
+) -> np.ndarray:
+    """Fills the target from the source by a 3 x 3 matrix from target to source pixel indices."""
+    size = target.shape[1::-1]
+    flags = interpolation | cv2.WARP_INVERSE_MAP
+    if inverse[2, :2].any():
+        return cv2.warpPerspective(source, inverse, size, target, flags, border)
+    return cv2.warpAffine(source, inverse[:2] / inverse[2, 2], size, target, flags, border)
+
+
+def _pixels(box: np.ndarray, size: tuple[int, int]) -> list[int]:
+    """The columns and rows (x1, y1, x2, y2), ends excluded, whose centres the box holds; all of them for NaN."""
+    if np.isnan(box).any():
+        return [0, 0, size[1], size[0]]
+    return _clip(np.ceil(box - 0.5), size).astype(int).tolist()
+
+
+def _clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    return boxes.clip(0, np.array([width, height, width, height], boxes.dtype))
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def _flip(flip_x: bool, flip_y: bool, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    return np.array(
+        [
+            [-1.0 if flip_x else 1.0, 0.0, width if flip_x else 0.0],
+            [0.0, -1.0 if flip_y else 1.0, height if flip_y else 0.0],
+            [0.0, 0.0, 1.0],
+        ]
+    )

@@ -1,0 +1,209 @@
+"""The data YAML: where a data set's images and labels lie and what its classes are called."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, nearest, printable
+from utils.yaml_file import kind_of, read_mapping
+
+BUILT_IN = Path(__file__).resolve().parent
+IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
+SPLITS = ("train", "val", "test")
+KEYS = ("path", *SPLITS, "names", "nc", "labels_dir")
+WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "kpt_shape", "license", "links")
+WITHOUT_MEANING += ("minival", "roboflow", "task", "version")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here."""
+
+    yaml: Path
+    root: Path
+    splits: dict[str, tuple[Path, ...]]
+    names: tuple[str, ...]
+    labels_dir: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; ids run from 0 to num_classes - 1."""
+        return len(self.names)
+
+
+def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
+    """Reads a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong."""
+    path = _find_yaml(str(name_or_path))
+    values = read_mapping(path)
+    for key in values:
+        if key not in KEYS and key not in WITHOUT_MEANING:
+            raise _wrong(path, f"unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
+    names = _read_names(values, path)
+    root = _read_root(values, path, data_root)
+    splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
+    if not splits:
+        raise _wrong(path, "no split; expected at least one of train, val, test")
+    labels_dir = values.get("labels_dir")
+    if labels_dir is not None:
+        labels_dir = _text(labels_dir, "labels_dir", path)
+    ignored = tuple(key for key in values if key in WITHOUT_MEANING)
+    return DataSpec(path, root, splits, names, labels_dir, ignored)
+
+
+def list_images(spec: DataSpec, split: str) -> list[Path]:
+    """Absolute paths of a split's images, sorted, each once; UserError when split, folder or images are missing."""
+    if split not in spec.splits:
+        raise _wrong(spec.yaml, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
+    images: set[Path] = set()
+    for source in spec.splits[split]:
+        images.update(_images_of(source, spec, split))
+    where = ", ".join(printable(source) for source in spec.splits[split])
+    if not images:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise _wrong(spec.yaml, f"split {split!r} is empty: no images ({suffixes}) in {where}")
+    ordered = sorted(images)
+    if not any(_exists(image) for image in ordered):
+        raise UserError(f"{where}: none of the {len(ordered)} images exists; the first is {printable(ordered[0])}")
+    return ordered
+
+
+def label_path(spec: DataSpec, image: Path) -> Path:
+    """An image's label file: in `labels/` for the last `images/` of its path, else beside it; or below labels_dir."""
+    file = f"{image.stem}.txt"
+    if spec.labels_dir is None:
+        return Path(*_exchange_images(image.parent.parts, ("labels",)), file)
+    if not image.is_relative_to(spec.root):
+        raise UserError(f"labels_dir serves images below {printable(spec.root)} only, not {printable(image)}")
+    folders = image.parent.relative_to(spec.root).parts
+    return (spec.root / spec.labels_dir).joinpath(*_exchange_images(folders, ()), file)
+
+
+def _exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str, ...]:
+    """The folders with the last `images` among them exchanged."""
+    if "images" not in folders:
+        return folders
+    last = len(folders) - 1 - folders[::-1].index("images")
+    return folders[:last] + by + folders[last + 1 :]
+
+
+def _find_yaml(name: str) -> Path:
+    """The file that a short name or a path stands for."""
+    built_in = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+    short = not Path(name).suffix and "/" not in name and "\\" not in name
+    if short and name not in built_in:
+        hint = f" (or a path such as ./{printable(name)}.yaml)"
+        raise UserError(f"no built-in data set {printable(name)!r}{nearest(name, built_in)}{hint}")
+    if short:
+        return BUILT_IN / f"{name}.yaml"
+    path = Path(os.path.normpath(Path(name).absolute()))
+    if _exists(path, Path.is_dir):
+        raise UserError(f"data YAML expected, but this is a folder: {printable(path)}")
+    if not _exists(path):
+        hint = f"; the built-in set of this name is --data {path.stem}" if path.stem in built_in else ""
+        raise UserError(f"data YAML not found: {printable(path)}{hint}")
+    return path
+
+
+def _read_names(values: dict[Any, Any], path: Path) -> tuple[str, ...]:
+    """Class names by id, safe to print."""
+    names = values.get("names")
+    if isinstance(names, dict):
+        missing = [index for index in range(len(names)) if index not in names]
+        if missing:
+            raise _wrong(path, f"names: ids must run from 0 to {len(names) - 1}; {missing[0]} is missing")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise _wrong(path, f"names: expected a list of class names or `id: name` lines, found {kind_of(names)}")
+    ids: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
+            raise _wrong(
+                path, f"names: class {index} is {kind_of(name)}, expected a name (put words like no in quotes)"
+            )
+        first = ids.setdefault(printable(name), index)
+        if first < index:
+            raise _wrong(path, f"names: classes {first} and {index} are both called {printable(name)!r}")
+    num_classes = values.get("nc")
+    if num_classes is not None and (isinstance(num_classes, bool) or num_classes != len(ids)):
+        shown = num_classes if type(num_classes) in (int, float) else kind_of(num_classes)
+        raise _wrong(path, f"nc is {shown}, but there are {len(ids)} names; correct one of them")
+    return tuple(ids)
+
+
+def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
+    """The folder that `path:` names; it must exist."""
+    built_in = path.resolve().parent == BUILT_IN
+    base = data_root if built_in else path.parent
+    value = values.get("path")
+    folder = "." if value is None else _text(value, "path", path)
+    root = Path(os.path.normpath((base / folder).absolute()))
+    if _exists(root, Path.is_dir):
+        return root
+    if built_in:
+        raise UserError(
+            f"the data set {path.stem!r} is not there: expected its folder at {printable(root)} "
+            "(--data-root or $ALIGNYOLO_DATA moves the datasets root)"
+        )
+    raise _wrong(path, f"path: no such folder: {printable(root)} (relative to the YAML's own folder)")
+
+
+def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, ...]:
+    """The absolute folders and list files of a split; whether they exist is checked when the split is used."""
+    entries = value if isinstance(value, list) else [value]
+    if not entries:
+        raise _wrong(path, f"{split}: empty list; expected a folder or a list file")
+    return tuple(_locate(_text(entry, split, path), root) for entry in entries)
+
+
+def _locate(entry: str, root: Path) -> Path:
+    place = Path(os.path.normpath(root / entry))
+    if entry.startswith("../") and not _exists(place):
+        # Roboflow's exports write ../train/images for the folder train/images beside the YAML.
+        beside = Path(os.path.normpath(root / entry[3:]))
+        return beside if _exists(beside) else place
+    return place
+
+
+def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
+    """The images in a folder, however deep, or on the lines of a list file, relative to that file's folder."""
+    if _exists(source, Path.is_dir):
+        for path in source.rglob("*"):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                yield path
+        return
+    if not _exists(source):
+        raise _wrong(spec.yaml, f"{split}: no such folder or list file: {printable(source)}")
+    if source.suffix.lower() != ".txt":
+        raise _wrong(spec.yaml, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
+    try:
+        lines = source.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _wrong(source, f"cannot be read as a UTF-8 list of images: {printable(error)}") from error
+    for number, line in enumerate(lines, 1):
+        entry = line.strip()
+        if not entry:
+            continue
+        if Path(entry).suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"{printable(source)}:{number}: not an image path: {printable(entry, 80)!r}")
+        yield Path(os.path.normpath(source.parent / entry))
+
+
+def _wrong(path: Path, what: str) -> UserError:
+    return UserError(f"{printable(path)}: {what}")
+
+
+def _exists(path: Path, check: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether there is such a path; text that no file system takes as a name (too long, NUL) means no."""
+    try:
+        return check(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _text(value: Any, key: str, path: Path) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(path, f"{key}: expected a path, found {kind_of(value)}")
+    return value

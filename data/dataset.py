@@ -1,0 +1,173 @@
+"""The images of a split as training or evaluation samples."""
+
+import contextlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.augment import Augmentation, Labelled, hsv_jitter, mixup, mosaic, warp_single
+from data.images import ImageError, read_image
+from data.labels import LabelIndex
+from utils.errors import UserError, printable
+from utils.letterbox import Letterbox
+
+MAX_REPLACEMENTS = 100
+
+log = logging.getLogger(__name__)
+
+
+class Sample(NamedTuple):
+    """image (3, H, W) uint8 RGB, boxes (T, 4) float32 xyxy network pixels, labels (T,) int64, row in the LabelIndex.
+
+    The image lies channels last in memory; letterbox says how the photo was fitted, None if it was augmented.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    index: int
+    letterbox: Letterbox | None
+
+
+class DetectionDataset(Dataset):
+    """`dataset[epoch, i]` is image i, augmented for that epoch or else letterboxed; `dataset[i]` is epoch 0.
+
+    A sample depends on seed, epoch and i alone. `cache` keeps all photos, scaled to image_size (h, w), in memory.
+    """
+
+    def __init__(
+        self,
+        index: LabelIndex,
+        image_size: tuple[int, int],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        self.index = index
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.seed = seed
+        # In shared memory: what one worker finds undecodable, all and the parent know.
+        self._undecodable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
+        self._cache: Tensor | None = None
+        self._starts = np.zeros(0, np.int64)
+        if cache:
+            self._fill_cache()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, row = key if isinstance(key, tuple) else (0, key)
+        if self.augmentation is None:
+            return self._letterboxed(row)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
+        return self._augmented(epoch, row, self.augmentation, rng)
+
+    @property
+    def undecodable(self) -> list[str]:
+        """Paths of the photos that could not be decoded so far, in any worker."""
+        return [self.index.images[row] for row in self._undecodable.nonzero().flatten().tolist()]
+
+    def _letterboxed(self, row: int) -> Sample:
+        letterbox = self._fit(row)
+        boxes, labels = self.index.of(row)
+        try:
+            image = letterbox.pad(self._photo(row))
+        except ImageError:
+            # Its truths still count, or a broken photo would make the result look better.
+            image = letterbox.pad(np.empty((0, 0, 3), np.uint8))
+        return _sample(Labelled(image, letterbox.boxes(boxes), labels), row, letterbox)
+
+    def _augmented(self, epoch: int, row: int, settings: Augmentation, rng: Generator) -> Sample:
+        closed = settings.close_mosaic_from is not None and epoch >= settings.close_mosaic_from
+        row, first = self._read(row, rng)
+        if closed or rng.random() >= settings.mosaic:
+            result = warp_single(first, self.image_size, settings, rng)
+        else:
+            result = self._mosaic(first, settings, rng)
+            if rng.random() < settings.mixup:
+                _, other = self._read(int(rng.integers(len(self))), rng)
+                result = mixup(result, self._mosaic(other, settings, rng), rng)
+        return _sample(result._replace(image=hsv_jitter(result.image, settings, rng)), row, None)
+
+    def _mosaic(self, first: Labelled, settings: Augmentation, rng: Generator) -> Labelled:
+        others = [self._read(row, rng)[1] for row in rng.integers(len(self), size=3).tolist()]
+        parts = [first, *others]
+        return mosaic([parts[place] for place in rng.permutation(4)], self.image_size, settings, rng)
+
+    def _read(self, row: int, rng: Generator) -> tuple[int, Labelled]:
+        """A photo scaled to fit, with its boxes, and its row; another one, drawn, where the row's cannot be decoded."""
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                photo = self._photo(row)
+            except ImageError:
+                row = int(rng.integers(len(self)))
+                continue
+            boxes, labels = self.index.of(row)
+            return row, Labelled(photo, self._fit(row)._replace(left=0, top=0).boxes(boxes), labels)
+        raise UserError(f"{MAX_REPLACEMENTS} images drawn in a row cannot be decoded, such as {self.undecodable[0]}")
+
+    def _fit(self, row: int) -> Letterbox:
+        return Letterbox.fit(self.index.sizes[row].tolist(), self.image_size)
+
+    def _photo(self, row: int) -> np.ndarray:
+        """The photo scaled to fit the image size, not to be written to; ImageError, logged once, if it is unusable."""
+        if self._cache is None:
+            return self._load(row)
+        if self._undecodable[row]:
+            raise ImageError(self.index.images[row], "cannot be decoded")
+        height, width = self._fit(row).inner
+        return self._cache.numpy()[self._starts[row] : self._starts[row + 1]].reshape(height, width, 3)
+
+    def _load(self, row: int) -> np.ndarray:
+        path = self.index.images[row]
+        try:
+            photo = read_image(path)
+            if photo.shape[:2] != tuple(self.index.sizes[row]):
+                raise ImageError(path, "has another size than when its labels were read")
+        except ImageError as error:
+            if not self._undecodable[row]:
+                self._undecodable[row] = True
+                log.warning("image left out: %s", printable(error))
+            raise
+        # Area averaging is the better filter, and not worth its time where the image is distorted anyway.
+        shrink = cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR
+        return self._fit(row).resize(photo, shrink)
+
+    def _fill_cache(self) -> None:
+        starts = np.concatenate([[0], _photo_bytes(self.index, self.image_size).cumsum()])
+        # A tensor: worker processes that are not forked get it as shared memory instead of a copy each.
+        cache = torch.empty(int(starts[-1]), dtype=torch.uint8)
+        pixels = cache.numpy()
+
+        def load(row: int) -> None:
+            with contextlib.suppress(ImageError):
+                pixels[starts[row] : starts[row + 1]] = self._load(row).reshape(-1)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(load, range(len(self))))
+        self._cache, self._starts = cache, starts
+
+
+def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
+    """Memory that the photos of a split take when scaled to fit image_size (h, w)."""
+    return int(_photo_bytes(index, image_size).sum())
+
+
+def _photo_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
+    inner = [Letterbox.fit(size, image_size).inner for size in index.sizes.tolist()]
+    return np.array(inner, np.int64).reshape(-1, 2).prod(axis=1) * 3
+
+
+def _sample(labelled: Labelled, row: int, letterbox: Letterbox | None) -> Sample:
+    image, boxes, labels = map(torch.from_numpy, labelled)
+    return Sample(image.permute(2, 0, 1), boxes, labels, row, letterbox)

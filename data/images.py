@@ -1,0 +1,97 @@
+"""Photos on disk: their pixels and their size, EXIF orientation applied."""
+
+import io
+import os
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+ORIENTATION = 0x0112
+
+
+class ImageError(Exception):
+    """A photo that cannot be read; the data set goes on without it."""
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """The photo as (h, w, 3) uint8 RGB, upright; ImageError if it cannot be decoded."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from error
+    _, orientation = _header(path, io.BytesIO(data))
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ImageError(path, f"cannot be decoded ({error.err})") from error
+    if image is None:
+        raise ImageError(path, "cannot be decoded")
+    return _upright(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), orientation)
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """The (h, w) of the upright photo, from its header alone; ImageError if there is none."""
+    (height, width), orientation = _header(path, Path(path))
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
+    """The stored (h, w) and the orientation, 1 to 8, that is still to be applied to the decoder's output."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            if not image.height or not image.width:
+                raise ImageError(path, "has no pixels")
+            # TIFF orientation is no EXIF block: both Pillow and OpenCV apply it themselves.
+            return (image.height, image.width), _orientation(image.info.get("exif", b""))
+    except Image.UnidentifiedImageError as error:
+        reason = "no image, or one whose header is damaged"
+        raise ImageError(path, "the file is empty" if _is_empty(source) else reason) from error
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from error
+    except (Image.DecompressionBombError, SyntaxError, ValueError, struct.error) as error:
+        raise ImageError(path, str(error)) from error
+
+
+def _is_empty(source: Path | io.BytesIO) -> bool:
+    return not (source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation tag, 1 to 8, of an EXIF block; 1 (upright) where it is absent or unreadable."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for entry in range(count):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, directory + 2 + 12 * entry)
+            if tag == ORIENTATION:
+                (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", tiff, directory + 10 + 12 * entry)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation >= 5:
+        image = cv2.transpose(image)
+    if orientation in (2, 3, 6, 7):
+        image = cv2.flip(image, 1)
+    if orientation in (3, 4, 7, 8):
+        image = cv2.flip(image, 0)
+    return image

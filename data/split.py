@@ -1,0 +1,12 @@
+"""A split of a data set, ready to train or validate on: images, checked labels, and what was wrong with them."""
+
+from pathlib import Path
+
+from data.data_yaml import DataSpec, label_path, list_images
+from data.labels import LabelIndex, load_labels
+
+
+def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None) -> LabelIndex:
+    """Finds and reads a split's images and labels; UserError where there is nothing to learn or to measure."""
+    images = list_images(spec, split)
+    return load_labels(images, [label_path(spec, image) for image in images], spec.num_classes, cache_dir)

@@ -1,0 +1,114 @@
+"""One epoch of training."""
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.report import EpochReport
+from utils.errors import DivergedError
+from utils.optim import Schedule, apply_settings
+from utils.targets import Targets
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """The autocast context of a step, or none for full precision."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def to_device(batch, device: torch.device) -> tuple[Tensor, Targets]:
+    """A batch's images as floats in [0, 1], channels last, and its targets, on the device."""
+    images = batch.images.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+    return images, batch.targets.to(device, non_blocking=True)
+
+
+def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Tensor, Targets]:
+    """The batch scaled to another (height, width)."""
+    height, width = images.shape[-2:]
+    images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    scale = targets.boxes.new_tensor([size[1] / width, size[0] / height]).repeat(2)
+    return images, targets._replace(boxes=targets.boxes * scale)
+
+
+def multi_scale_sizes(image_size: tuple[int, int], stride: int, seed: int) -> Callable[[int], tuple[int, int]]:
+    """A function of the step that draws a size between half and one and a half of the image size, in strides."""
+
+    def size_at(step: int) -> tuple[int, int]:
+        factor = random.Random(f"{seed} {step}").uniform(0.5, 1.5)
+        height, width = (max(math.ceil(side * factor / stride), 1) * stride for side in image_size)
+        return height, width
+
+    return size_at
+
+
+def train_one_epoch(
+    detector: nn.Module,
+    batches: Iterable,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    epoch: int,
+    report: EpochReport,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    grad_clip: float = 0.0,
+    size_at: Callable[[int], tuple[int, int]] | None = None,
+    after_step: Callable[[], None] = lambda: None,
+    after_batch: Callable[[EpochReport, object], None] = lambda report, batch: None,
+) -> None:
+    """Trains on every batch once; raises DivergedError at a loss that is not finite.
+
+    `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    last = schedule.steps_per_epoch - 1
+    waiting = 0
+    for index, batch in enumerate(batches):
+        step = epoch * schedule.steps_per_epoch + index
+        settings = schedule.at(step)
+        images, targets = to_device(batch, device)
+        if size_at is not None:
+            images, targets = resized(images, targets, size_at(step))
+
+        with autocast(device, dtype):
+            losses = detector(images, targets)
+        # Gradients add up over the images of the nominal batch, as lr0 and the gains expect.
+        loss = sum(losses.values()) * len(images)
+        scaler.scale(loss).backward()
+        report.add(losses, len(images))
+        require_finite(losses, epoch, index, settings.lr, batch)
+
+        waiting += 1
+        if waiting >= settings.accumulate or index == last:
+            apply_settings(optimizer, settings)
+            clip(optimizer, scaler, grad_clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            after_step()
+            waiting = 0
+        after_batch(report, batch)
+
+
+def clip(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, largest: float) -> None:
+    """Clips the norm of all gradients to `largest`, 0 = not at all."""
+    if largest > 0:
+        scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, largest)
+
+
+def require_finite(losses: dict[str, Tensor], epoch: int, index: int, lr: float, batch) -> None:
+    """Raises DivergedError naming the term, the place and the batch's images if a loss is NaN or infinite."""
+    if math.isfinite(float(sum(value.detach() for value in losses.values()))):
+        return
+    terms = ", ".join(name for name, value in losses.items() if not math.isfinite(float(value)))
+    raise DivergedError(
+        f"the {terms} loss is not finite in epoch {epoch + 1}, batch {index + 1} (learning rate {lr:.3g}, "
+        f"image rows {batch.index.tolist()}): try a lower --set lr0 or --amp off"
+    )

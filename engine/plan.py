@@ -1,0 +1,63 @@
+"""From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.data_yaml import DataSpec, read_data_yaml
+from utils.config import Config, RunConfig
+from utils.config_sources import hyperparameters, model_config, parse_settings
+from utils.errors import UserError
+from utils.flags import parsed
+
+# What suits the embedded shapes: about three minutes on two CPU cores.
+DEMO = {"imgsz": (256,), "epochs": 15, "batch_size": 8, "cache": True, "hyp": "shapes"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs to know: its whole config and its data set."""
+
+    config: Config
+    data: DataSpec
+
+
+def data_root(flag: str) -> Path:
+    """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
+    return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
+
+
+def plan_run(flags: Mapping[str, Any]) -> Plan:
+    """Checks the flags of train.py and the YAML files that they name; UserError for any mistake.
+
+    `loss` and `assign` are short for the hyperparameters `box_loss` and `assigner`; `set` holds key=value strings.
+    """
+    overrides = parse_settings(flags.get("set", ()))
+    for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
+        if flags.get(flag):
+            overrides[key] = flags[flag]
+    demo = DEMO if flags.get("data", "shapes") == "shapes" else {}
+    run = parsed(RunConfig, {**demo, **flags})
+    hyper = hyperparameters(run.hyp, overrides)
+    model = model_config(run.cfg, overrides)
+    stride = max(model.strides)
+    if any(side % stride for side in run.imgsz):
+        sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
+        given = " ".join(map(str, run.imgsz))
+        raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
+    spec = open_data(run.data, data_root(run.data_root))
+    missing = {"train", "val"} - set(spec.splits)
+    if missing:
+        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val")
+    return Plan(Config(run, model, hyper, spec.names), spec)
+
+
+def open_data(name: str, root: Path) -> DataSpec:
+    """The data YAML of `--data`; the embedded `shapes` set is drawn on first use."""
+    if name == "shapes":
+        from data.shapes import ensure_shapes  # here, because drawing needs OpenCV and reading a YAML does not
+
+        ensure_shapes(root)
+    return read_data_yaml(name, root)

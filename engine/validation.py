@@ -1,0 +1,75 @@
+"""A validation run, from a checkpoint to its numbers, tables and pictures."""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from data.dataset import DetectionDataset
+from data.loader import build_loader
+from data.split import load_split
+from engine.evaluation import evaluate, protocol_line
+from engine.plan import data_root, open_data
+from engine.records import ValRecords
+from models.build import build_detector
+from utils.checkpoint import load_checkpoint, newest
+from utils.config import Config, ValConfig
+from utils.device import choose_device, worker_count
+from utils.errors import UserError, printable
+from utils.metrics import Metrics
+from utils.run_folder import new_run_folder
+
+
+def run(settings: ValConfig) -> Metrics:
+    """Validates a checkpoint as the flags say and writes a run folder; UserError for wrong input."""
+    weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
+    checkpoint = load_checkpoint(weights)
+    config = with_flags(Config.from_dict(checkpoint["config"], str(weights)), settings)
+    device = choose_device(settings.device)
+
+    spec = open_data(config.run.data, data_root(config.run.data_root))
+    if spec.names != config.names:
+        raise UserError(
+            f"{printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but "
+            f"{printable(weights)} was trained on {printable(', '.join(config.names), 120)}"
+        )
+    index = load_split(spec, settings.split)
+    if index.report.summary():
+        print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
+    dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, cache=False)
+    workers = worker_count(settings.workers)
+    loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
+
+    detector = build_detector(config)
+    detector.network.load_state_dict(checkpoint["model"])
+    detector.network.to(device, memory_format=torch.channels_last)
+    folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
+    protocol = protocol_line(config, settings.split, len(index))
+    print(f"weights {printable(weights)} (epoch {checkpoint['epoch']})\n{protocol}")
+    records = ValRecords(folder, config, protocol)
+    start = time.perf_counter()
+    metrics = evaluate(detector, loader, index, config.names, device, records.batch)
+    speed = len(index) / (time.perf_counter() - start)
+    print(metrics.table())
+    records.finish(metrics)
+    print(f"{speed:.1f} images/s, metrics included; written to {printable(folder)}")
+    return metrics
+
+
+def with_flags(config: Config, settings: ValConfig) -> Config:
+    """The training run's config with what the flags change for this validation."""
+    given = {
+        "data": settings.data,
+        "data_root": settings.data_root,
+        "imgsz": settings.imgsz,
+        "batch_size": settings.batch_size,
+    }
+    changes = {name: value for name, value in given.items() if value}
+    stride = max(config.model.strides)
+    if any(side % stride for side in settings.imgsz):
+        raise UserError(f"--imgsz {' '.join(map(str, settings.imgsz))}: expected multiples of {stride}")
+    changes |= {"conf": settings.conf, "nms_iou": settings.nms_iou, "max_det": settings.max_det}
+    changes["plots"] = settings.plots
+    return replace(config, run=replace(config.run, **changes))

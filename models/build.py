@@ -1,0 +1,123 @@
+"""Builds the detector that a config describes: the one place where components meet configuration."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.assigners import ASSIGNERS
+from models.box_losses import BOX_SIMILARITIES
+from models.detector import Detector
+from models.loss import DetectionLoss
+from models.network import Network
+from models.postprocess import Postprocess
+from utils.config import Config, Hyperparameters, ModelConfig
+
+LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
+
+
+def build_network(model: ModelConfig, num_classes: int) -> Network:
+    """The network of a model YAML for a number of classes, randomly initialised."""
+    return Network(
+        model.backbone,
+        model.channels,
+        model.strides,
+        anchors_per_cell=len(model.anchors[0]),
+        num_classes=num_classes,
+        activation=model.activation,
+        spp=model.spp,
+    )
+
+
+def build_similarity(hyper: Hyperparameters) -> Callable[[Tensor, Tensor], Tensor]:
+    """The box similarity of the config, its keywords bound."""
+    bound = {
+        "sca": {"alpha": hyper.sca_alpha, "corner": hyper.sca_corner},
+        "iou_cd": {"alpha": hyper.sca_alpha, "corner": hyper.sca_corner},
+        "cd": {"corner": hyper.sca_corner},
+    }
+    return functools.partial(BOX_SIMILARITIES[hyper.box_loss], **bound.get(hyper.box_loss, {}))
+
+
+def build_assigner(hyper: Hyperparameters, model: ModelConfig) -> Callable:
+    """The assigner of the config, its settings bound."""
+    threshold = {
+        "positive": hyper.assign_positive,
+        "negative": hyper.assign_negative,
+        "min_positives": hyper.min_positives,
+    }
+    gaussian = {"alpha": hyper.ggiou_alpha, "beta": hyper.ggiou_beta, "sigma": hyper.ggiou_sigma}
+    settings = {
+        "anchor_ratio": {"anchor_t": hyper.anchor_t},
+        "best_anchor": {"ignore_iou": hyper.ignore_iou},
+        "iou": threshold,
+        "ggiou": {**threshold, **gaussian},
+    }
+    reach = 0.0 if model.decode == "darknet" else model.xy_reach
+    return ASSIGNERS[hyper.assigner](reach=reach, **settings[hyper.assigner])
+
+
+def scaled_gains(
+    hyper: Hyperparameters, levels: int, num_classes: int, image_size: tuple[int, int]
+) -> tuple[float, float, float]:
+    """Box, objectness and class gains, made for 3 levels, 80 classes and 640 px, scaled to what is trained."""
+    per_level = 3 / levels
+    area = image_size[0] * image_size[1] / 640**2
+    return hyper.box * per_level, hyper.obj * area * per_level, hyper.cls * num_classes / 80 * per_level
+
+
+def build_loss(config: Config, observe: Callable | None = None) -> DetectionLoss:
+    """The detection loss of a config."""
+    hyper, model = config.hyper, config.model
+    levels, num_classes = len(model.strides), len(config.names)
+    box_gain, obj_gain, cls_gain = scaled_gains(hyper, levels, num_classes, config.run.image_size)
+    return DetectionLoss(
+        similarity=build_similarity(hyper),
+        assigner=build_assigner(hyper, model),
+        num_classes=num_classes,
+        box_gain=box_gain,
+        obj_gain=obj_gain,
+        cls_gain=cls_gain,
+        level_balance=LEVEL_BALANCE[levels],
+        obj_target=hyper.obj_target,
+        cls_pw=hyper.cls_pw,
+        obj_pw=hyper.obj_pw,
+        label_smoothing=hyper.label_smoothing,
+        fl_gamma=hyper.fl_gamma,
+        ggiou_gamma=hyper.ggiou_gamma,
+        ggiou_wloc=hyper.ggiou_wloc,
+        balance_metric=hyper.balance_metric,
+        ggiou_alpha=hyper.ggiou_alpha,
+        ggiou_beta=hyper.ggiou_beta,
+        ggiou_sigma=hyper.ggiou_sigma,
+        decode=model.decode,
+        xy_reach=model.xy_reach,
+        observe=observe,
+    )
+
+
+def build_detector(config: Config, observe: Callable | None = None) -> Detector:
+    """The detector of a config, its weights drawn from the config's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        network = build_network(config.model, len(config.names))
+    postprocess = Postprocess(
+        confidence=config.run.conf,
+        nms_iou=config.run.nms_iou,
+        max_detections=config.run.max_det,
+        decode=config.model.decode,
+        xy_reach=config.model.xy_reach,
+    )
+    return Detector(network, config.model.strides, config.model.anchors, build_loss(config, observe), postprocess)
+
+
+def with_network(detector: Detector, network: torch.nn.Module) -> Detector:
+    """The same detector around other weights, such as the averaged ones."""
+    return Detector(network, detector.strides, detector.anchor_sizes, detector.loss, detector.postprocess)
+
+
+def with_run(config: Config, **changes) -> Config:
+    """The same config with some flags changed."""
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))

@@ -1,0 +1,48 @@
+"""The detector: images and targets to losses, images to detections (torchvision's contract)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, device, nn
+
+from models.anchors import Anchors, build_anchors
+from models.loss import DetectionLoss
+from models.postprocess import Postprocess
+from utils.targets import Targets
+
+
+class Detector(nn.Module):
+    """A network with its anchors, its loss and its postprocessing."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        strides: Sequence[int],
+        anchor_sizes: Sequence[Sequence[Sequence[float]]],
+        loss: DetectionLoss | None = None,
+        postprocess: Postprocess | None = None,
+    ):
+        super().__init__()
+        self.network = network
+        self.strides = tuple(strides)
+        self.anchor_sizes = anchor_sizes
+        self.loss = loss
+        self.postprocess = postprocess or Postprocess()
+        self._anchors: dict[tuple[tuple[int, int], device], Anchors] = {}
+
+    def anchors(self, image_size: tuple[int, int], where: device | str) -> Anchors:
+        """The anchors over an image of (height, width) pixels, made once per size and device."""
+        key = (image_size, where)
+        if key not in self._anchors:
+            self._anchors[key] = build_anchors(image_size, self.strides, self.anchor_sizes, where)
+        return self._anchors[key]
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image.
+
+        Detections are {boxes (N, 4) xyxy pixels of the input, scores (N,), labels (N,)}, best first.
+        """
+        raw = self.network(images)
+        anchors = self.anchors(tuple(images.shape[-2:]), images.device)
+        if targets is not None:
+            return self.loss(raw, anchors, targets)
+        return self.postprocess(raw, anchors)

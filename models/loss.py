@@ -1,0 +1,129 @@
+"""The detection loss: box, objectness and class terms over an assignment."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.anchors import Anchors, decode, take
+from models.assigners import Assignment, ggiou
+from models.box_losses import iou
+from utils.targets import Targets
+
+FOCAL_ALPHA = 0.25
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """Weighted box, objectness and class losses; every setting is a plain value (DESIGN 2.4).
+
+    Each level averages over its own positives (box, class) or anchors (objectness), and the levels are summed,
+    as in ultralytics/yolov3. `observe` gets (assignment, targets, ious (P,), similarities (P,)), all detached.
+    """
+
+    similarity: Callable[[Tensor, Tensor], Tensor]
+    assigner: Callable[[Anchors, Targets, int], Assignment]
+    num_classes: int
+    box_gain: float
+    obj_gain: float
+    cls_gain: float
+    level_balance: Sequence[float]
+    obj_target: str = "iou"
+    cls_pw: float = 1.0
+    obj_pw: float = 1.0
+    label_smoothing: float = 0.0
+    fl_gamma: float = 0.0
+    ggiou_gamma: float = 0.0
+    ggiou_wloc: float | str = "auto"
+    balance_metric: str = "ggiou"
+    ggiou_alpha: float = 0.3
+    ggiou_beta: float = 1 / 6
+    ggiou_sigma: str = "overlap"
+    decode: str = "bounded"
+    xy_reach: float = 0.5
+    observe: Callable[[Assignment, Targets, Tensor, Tensor], None] | None = None
+
+    def __call__(self, raw: Tensor, anchors: Anchors, targets: Targets) -> dict[str, Tensor]:
+        """Raw outputs (B, A, 5 + C) and the truths of the batch -> scalar losses {box, objectness, class}."""
+        with torch.autocast(raw.device.type, enabled=False):
+            return self.forward(raw.to(torch.promote_types(raw.dtype, torch.float32)), anchors, targets)
+
+    def forward(self, raw: Tensor, anchors: Anchors, targets: Targets) -> dict[str, Tensor]:
+        """The losses in full precision: assign, decode the positives, compare them with their truths."""
+        assignment = self.assigner(anchors, targets, len(raw))
+        positives = raw[assignment.image, assignment.anchor]
+        truths = targets.boxes[assignment.target].to(raw.dtype)
+        labels = targets.labels[assignment.target]
+
+        boxes = decode(positives[:, :4], take(anchors, assignment.anchor), self.decode, self.xy_reach)
+        similarity = self.similarity(boxes, truths)
+        overlap = iou(boxes, truths).detach()
+        share = self.level_share(anchors, assignment)
+
+        box = (share * self.box_weight(boxes.detach(), truths) * (1 - similarity)).sum()
+        objectness = self.objectness(raw[..., 4], anchors, assignment, self.quality(overlap, similarity.detach()))
+        classes = (share * self.class_loss(positives[:, 5:], labels)).sum()
+
+        if self.observe is not None:
+            self.observe(assignment, targets, overlap, similarity.detach())
+        return {"box": box * self.box_gain, "objectness": objectness * self.obj_gain, "class": classes * self.cls_gain}
+
+    def level_share(self, anchors: Anchors, assignment: Assignment) -> Tensor:
+        """Each positive's weight in the mean of its level (P,)."""
+        ends = torch.tensor([level.start + level.count for level in anchors.levels], device=assignment.anchor.device)
+        level = torch.bucketize(assignment.anchor, ends, right=True)
+        counts = torch.bincount(level, minlength=len(ends))
+        return 1 / counts[level].to(anchors.centers.dtype)
+
+    def quality(self, overlap: Tensor, similarity: Tensor) -> Tensor:
+        """Objectness target of every positive (P,), in [0, 1]."""
+        if self.obj_target == "one":
+            return torch.ones_like(overlap)
+        return (overlap if self.obj_target == "iou" else similarity).clamp(0, 1)
+
+    def box_weight(self, boxes: Tensor, truths: Tensor) -> Tensor | float:
+        """GGIoU-balanced (or IoU-balanced) weight of every positive (P,), 1 with gamma 0 (GGIoU Eq. 6)."""
+        if self.ggiou_gamma == 0:
+            return 1.0
+        if self.balance_metric == "iou":
+            metric = iou(boxes, truths)
+        else:
+            metric = ggiou(boxes, truths, self.ggiou_alpha, self.ggiou_beta, self.ggiou_sigma)
+        weight = metric**self.ggiou_gamma
+        if self.ggiou_wloc == "auto":
+            # The floor keeps a batch whose boxes all miss from dividing by zero.
+            return weight / weight.mean().clamp(min=1e-6) if len(weight) else weight
+        return weight * self.ggiou_wloc
+
+    def objectness(self, logits: Tensor, anchors: Anchors, assignment: Assignment, quality: Tensor) -> Tensor:
+        """Mean over each level's anchors of the BCE towards the quality of its box; ignored anchors count as zero loss.
+
+        Where two truths share an anchor the larger quality is the target.
+        """
+        target = torch.zeros_like(logits)
+        flat = assignment.image * logits.shape[1] + assignment.anchor
+        target.view(-1).scatter_reduce_(0, flat, quality.to(logits.dtype), "amax")
+        loss = self.bce(logits, target, self.obj_pw).masked_fill(assignment.ignored, 0)
+        parts = loss.split([level.count for level in anchors.levels], dim=1)
+        return sum(balance * part.mean() for balance, part in zip(self.level_balance, parts, strict=True))
+
+    def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean BCE over the classes of every positive: (P, C), (P,) -> (P,); zero with a single class."""
+        if self.num_classes == 1:
+            return logits.sum(1) * 0
+        off, on = 0.5 * self.label_smoothing, 1 - 0.5 * self.label_smoothing
+        target = torch.full_like(logits, off).scatter_(1, labels[:, None], on)
+        return self.bce(logits, target, self.cls_pw).mean(1)
+
+    def bce(self, logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:
+        """Elementwise binary cross entropy with logits, focal where fl_gamma > 0 (Lin et al. 2017)."""
+        weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+        if self.fl_gamma == 0:
+            return loss
+        probability = logits.sigmoid()
+        hit = target * probability + (1 - target) * (1 - probability)
+        alpha = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
+        return loss * alpha * (1 - hit) ** self.fl_gamma

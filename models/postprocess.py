@@ -1,0 +1,49 @@
+"""From raw outputs to detections: scores, confidence threshold, class-aware NMS."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from models.anchors import Anchors, decode
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """Class-aware NMS without a time limit, of the `top_k` best over `confidence`, keeping `max_detections`.
+
+    A score is objectness x class probability. With `multi_label` a box may be reported for several classes.
+    """
+
+    confidence: float = 0.001
+    nms_iou: float = 0.65
+    max_detections: int = 300
+    top_k: int = 4096
+    multi_label: bool = True
+    decode: str = "bounded"
+    xy_reach: float = 0.5
+
+    @torch.no_grad()
+    def __call__(self, raw: Tensor, anchors: Anchors) -> list[dict[str, Tensor]]:
+        """Raw outputs (B, A, 5 + C) -> per image {boxes (N, 4) xyxy pixels, scores (N,), labels (N,)}, best first."""
+        with torch.autocast(raw.device.type, enabled=False):
+            raw = raw.float()
+            boxes = decode(raw[..., :4], anchors, self.decode, self.xy_reach)
+            scores = raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
+            return [self.select(*image) for image in zip(boxes, scores, strict=True)]
+
+    def select(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """The detections of one image among boxes (A, 4) with scores (A, C)."""
+        if self.multi_label:
+            anchor, label = (scores > self.confidence).nonzero(as_tuple=True)
+            score = scores[anchor, label]
+        else:
+            score, label = scores.max(1)
+            anchor = (score > self.confidence).nonzero().flatten()
+            score, label = score[anchor], label[anchor]
+        # A stable sort makes ties, and with them the metrics, independent of the machine.
+        order = score.argsort(descending=True, stable=True)[: self.top_k]
+        box, score, label = boxes[anchor[order]], score[order], label[order]
+        keep = batched_nms(box, score, label, self.nms_iou)[: self.max_detections]
+        return {"boxes": box[keep], "scores": score[keep], "labels": label[keep]}

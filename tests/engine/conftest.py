@@ -1,0 +1,30 @@
+"""A small drawn data set, and a narrow network, for tests that train."""
+
+import pytest
+
+from data.shapes import make_shapes
+
+NARROW = ["channels=[8,8,16,16,32,32,64]"]
+
+
+@pytest.fixture(scope="session")
+def small_shapes(tmp_path_factory):
+    """The YAML of a data set of 24 training and 12 validation pictures."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=1, train=24, val=12, size=160)
+
+
+@pytest.fixture
+def flags(small_shapes, tmp_path):
+    """Flags of a run that takes seconds."""
+    return {
+        "data": str(small_shapes),
+        "imgsz": [96, 128],
+        "batch_size": 8,
+        "epochs": 2,
+        "workers": 0,
+        "device": "cpu",
+        "project": str(tmp_path / "runs"),
+        "amp": "off",
+        "plots": False,
+        "set": [*NARROW, "nominal_batch=8"],
+    }

@@ -1,0 +1,241 @@
+"""Training: every loss with every assigner learns, resuming changes nothing, the folder holds what it promises."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.dataset import DetectionDataset
+from data.loader import build_loader
+from data.split import load_split
+from engine.epoch import train_one_epoch
+from engine.plan import plan_run
+from engine.report import EpochReport
+from models.build import build_detector
+from train import train
+from utils.config import ASSIGNER_NAMES
+from utils.errors import DivergedError, UserError
+from utils.optim import Schedule, build_optimizer
+from val import validate
+
+STEPS = 40
+
+
+def constant_schedule(lr):
+    return Schedule(1, 1000, lr, 1.0, False, 0.9, 0.0, 0.9, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def fixed_batch(small_shapes, tmp_path_factory):
+    plan = plan_run({"data": str(small_shapes), "imgsz": [96, 128]})
+    index = load_split(plan.data, "train", tmp_path_factory.mktemp("cache"))
+    return next(iter(build_loader(DetectionDataset(index, (96, 128)), 8, workers=0, shuffle=False, seed=0)))
+
+
+@pytest.mark.parametrize("assigner", ASSIGNER_NAMES)
+@pytest.mark.parametrize("loss", ["iou", "giou", "diou", "ciou", "sca"])
+def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flags):
+    config = plan_run({**flags, "loss": loss, "assign": assigner}).config
+    detector = build_detector(config).train()
+    optimizer = build_optimizer("sgd", detector.network, 0.1, 0.9, 0.0)
+    totals, boxes = [], []
+    for _ in range(STEPS):
+        report = EpochReport()
+        train_one_epoch(
+            detector, [fixed_batch], optimizer, constant_schedule(0.1), 0, report, device=torch.device("cpu")
+        )
+        row = report.row()
+        totals.append(row["loss"])
+        boxes.append(row["box_loss"])
+    assert sum(totals[-5:]) < 0.95 * sum(totals[:5])
+    assert sum(boxes[-5:]) < sum(boxes[:5])
+
+
+@pytest.fixture(scope="module")
+def finished(small_shapes, tmp_path_factory):
+    """A run of four epochs with mosaic, averaging, accumulation and workers."""
+    flags = resumable_flags(small_shapes, tmp_path_factory.mktemp("whole"))
+    return train(**flags, epochs=4)
+
+
+def resumable_flags(small_shapes, folder):
+    return {
+        "data": str(small_shapes),
+        "imgsz": [96, 128],
+        "batch_size": 4,
+        "workers": 2,
+        "device": "cpu",
+        "project": str(folder),
+        "amp": "off",
+        "plots": False,
+        "set": ["channels=[8,8,16,16,32,32,64]", "nominal_batch=8", "mixup=0.2"],
+    }
+
+
+def comparable_rows(folder):
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    timed = ("seconds", "images_per_second")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+
+
+def test_resuming_changes_nothing(finished, small_shapes, tmp_path):
+    """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
+
+    class Stopped(Exception):
+        pass
+
+    from engine.training import Trainer
+
+    original = Trainer.train_epoch
+
+    def stop_after_two(self, epoch, records):
+        if epoch == 2:
+            raise Stopped
+        return original(self, epoch, records)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", stop_after_two)
+        with pytest.raises(Stopped):
+            train(**resumable_flags(small_shapes, tmp_path), epochs=4)
+    resumed = train(resume=str(tmp_path / "exp"))
+    whole, parts = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (finished, resumed))
+    assert whole["epoch"] == parts["epoch"] == 4
+    for part in ("network", "model"):
+        assert all(torch.equal(value, parts[part][name]) for name, value in whole[part].items())
+    for index, state in whole["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], parts["optimizer"]["state"][index]["momentum_buffer"])
+    assert comparable_rows(finished) == comparable_rows(resumed)
+
+
+def test_the_number_of_workers_changes_nothing(finished, small_shapes, tmp_path):
+    other = train(**{**resumable_flags(small_shapes, tmp_path), "workers": 0, "cache": True}, epochs=4)
+    weights = [torch.load(each / "weights" / "best.pt", weights_only=True)["model"] for each in (finished, other)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_resume_says_what_it_cannot_do(finished, tmp_path):
+    with pytest.raises(UserError, match="all 4 epochs are done; --epochs N"):
+        train(resume=str(finished))
+    with pytest.raises(UserError, match="--loss would change it"):
+        train(resume=str(finished), loss="giou", epochs=9)
+    with pytest.raises(UserError, match="weights only"):
+        train(resume=str(finished / "weights" / "best.pt"))
+    with pytest.raises(UserError, match="not found"):
+        train(resume=str(tmp_path / "nowhere.pt"))
+
+
+def test_the_epochs_validation_equals_val(finished, monkeypatch, tmp_path):
+    """metrics.json, the best epoch's row in results.csv and val.py agree to the digit."""
+    result = validate(weights=str(finished / "weights" / "best.pt"), project=str(tmp_path), workers=0, plots=False)
+    written = json.loads((finished / "metrics.json").read_text())
+    again = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert written["per_class"] == again["per_class"]
+    assert all(again[name] == written[name] for name in result.overall)
+    rows = list(csv.DictReader((finished / "results.csv").open()))
+    best = max(rows, key=lambda row: float(row["ap"] or 0))
+    epoch = torch.load(finished / "weights" / "best.pt", weights_only=True)["epoch"]
+    assert float(rows[epoch - 1]["ap"]) == float(best["ap"]) == written["ap"]
+
+
+def test_the_folder_holds_what_it_promises(finished):
+    for name in ("config.yaml", "env.json", "results.csv", "metrics.json", "weights/best.pt", "weights/last.pt"):
+        assert (finished / name).stat().st_size > 0
+    header = (finished / "results.csv").read_text().splitlines()[0].split(",")
+    wanted = {"epoch", "ap", "ap50", "ap95", "ap_small", "precision", "f1", "box_loss", "raw_box_loss", "mean_iou"}
+    assert wanted | {"positives_per_truth", "unmatched", "claimed_twice", "lr"} <= set(header)
+    assert all(name == name.strip() for name in header)
+    assert list(finished.glob("events.out.tfevents*"))
+
+
+def test_best_pt_loads_in_an_empty_folder(finished, tmp_path, monkeypatch):
+    shutil.copy(finished / "weights" / "best.pt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    contents = torch.load("best.pt", weights_only=True)
+    assert contents["names"] == contents["config"]["names"]
+    assert contents["config"]["hyper"]["box_loss"] == "ciou"
+
+
+def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_path, capsys):
+    renamed = tmp_path / "renamed.yaml"
+    text = Path(small_shapes).read_text()
+    renamed.write_text(text.replace("path: .", f"path: {Path(small_shapes).parent}") + "  8: extra\n")
+    folder = train(**{**flags, "data": str(renamed), "epochs": 1}, weights=str(finished / "weights" / "best.pt"))
+    said = capsys.readouterr().out
+    assert "not taken, started afresh: head.convs.0.bias" in said
+    assert torch.load(folder / "weights" / "best.pt", weights_only=True)["config"]["names"][-1] == "extra"
+
+
+def test_frozen_parts_keep_their_weights(flags, finished):
+    folder = train(**{**flags, "epochs": 1}, weights=str(finished / "weights" / "best.pt"), freeze="backbone")
+    before, after = (torch.load(f / "weights" / "last.pt", weights_only=True)["model"] for f in (finished, folder))
+    start = torch.load(finished / "weights" / "best.pt", weights_only=True)["model"]
+    for name, value in after.items():
+        if name.startswith("backbone") and value.is_floating_point():
+            assert torch.allclose(value, start[name], atol=1e-6), name
+    assert not torch.equal(after["head.convs.0.weight"], start["head.convs.0.weight"])
+    assert before.keys() == after.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"freeze": "spine"}, "no part 'spine'"), ({"freeze": "backbone,neck,head"}, "nothing is left to train")],
+)
+def test_freeze_mistakes(changes, message, flags):
+    with pytest.raises(UserError, match=message):
+        train(**flags, **changes)
+    assert not Path(flags["project"]).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"amp": "bf16"},
+        {"multi_scale": True},
+        {"optimizer": "adamw", "set": ["lr0=0.001"]},
+        {"cos_lr": True, "close_mosaic": 1},
+        {"autoanchor": True},
+        {"imgsz": [96], "hyp": "ggiou-yolo"},
+        {"hyp": "sca", "set": ["ggiou_gamma=1.4"]},
+        {"set": ["fl_gamma=1.5", "label_smoothing=0.1", "degrees=10", "shear=3", "perspective=0.0005", "flipud=0.5"]},
+        {"set": ["decode=darknet", "activation=leaky"], "assign": "ggiou"},
+        {"patience": 1},
+    ],
+    ids=str,
+)
+def test_every_option_trains(changes, flags):
+    combined = {**flags, **changes, "set": [*flags["set"], *changes.get("set", [])]}
+    folder = train(**combined)
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert len(rows) in (1, 2)
+    assert all(torch.isfinite(torch.tensor(float(row["loss"]))) for row in rows)
+
+
+def test_a_single_class_trains(flags, tmp_path):
+    source = Path(flags["data"]).parent
+    copy = tmp_path / "one"
+    shutil.copytree(source, copy)
+    for file in copy.rglob("labels/*/*.txt"):
+        lines = [line.split() for line in file.read_text().splitlines()]
+        file.write_text("".join(f"0 {' '.join(line[1:])}\n" for line in lines))
+    (copy / "one.yaml").write_text("train: images/train\nval: images/val\nnames: [shape]\n")
+    folder = train(**{**flags, "data": str(copy / "one.yaml")})
+    assert float(list(csv.DictReader((folder / "results.csv").open()))[0]["class_loss"]) == 0
+
+
+def test_divergence_stops_with_the_term_and_keeps_the_checkpoint(flags, monkeypatch):
+    from models.loss import DetectionLoss
+
+    original, calls = DetectionLoss.class_loss, []
+
+    def poisoned(self, logits, labels):
+        calls.append(1)
+        return original(self, logits, labels) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(DetectionLoss, "class_loss", poisoned)
+    with pytest.raises(DivergedError, match=r"the class loss is not finite in epoch 2, batch 2 .*lower"):
+        train(**flags)
+    kept = torch.load(Path(flags["project"]) / "exp" / "weights" / "best.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in kept["model"].values())

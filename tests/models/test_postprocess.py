@@ -1,0 +1,60 @@
+"""Postprocessing against a slow scalar NMS, and its promises."""
+
+import torch
+from torchvision.ops import box_iou
+
+from models.anchors import build_anchors, decode
+from models.postprocess import Postprocess
+
+ANCHORS = build_anchors((64, 64), [16, 32], [[(10, 14), (23, 27)], [(81, 82), (135, 169)]])
+
+
+def random_raw(classes=3, batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, len(ANCHORS.centers), 5 + classes, generator=generator) * 2
+
+
+def slow_detections(raw, confidence, nms_iou, limit):
+    boxes = decode(raw[:, :4], ANCHORS)
+    candidates = []
+    for box, row in zip(boxes, raw, strict=True):
+        for label, logit in enumerate(row[5:]):
+            score = row[4].sigmoid() * logit.sigmoid()
+            if score > confidence:
+                candidates.append((score.item(), label, box))
+    candidates.sort(key=lambda each: -each[0])
+    kept = []
+    for score, label, box in candidates:
+        overlaps = [box_iou(box[None], other[None]).item() for _, name, other in kept if name == label]
+        if all(overlap <= nms_iou for overlap in overlaps):
+            kept.append((score, label, box))
+    return kept[:limit]
+
+
+def test_equals_a_scalar_nms():
+    raw = random_raw()
+    for found, image in zip(Postprocess(confidence=0.05, nms_iou=0.5)(raw, ANCHORS), raw, strict=True):
+        expected = slow_detections(image, 0.05, 0.5, 300)
+        assert found["labels"].tolist() == [label for _, label, _ in expected]
+        assert torch.allclose(found["scores"], torch.tensor([score for score, _, _ in expected]))
+        assert torch.allclose(found["boxes"], torch.stack([box for _, _, box in expected]))
+
+
+def test_keeps_the_best_and_nothing_below_the_confidence():
+    raw = random_raw(classes=8)
+    everything = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=100_000)(raw, ANCHORS)[0]
+    assert len(everything["scores"]) == len(ANCHORS.centers) * 8
+    few = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=7, top_k=20)(raw, ANCHORS)[0]
+    assert torch.equal(few["scores"], everything["scores"][:7])
+    assert len(Postprocess(confidence=0.9999)(raw, ANCHORS)[0]["boxes"]) == 0
+
+
+def test_single_label_keeps_one_class_per_box():
+    raw = random_raw()
+    found = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=10_000, multi_label=False)(raw, ANCHORS)[0]
+    assert len(found["scores"]) == len(ANCHORS.centers)
+
+
+def test_low_precision_outputs_are_decoded_in_float32():
+    found = Postprocess()(random_raw().to(torch.bfloat16), ANCHORS)[0]
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32

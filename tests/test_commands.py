@@ -1,0 +1,167 @@
+"""The commands as a person runs them: exit codes, one-line errors, nothing downloaded, nothing half-written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.shapes import make_shapes
+from tests.paths import ROOT
+
+WITHOUT_NETWORK = """
+import runpy, socket, sys
+def refuse(*arguments, **settings):
+    raise AssertionError(f"a connection was tried: {arguments}")
+connect = socket.socket.connect
+def local_only(self, address):
+    return connect(self, address) if self.family == socket.AF_UNIX else refuse(address)
+socket.socket.connect = local_only
+socket.getaddrinfo = refuse
+socket.create_connection = refuse
+command, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = command
+runpy.run_path(command, run_name="__main__")
+"""
+FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]
+FAST += ["--set", "channels=[8,8,16,16,32,32,64]"]
+
+
+def run(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("my data é") / "shapes", seed=3, train=8, val=8, size=96)
+
+
+@pytest.mark.parametrize("command", ["train.py", "val.py", "convert.py"])
+def test_help_needs_no_torch(command):
+    script = f"import runpy, sys; sys.argv = [{command!r}, '--help']\n"
+    script += f"try:\n    runpy.run_path({command!r}, run_name='__main__')\n"
+    script += "except SystemExit as end:\n    assert not end.code\n"
+    script += "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"
+    result = run("-c", script)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
+
+
+def one_line_error(result):
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = result.stderr.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in result.stderr
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--los", "sca"], "unknown flag --los; did you mean '--loss'?"),
+        (["--loss", "scaa"], "did you mean 'sca'?"),
+        (["--assign", "gggiou"], "did you mean 'ggiou'?"),
+        (["--epochs", "many"], "epochs is 'many': expected int"),
+        (["--epochs", "0"], "epochs is 0: expected"),
+        (["--set", "boxx=1"], "unknown key 'boxx'; did you mean 'box'?"),
+        (["--hyp", "bazeline"], "did you mean 'baseline'?"),
+        (["--cfg", "yolov4"], "no model YAML named 'yolov4'"),
+        (["--cfg", "nowhere/model.yaml"], "nowhere/model.yaml"),
+        (["--data", "nowhere/data.yaml"], f"{ROOT}/nowhere/data.yaml"),
+        (["--imgsz", "100"], "expected multiples of 32"),
+        (["--amp", "fp32"], "amp is 'fp32'"),
+        (["--epochs"], "expected one argument"),
+    ],
+    ids=str,
+)
+def test_wrong_flags_need_no_torch_and_get_one_line(arguments, message):
+    script = "import runpy, sys, atexit\natexit.register(lambda: print('TORCH', 'torch' in sys.modules))\n"
+    script += "sys.argv = ['train.py', *sys.argv[1:]]\nrunpy.run_path('train.py', run_name='__main__')"
+    result = run("-c", script, *arguments)
+    assert message in one_line_error(result)
+    assert "TORCH False" in result.stdout
+
+
+def test_train_and_val_without_network_home_or_terminal(data, tmp_path):
+    """Also: a path with spaces and accents, LANG=C, a HOME that cannot be written to, not even by root."""
+    environment = {"HOME": "/proc/none", "LANG": "C", "XDG_CACHE_HOME": "/proc/none/cache"}
+    for name in ("train.py", "val.py"):
+        extra = [*FAST, "--data", data] if name == "train.py" else ["--workers", "0"]
+        result = run("-c", WITHOUT_NETWORK, ROOT / name, *extra, cwd=tmp_path, **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+    folder = tmp_path / "runs" / "train" / "exp"
+    pictures = {path.name for path in folder.iterdir()} - {"weights"}
+    expected = {"results.csv", "results.png", "labels.png", "train_batch0.jpg", "val_batch0.jpg", "config.yaml"}
+    expected |= {"env.json", "metrics.json", "pr_curve.png", "f1_curve.png", "confusion_matrix.png"}
+    assert expected <= pictures
+    val_folder = tmp_path / "runs" / "val" / "exp"
+    assert {"metrics.json", "metrics.csv", "val_batch0.jpg"} <= {path.name for path in val_folder.iterdir()}
+
+
+def broken(data, tmp_path, change):
+    """A copy of the data set with something broken in it."""
+    import shutil
+
+    copy = tmp_path / "broken"
+    shutil.copytree(Path(data).parent, copy)
+    change(copy)
+    return copy / "shapes.yaml"
+
+
+def append(file, text):
+    file.write_text(file.read_text() + text)
+
+
+BREAKAGES = {
+    "class id": (lambda d: append(d / "labels/train/000000.txt", "99 .5 .5 .1 .1\n"), "labels/train/000000.txt:"),
+    "malformed": (lambda d: append(d / "labels/train/000001.txt", "1 .5 .5\n"), "labels/train/000001.txt:"),
+    "text": (lambda d: append(d / "labels/val/000001.txt", "1 .5 .5 x .1\n"), "labels/val/000001.txt:"),
+    "no labels": (lambda d: (d / "labels").rename(d / "elsewhere"), "labels/train/000000.txt"),
+    "no folder": (lambda d: (d / "images/val").rename(d / "elsewhere"), "broken/images/val"),
+    "empty val": (lambda d: [file.unlink() for file in (d / "images/val").iterdir()], "val"),
+    "nc": (lambda d: append(d / "shapes.yaml", "nc: 3\n"), "nc"),
+    "unknown key": (lambda d: append(d / "shapes.yaml", "vall: x\n"), "did you mean 'val'"),
+    "not yaml": (lambda d: (d / "shapes.yaml").write_text("a: [b\n"), "shapes.yaml:"),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKAGES)
+def test_broken_data_gets_one_line_and_leaves_nothing(kind, data, tmp_path):
+    change, message = BREAKAGES[kind]
+    yaml_file = broken(data, tmp_path, change)
+    before = sorted(tmp_path.rglob("*"))
+    result = run(ROOT / "train.py", *FAST, "--data", yaml_file, cwd=tmp_path)
+    assert message in one_line_error(result)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_can_be_mended_is_listed_and_training_goes_on(data, tmp_path):
+    def change(copy):
+        (copy / "images/train/000000.jpg").write_bytes(b"not a picture")
+        append(copy / "labels/train/000001.txt", "1 0.999 0.5 0.01 0.1\n")
+        append(copy / "labels/train/000002.txt", "1 1.5 0.5 0.2 0.2\n")
+
+    result = run(ROOT / "train.py", *FAST, "--no-plots", "--data", broken(data, tmp_path, change), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    said = result.stdout + result.stderr
+    assert "000000.jpg" in said
+    assert "000002.txt:" in said
+    assert "clipped" in said
+
+
+def test_val_refuses_what_it_cannot_validate(data, tmp_path):
+    result = run(ROOT / "val.py", cwd=tmp_path)
+    assert "train first" in one_line_error(result)
+    (tmp_path / "text.pt").write_text("hello")
+    assert "not a checkpoint" in one_line_error(run(ROOT / "val.py", "--weights", "text.pt", cwd=tmp_path))
+    assert "unknown flag" in one_line_error(run(ROOT / "val.py", "--weight", "text.pt", cwd=tmp_path))

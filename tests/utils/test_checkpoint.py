@@ -1,0 +1,72 @@
+"""Checkpoints: written whole or not at all, readable by torch alone, refused when they are something else."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint import load_checkpoint, newest, save_checkpoint
+from utils.errors import UserError
+
+CONTENTS = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "config": {"a": [1, 2.5, "x", None]}, "epoch": 3}
+
+
+def test_round_trip_with_weights_only(tmp_path):
+    save_checkpoint(tmp_path / "best.pt", CONTENTS)
+    plain = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert plain["config"] == CONTENTS["config"]
+    assert torch.equal(load_checkpoint(tmp_path / "best.pt")["model"]["weight"], CONTENTS["model"]["weight"])
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", CONTENTS)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    class Unwritable:
+        def __reduce__(self):
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(tmp_path / "last.pt", {"model": Unwritable()})
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+class Attack:
+    def __reduce__(self):
+        return (Path.touch, (Path("attacked"),))
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "foreign", "attack", "list"])
+def test_anything_else_is_one_clear_error(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "file.pt"
+    if kind == "empty":
+        file.touch()
+    elif kind == "text":
+        file.write_text("hello\x1b[31m there\n" * 10)
+    elif kind == "truncated":
+        save_checkpoint(file, CONTENTS)
+        file.write_bytes(file.read_bytes()[:500])
+    elif kind == "foreign":
+        torch.save({"model": {}}, file)
+    elif kind == "attack":
+        torch.save({"format": "alignyolo", "model": Attack()}, file)
+    elif kind == "list":
+        file.write_bytes(pickle.dumps([1, 2, 3]))
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(file)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_newest_run(tmp_path):
+    with pytest.raises(UserError, match="no run"):
+        newest(tmp_path, "best.pt")
+    for name in ("exp", "exp2"):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        save_checkpoint(tmp_path / name / "weights" / "best.pt", CONTENTS)
+    assert newest(tmp_path, "best.pt").parts[-3] == "exp2"

@@ -1,0 +1,67 @@
+"""Trains YOLOv3 or YOLOv3-tiny with a chosen box loss and target assignment.
+
+python train.py --loss sca                              the embedded shapes, about three minutes on two CPU cores
+python train.py --data my.yaml --loss giou --assign ggiou --imgsz 640 --epochs 100
+python train.py --data my.yaml --hyp sca --set box=0.07 --set sca_alpha=1.0
+python train.py --resume                                the newest run, from where it stopped
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import ASSIGNER_NAMES, BOX_LOSSES, RunConfig
+from utils.errors import run_command
+from utils.flags import Parser, add_knobs
+
+ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags that were given; UserError for a wrong one."""
+    parser = Parser(prog="train.py", description=(__doc__ or "").splitlines()[0])
+    choice = parser.add_argument_group("loss and assignment")
+    choice.add_argument("--loss", metavar="|".join(BOX_LOSSES), help="box loss (hyperparameter box_loss)")
+    choice.add_argument(
+        "--assign", metavar="|".join(ASSIGNER_NAMES), help="target assignment (hyperparameter assigner)"
+    )
+    choice.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any hyperparameter or model key; repeatable"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="newest",
+        metavar="PATH",
+        help="go on with an interrupted run: its folder or last.pt (default: the newest run); --epochs N extends it",
+    )
+    add_knobs(parser.add_argument_group("run"), RunConfig, ALIASES)
+    return vars(parser.parse_args(arguments))
+
+
+def train(**flags: Any) -> Path:
+    """Trains with the flags of the command (underscores for dashes) and returns the run folder.
+
+    Raises UserError for wrong input and DivergedError when the loss is no longer finite.
+    """
+    from engine.plan import plan_run
+
+    if flags.get("resume"):
+        from engine.training import resume
+
+        return resume(flags)
+    plan = plan_run(flags)
+    # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
+    from engine.training import run
+
+    return run(plan)
+
+
+def main() -> int:
+    """The command: exit code 0 when done, 2 for wrong input, 3 when training diverged."""
+    train(**parse_flags())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,287 @@
+"""Every knob of the project on one page: frozen dataclasses with meaning, unit, default and range.
+
+Order of precedence: the defaults below < model and hyperparameter YAML < `--set key=value` and flags.
+This module imports neither torch nor the project's models, so that a command can refuse a wrong flag at once.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from utils.errors import UserError, nearest, printable
+
+BOX_LOSSES = ("iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd")
+ASSIGNER_NAMES = ("anchor_ratio", "best_anchor", "iou", "ggiou")
+
+
+def knob(default: Any, meaning: str, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
+    """A field with its meaning and its closed range or its choices."""
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model YAML (models/*.yaml): the shape of the network and how its outputs decode."""
+
+    backbone: str = knob("darknet53", "feature extractor", choices=("darknet53", "darknet_tiny"))
+    channels: tuple[int, ...] = knob((32, 64, 128, 256, 512, 1024), "channels of the stem and of every stage")
+    spp: bool = knob(False, "spatial pyramid pooling in the neck")
+    strides: tuple[int, ...] = knob((8, 16, 32), "pixels per cell of every level, finest first")
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = knob(
+        (), "width and height in pixels, per level, finest first"
+    )
+    activation: str = knob("silu", "activation of every convolution", choices=("silu", "leaky"))
+    decode: str = knob(
+        "bounded", "raw output to box: bounded = ultralytics', darknet = YOLOv3's", choices=("bounded", "darknet")
+    )
+    xy_reach: float = knob(0.5, "cells by which a decoded centre can leave its cell", 0, 2)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """A hyperparameter YAML (data/hyps/*.yaml): flat keys, named as ultralytics names the same thing."""
+
+    lr0: float = knob(0.01, "initial learning rate", 0, 10)
+    lrf: float = knob(0.01, "final learning rate as a fraction of lr0", 0, 1)
+    momentum: float = knob(0.937, "SGD momentum, or AdamW's beta1", 0, 0.999)
+    weight_decay: float = knob(0.0005, "weight decay at the nominal batch size", 0, 1)
+    warmup_epochs: float = knob(3.0, "epochs of warm-up (at least 100 steps)", 0, 1000)
+    warmup_momentum: float = knob(0.8, "momentum at the start of the warm-up", 0, 0.999)
+    warmup_bias_lr: float = knob(0.1, "learning rate of the biases at the start of the warm-up", 0, 1)
+    nominal_batch: int = knob(64, "images per optimiser step that gains and decay are meant for", 1, 65536)
+    grad_clip: float = knob(10.0, "largest gradient norm, 0 = no clipping", 0)
+    ema_decay: float = knob(0.9999, "decay of the averaged weights", 0, 1)
+    ema_tau: float = knob(2000.0, "steps over which the average grows to its decay", 1)
+
+    box: float = knob(0.05, "gain of the box loss", 0)
+    cls: float = knob(0.5, "gain of the class loss", 0)
+    obj: float = knob(1.0, "gain of the objectness loss", 0)
+    cls_pw: float = knob(1.0, "weight of positives in the class loss", 0)
+    obj_pw: float = knob(1.0, "weight of positives in the objectness loss", 0)
+    fl_gamma: float = knob(0.0, "focal loss gamma, 0 = plain cross entropy", 0, 10)
+    label_smoothing: float = knob(0.0, "label smoothing of the class loss", 0, 1)
+
+    box_loss: str = knob("ciou", "box similarity; the loss is 1 - similarity", choices=BOX_LOSSES)
+    sca_alpha: float = knob(0.5, "weight of the corner distance in sca and iou_cd (the authors' code uses 1)", 0, 10)
+    sca_corner: str = knob(
+        "euclidean", "corner distance: Eq. 3, or squared as in Figure 1", choices=("euclidean", "squared")
+    )
+    obj_target: str = knob(
+        "iou",
+        "objectness target of a positive: its box's IoU, its similarity, or 1",
+        choices=("iou", "similarity", "one"),
+    )
+    ggiou_gamma: float = knob(0.0, "exponent of the GGIoU-balanced box weight, 0 = off (paper 1.4)", 0, 10)
+    ggiou_wloc: float | str = knob(
+        "auto", "factor of the balanced weight (paper 2.8); auto = mean weight 1", choices=("auto",)
+    )
+    balance_metric: str = knob("ggiou", "metric of the balanced weight", choices=("ggiou", "iou"))
+
+    assigner: str = knob("anchor_ratio", "which anchors answer for a truth", choices=ASSIGNER_NAMES)
+    anchor_t: float = knob(4.0, "anchor_ratio: largest side ratio of truth and anchor", 1, 100)
+    ignore_iou: float = knob(0.7, "best_anchor: other anchors above this IoU are ignored", 0.01, 1)
+    assign_positive: float = knob(0.5, "iou, ggiou: positive at or above this metric", 0.01, 1)
+    assign_negative: float = knob(0.4, "iou, ggiou: negative below this metric", 0.01, 1)
+    min_positives: int = knob(1, "iou, ggiou: anchors that every reachable truth gets", 0, 100)
+    ggiou_alpha: float = knob(0.3, "exponent of the Gaussian factor", 0, 0.99)
+    ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
+    ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
+
+    hsv_h: float = knob(0.015, "hue jitter, fraction", 0, 1)
+    hsv_s: float = knob(0.7, "saturation jitter, fraction", 0, 1)
+    hsv_v: float = knob(0.4, "brightness jitter, fraction", 0, 1)
+    degrees: float = knob(0.0, "rotation, +- degrees", 0, 180)
+    translate: float = knob(0.1, "translation, +- fraction of the image", 0, 1)
+    scale: float = knob(0.5, "scaling, +- fraction", 0, 0.99)
+    shear: float = knob(0.0, "shear, +- degrees", 0, 89)
+    perspective: float = knob(0.0, "perspective, +- per pixel", 0, 0.01)
+    flipud: float = knob(0.0, "probability of an up-down flip", 0, 1)
+    fliplr: float = knob(0.5, "probability of a left-right flip", 0, 1)
+    mosaic: float = knob(1.0, "probability of a mosaic of four images", 0, 1)
+    mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
+
+    def __post_init__(self):
+        """Checks what no single range can say."""
+        if self.assign_negative > self.assign_positive:
+            raise UserError(
+                f"assign_negative {self.assign_negative} is above assign_positive {self.assign_positive}: "
+                "expected negative <= positive"
+            )
+
+
+# Keys of ultralytics' hyperparameter files that mean nothing here.
+FOREIGN_KEYS = frozenset(
+    ["iou_t", "anchors", "copy_paste", "copy_paste_mode", "bgr", "erasing", "auto_augment", "crop_fraction"]
+    + ["cutmix", "kobj", "nbs", "pose", "dfl"]
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The flags of train.py."""
+
+    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc)")
+    data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    cfg: str = knob("yolov3-tiny", "model YAML, or a built-in name (yolov3, yolov3-tiny, yolov3-spp)")
+    hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
+    weights: str = knob("", "checkpoint of this project to start from (default: from scratch)")
+    epochs: int = knob(100, "passes over the training images", 1, 100000)
+    batch_size: int = knob(16, "images per step", 1, 65536)
+    imgsz: tuple[int, ...] = knob((640,), "network input in pixels: one side, or height and width", 32, 8192)
+    device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+    workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
+    seed: int = knob(0, "seed of weights, order and augmentation", 0, 2**31)
+    deterministic: bool = knob(False, "only deterministic algorithms, also on a GPU")
+    amp: str = knob(
+        "auto", "mixed precision: auto = bf16 where the device computes in it", choices=("auto", "off", "bf16", "fp16")
+    )
+    cache: bool = knob(False, "keep the decoded photos in memory")
+    optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
+    cos_lr: bool = knob(False, "cosine instead of linear decay of the learning rate")
+    multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
+    close_mosaic: int = knob(0, "last epochs without mosaic and mixup", 0, 100000)
+    freeze: str = knob("", "parts that keep their weights, e.g. backbone or backbone.stage1,backbone.stage2")
+    patience: int = knob(100, "epochs without a better AP before the run stops, 0 = never", 0, 100000)
+    autoanchor: bool = knob(False, "fit new anchors to the data (this makes runs hard to compare)")
+    conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
+    nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)
+    max_det: int = knob(300, "validation: detections per image", 1, 10000)
+    project: str = knob("runs/train", "folder of the run folders")
+    name: str = knob("exp", "name of the run folder")
+    exist_ok: bool = knob(False, "write into an existing run folder")
+    plots: bool = knob(True, "draw plots and batch pictures")
+
+    def __post_init__(self):
+        """Checks what no single range can say."""
+        if not 1 <= len(self.imgsz) <= 2:
+            raise UserError(f"imgsz has {len(self.imgsz)} numbers: expected one side, or height and width")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the network input."""
+        return (self.imgsz[0], self.imgsz[-1])
+
+
+@dataclass(frozen=True)
+class ValConfig:
+    """The flags of val.py; what is not given comes from the checkpoint's own run."""
+
+    weights: str = knob("", "checkpoint (default: best.pt of the newest run)")
+    data: str = knob("", "data YAML or built-in name (default: the one it was trained on)")
+    data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    split: str = knob("val", "split of the data set", choices=("train", "val", "test"))
+    imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
+    batch_size: int = knob(0, "images per batch, 0 = as in training", 0, 65536)
+    device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+    workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
+    conf: float = knob(0.001, "lowest score that counts", 0, 1)
+    nms_iou: float = knob(0.65, "NMS threshold", 0, 1)
+    max_det: int = knob(300, "detections per image", 1, 10000)
+    project: str = knob("runs/val", "folder of the run folders")
+    name: str = knob("exp", "name of the run folder")
+    exist_ok: bool = knob(False, "write into an existing run folder")
+    plots: bool = knob(True, "draw curves, confusion matrix and batch pictures")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run: what is printed in the banner, saved as config.yaml and stored in the checkpoint."""
+
+    run: RunConfig
+    model: ModelConfig
+    hyper: Hyperparameters
+    names: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types only."""
+        return {
+            "run": plain(self.run),
+            "model": plain(self.model),
+            "hyper": plain(self.hyper),
+            "names": list(self.names),
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], where: str) -> "Config":
+        """The inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
+        return Config(
+            build(RunConfig, values["run"], where),
+            build(ModelConfig, values["model"], where),
+            build(Hyperparameters, values["hyper"], where),
+            tuple(values["names"]),
+        )
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON types: tuples become lists."""
+
+    def listed(value: Any) -> Any:
+        return [listed(part) for part in value] if isinstance(value, (tuple, list)) else value
+
+    return {each.name: listed(getattr(config, each.name)) for each in dataclasses.fields(config)}
+
+
+def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """A config dataclass from a mapping; a wrong key, type or value is a UserError that names `where`."""
+    try:
+        return kind(**checked(kind, values, where))
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values with the types and in the ranges of the dataclass's knobs; UserError names `where` and the key."""
+    known = {each.name: each for each in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {printable(key)!r}{nearest(str(key), known)}")
+    hints = typing.get_type_hints(kind)
+    return {key: check(known[key], hints[key], value, where) for key, value in values.items()}
+
+
+def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
+    """The value converted to the knob's type and found in its range; UserError otherwise."""
+    place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    converted = convert(hint, value, place)
+    for number in converted if isinstance(converted, tuple) else (converted,):
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            low, high = limits["low"], limits["high"]
+            if (low is not None and number < low) or (high is not None and number > high) or number != number:
+                span = f"{low} to {high}" if high is not None else f"at least {low}"
+                raise UserError(f"{place} is {number}: expected {span}")
+    if limits["choices"] and isinstance(converted, str) and converted not in limits["choices"]:
+        raise UserError(f"{place} is {printable(converted)!r}{nearest(converted, limits['choices'])}")
+    return converted
+
+
+def convert(hint: Any, value: Any, place: str) -> Any:
+    """The value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        try:
+            return convert(arguments[0], value, place)
+        except UserError:
+            return convert(arguments[1], value, place)
+    if origin is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            value = [value]
+        return tuple(convert(arguments[0], each, place) for each in value)
+    if hint is bool:
+        named = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        if isinstance(value, bool) or str(value).lower() in named:
+            return value if isinstance(value, bool) else named[str(value).lower()]
+    elif hint is str:
+        if isinstance(value, str):
+            return value
+    elif not isinstance(value, bool):
+        try:
+            number = float(value)
+            if hint is float or number == int(number):
+                return hint(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise UserError(f"{place} is {printable(value)!r}: expected {getattr(hint, '__name__', hint)}")

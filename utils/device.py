@@ -1,0 +1,54 @@
+"""The device of a run, and the precision that it computes fast in."""
+
+import os
+
+import torch
+
+from utils.errors import UserError, printable
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device, or a GPU if there is one; UserError if it is not there."""
+    name = name.strip().lower()
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.isdigit():
+        name = f"cuda:{name}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {printable(name)!r}: expected cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: this machine has no MPS device")
+    return device
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast for `--amp`, None for full precision; UserError for what the device cannot do."""
+    if amp == "off":
+        return None
+    if amp == "fp16":
+        if device.type == "cpu":
+            raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")
+        return torch.float16
+    if amp == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and cpu_has_bf16():
+        return torch.bfloat16
+    return None
+
+
+def worker_count(wanted: int) -> int:
+    """Data loading processes: the wanted number, or with -1 one for every two cores, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted if wanted >= 0 else min(cores // 2, 8)

@@ -1,0 +1,48 @@
+"""Errors that end a command with one clear line on stderr and an exit code, never a traceback."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class CommandError(Exception):
+    """Ends a command with its message and its exit code."""
+
+    exit_code = 1
+
+
+class UserError(CommandError):
+    """The user's input is wrong; the message says what, where and what was expected."""
+
+    exit_code = 2
+
+
+class DivergedError(CommandError):
+    """Training produced a loss that is not finite."""
+
+    exit_code = 3
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint such as `; did you mean 'ciou'?` for a misspelt name, or the list of choices when nothing is near."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of: {', '.join(choices)}"
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """Text from files or the command line on one line, without control characters, shortened to `limit` characters."""
+    line = "".join(character if character.isprintable() else "?" for character in str(text))
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Runs a command's main and exits with its code; a CommandError becomes one line on stderr and its exit code."""
+    try:
+        sys.exit(main() or 0)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,99 @@
+"""Optimiser, parameter groups and the schedule of learning rate, momentum and accumulation."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+def build_optimizer(kind: str, network: nn.Module, lr: float, momentum: float, decay: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; only convolution weights decay."""
+    biases, weights, norms = [], [], []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if name == "bias":
+                biases.append(parameter)
+            elif isinstance(module, nn.BatchNorm2d):
+                norms.append(parameter)
+            else:
+                weights.append(parameter)
+    groups = [
+        {"params": biases, "weight_decay": 0.0, "group": "bias"},
+        {"params": weights, "weight_decay": decay, "group": "weight"},
+        {"params": norms, "weight_decay": 0.0, "group": "norm"},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+class StepSettings(NamedTuple):
+    """What one training step uses."""
+
+    lr: float
+    bias_lr: float
+    momentum: float
+    accumulate: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate, momentum and accumulation as a pure function of the step: a warm-up, then linear or cosine decay.
+
+    In the warm-up the learning rate rises from 0 (biases: falls from `warmup_bias_lr`), and the accumulation from
+    one batch to the nominal batch.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    lr0: float
+    lrf: float
+    cosine: bool
+    momentum: float
+    warmup_epochs: float
+    warmup_momentum: float
+    warmup_bias_lr: float
+    accumulate: float
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the warm-up: at least 100 of them, but never more than half of the run; 0 where it is off."""
+        if self.warmup_epochs == 0:
+            return 0
+        steps = max(round(self.warmup_epochs * self.steps_per_epoch), 100)
+        return min(steps, self.epochs * self.steps_per_epoch // 2)
+
+    def decay(self, epoch: int) -> float:
+        """The factor on lr0 in an epoch."""
+        progress = epoch / self.epochs
+        shape = (1 + math.cos(math.pi * progress)) / 2 if self.cosine else 1 - progress
+        return shape * (1 - self.lrf) + self.lrf
+
+    def at(self, step: int) -> StepSettings:
+        """The settings of a step, counted from the start of the run."""
+        lr = self.lr0 * self.decay(step // self.steps_per_epoch)
+        accumulate = max(round(self.accumulate), 1)
+        if step >= self.warmup_steps:
+            return StepSettings(lr, lr, self.momentum, accumulate)
+        warm = step / self.warmup_steps
+        return StepSettings(
+            lr=lr * warm,
+            bias_lr=self.warmup_bias_lr + (lr - self.warmup_bias_lr) * warm,
+            momentum=self.warmup_momentum + (self.momentum - self.warmup_momentum) * warm,
+            accumulate=max(round(1 + (self.accumulate - 1) * warm), 1),
+        )
+
+
+def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
+    """Writes a step's learning rates and momentum into the optimiser's groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = settings.bias_lr if group["group"] == "bias" else settings.lr
+        if "betas" in group:
+            group["betas"] = (settings.momentum, group["betas"][1])
+        else:
+            group["momentum"] = settings.momentum

@@ -1,0 +1,176 @@
+"""The folder of a run: its name, results.csv, and the JSON files that say what was run and on what."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import metadata
+from numbers import Integral
+from pathlib import Path
+
+import torch
+
+from utils.errors import UserError, printable
+
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "ultralytics", "faster-coco-eval", "tensorboard")
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def new_run_folder(project: Path, name: str, exist_ok: bool) -> Path:
+    """Makes project/name, or name2, name3, ... where that exists; with `exist_ok` an existing folder is used again.
+
+    UserError when it cannot be made.
+    """
+    first = Path(project) / name
+    if not Path(name).name:
+        raise UserError(f"--name {printable(name)!r}: expected the name of a folder")
+    try:
+        if exist_ok:
+            first.mkdir(parents=True, exist_ok=True)
+            return first
+        first.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = first if number == 1 else first.with_name(f"{first.name}{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except (OSError, ValueError) as error:
+        raise UserError(f"{printable(first.absolute())}: cannot make this run folder ({printable(error)})") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a UTF-8 text file as a whole: a crash leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Writes plain types as JSON; ValueError for NaN, which JSON does not know."""
+    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes rows of the same columns; floats so that they read back exactly, None as an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file as text; UserError for one that is not whole."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{printable(path)}: cannot be read as CSV ({printable(error)})") from None
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UserError(f"{printable(path)}:{number}: expected as many cells as the header has")
+    return rows
+
+
+class ResultsCsv:
+    """results.csv, one row per epoch under a header that the first row fixes; every change replaces the whole file."""
+
+    def __init__(self, path: Path):
+        """Takes up the rows of an existing file, for a run that is resumed."""
+        self.path = path
+        self.rows: list[dict] = list(read_csv(path)) if path.exists() else []
+        if self.rows and "epoch" not in self.rows[0]:
+            raise UserError(f"{printable(path)}:1: expected a column named epoch")
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Adds an epoch; ValueError when its columns, among them `epoch`, are not those of the rows before."""
+        expected = self.rows[0].keys() if self.rows else {"epoch", *row}
+        if row.keys() != expected:
+            raise ValueError(f"{self.path.name}: columns differ: {sorted(row.keys() ^ expected)}")
+        self.rows.append({key: row[key] for key in self.rows[0]} if self.rows else dict(row))
+        write_csv(self.path, self.rows)
+
+    def truncate_to(self, epoch: int) -> None:
+        """Drops the rows from `epoch` on, which a resumed run will train again."""
+        kept = [row for row in self.rows if int(row["epoch"]) < epoch]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            write_csv(self.path, kept) if kept else self.path.unlink()
+
+
+def write_env(path: Path, command: Sequence[str], extra: Mapping[str, object]) -> None:
+    """Writes env.json: the date, the command line, versions, hardware and git revision, and `extra`."""
+    document = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "git": git_revision(REPOSITORY),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name.replace("-", "_"): package_version(name) for name in PACKAGES},
+        "cpu": cpu_model(),
+        "cpu_cores": os.cpu_count(),
+        "memory_gib": memory_gib(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        **extra,
+    }
+    write_json(path, document)
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package without importing it; None when it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux gives it, elsewhere as Python does."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def memory_gib() -> float | None:
+    """The machine's memory in GiB; None where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def git_revision(folder: Path) -> str | None:
+    """The commit that is checked out in a folder, with `-dirty` for changed files; None without a checkout or git."""
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _cell(value: object) -> object:
+    """A CSV cell: floats with every digit that reading back needs, nothing for None and NaN."""
+    if value is None or value != value:
+        return ""
+    return repr(float(value)) if hasattr(value, "__float__") and not isinstance(value, Integral) else value

@@ -1,0 +1,44 @@
+"""Validates a trained detector with COCO's metrics on any data set.
+
+python val.py                                           the newest run, on its own validation split
+python val.py --weights runs/train/exp/weights/best.pt --split test
+python val.py --weights best.pt --data other.yaml --imgsz 640
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from utils.config import ValConfig
+from utils.errors import run_command
+from utils.flags import Parser, add_knobs, parsed
+
+ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags that were given; UserError for a wrong one."""
+    parser = Parser(prog="val.py", description=(__doc__ or "").splitlines()[0])
+    add_knobs(parser, ValConfig, ALIASES)
+    return vars(parser.parse_args(arguments))
+
+
+def validate(**flags: Any) -> "Metrics":  # noqa: F821 - imported with torch below
+    """Validates with the flags of the command (underscores for dashes) and returns the metrics.
+
+    Raises UserError for wrong input.
+    """
+    settings = parsed(ValConfig, flags)
+    # Only now torch: a wrong flag has been answered already.
+    from engine.validation import run
+
+    return run(settings)
+
+
+def main() -> int:
+    """The command: exit code 0 when done, 2 for wrong input."""
+    validate(**parse_flags())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
