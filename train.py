@@ -19,7 +19,7 @@ ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The flags that were given; UserError for a wrong one."""
-    parser = Parser(prog="train.py", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="train.py", usage="python train.py [flags]", description=(__doc__ or "").splitlines()[0])
     choice = parser.add_argument_group("loss and assignment")
     choice.add_argument("--loss", metavar="|".join(BOX_LOSSES), help="box loss (hyperparameter box_loss)")
     choice.add_argument(

@@ -17,7 +17,7 @@ ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The flags that were given; UserError for a wrong one."""
-    parser = Parser(prog="val.py", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="val.py", usage="python val.py [flags]", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, ValConfig, ALIASES)
     return vars(parser.parse_args(arguments))
 

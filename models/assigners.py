@@ -46,7 +46,9 @@ def log_ggiou(
     spread = beta * (overlap if sigma == "overlap" else high - low)
     offset = (anchor_low + anchor_high - low - high) / 2
     gaussian = (offset / spread).square().sum(-1)
-    log = (1 - alpha) * iou(anchors, truths).log() - alpha / 2 * gaussian
+    log = (1 - alpha) * iou(anchors, truths).log()
+    if alpha > 0:
+        log = log - alpha / 2 * gaussian
     return torch.where((overlap > 0).all(-1), log, -math.inf)
 
 
@@ -348,7 +350,7 @@ def force(candidates: Candidates, chosen: np.ndarray, counts: np.ndarray, min_po
             holders.take_spare(truth_index)
     for truth_index in deficient:
         if not holders.counts[truth_index]:
-            holders.take_by_moving(truth_index, set())
+            holders.take_by_moving(truth_index)
     chosen[:] = False
     chosen[list(holders.owner.values())] = True
 
@@ -388,22 +390,30 @@ class Holders:
                 self.give(pair)
                 return
 
-    def take_by_moving(self, truth: int, visited: set[int]) -> bool:
-        """Takes an anchor that is free, spare, or whose owner can move to another one in the same way."""
-        for pair in self.pairs[truth]:
-            anchor = int(self.anchor[pair])
-            if anchor in visited:
+    def take_by_moving(self, truth: int) -> None:
+        """Takes an anchor that is free, spare, or whose owner can move to another one in the same way.
+
+        Depth first with a stack of its own: in a crowd the chain of moves can be longer than Python's.
+        """
+        visited: set[int] = set()
+        moves: list[int] = []
+        waiting = [iter(self.pairs[truth])]
+        while waiting:
+            pair = next((each for each in waiting[-1] if int(self.anchor[each]) not in visited), None)
+            if pair is None:
+                waiting.pop()
+                if moves:
+                    moves.pop()
                 continue
+            anchor = int(self.anchor[pair])
             visited.add(anchor)
+            moves.append(pair)
             holder = self.owner.get(anchor)
-            if (
-                holder is None
-                or self.counts[self.truth[holder]] > 1
-                or self.take_by_moving(int(self.truth[holder]), visited)
-            ):
-                self.give(pair)
-                return True
-        return False
+            if holder is None or self.counts[self.truth[holder]] > 1:
+                for move in reversed(moves):
+                    self.give(move)
+                return
+            waiting.append(iter(self.pairs[int(self.truth[holder])]))
 
 
 ASSIGNERS: dict[str, Callable[..., Callable[[Anchors, Targets, int], Assignment]]] = {

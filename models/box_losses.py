@@ -67,7 +67,9 @@ def giou(pred: Tensor, target: Tensor) -> Tensor:
     intersection, union = _intersection_and_union(pred, target)
     _, enclosing = _spans(pred, target)
     enclosing_area = _area(enclosing)
-    return intersection / (union + EPSILON) - (enclosing_area - union) / (enclosing_area + EPSILON)
+    # Never negative but by rounding; the clamp also keeps the gradient of boxes without area from exploding.
+    empty = (enclosing_area - union).clamp(min=0)
+    return intersection / (union + EPSILON) - empty / (enclosing_area + EPSILON)
 
 
 def _center_distance(pred: Tensor, target: Tensor) -> Tensor:

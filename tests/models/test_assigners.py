@@ -223,6 +223,18 @@ def test_an_augmenting_path_gives_every_truth_an_anchor(min_positives):
     assert moved > 20, "these scenes must need augmenting paths"
 
 
+def test_a_long_augmenting_path_needs_no_deep_recursion():
+    """1,300 truths in a row, each holding its own cell, and one more in the first cell: all must move by one."""
+    count = 1300
+    left = torch.arange(count) * 8.0 + 3  # Centres 1 px left of the next cell: own cell and next one are reachable.
+    boxes = torch.stack([left, torch.zeros(count), left + 8, torch.full((count,), 8.0)], dim=1)
+    boxes = torch.cat([boxes, boxes[:1]])
+    targets = Targets(boxes, torch.zeros(count + 1).long(), torch.zeros(count + 1).long())
+    assignment = ASSIGNERS["ggiou"]()(build_anchors((8, 8 * (count + 1)), [8], [[(8, 8)]]), targets, 1)
+    assert sorted(assignment.anchor.tolist()) == list(range(count + 1))
+    assert not assignment.unmatched.any()
+
+
 def wanted_anchors(scene: Scene, image: int, reach: float = 0.5) -> list[list[int]]:
     """The reachable anchors of each truth of one image."""
     boxes = scene.targets.boxes[scene.targets.image == image]
