@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.guard import Guard, Place
 from engine.report import EpochReport
-from utils.errors import DivergedError
 from utils.optim import Schedule, apply_settings
 from utils.targets import Targets
 
@@ -52,6 +52,7 @@ def train_one_epoch(
     schedule: Schedule,
     epoch: int,
     report: EpochReport,
+    guard: Guard,
     *,
     device: torch.device,
     dtype: torch.dtype | None = None,
@@ -61,7 +62,7 @@ def train_one_epoch(
     after_step: Callable[[], None] = lambda: None,
     after_batch: Callable[[EpochReport, object], None] = lambda report, batch: None,
 ) -> None:
-    """Trains on every batch once; raises DivergedError at a loss that is not finite.
+    """Trains on every batch once; raises DivergedError when the guard has seen too many steps that are not finite.
 
     `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
     """
@@ -75,40 +76,35 @@ def train_one_epoch(
         if size_at is not None:
             images, targets = resized(images, targets, size_at(step))
 
+        guard.before()
         with autocast(device, dtype):
             losses = detector(images, targets)
         # Gradients add up over the images of the nominal batch, as lr0 and the gains expect.
         loss = sum(losses.values()) * len(images)
         scaler.scale(loss).backward()
         report.add(losses, len(images))
-        require_finite(losses, epoch, index, settings.lr, batch)
+        guard.after_backward(losses, Place(epoch, index, settings.lr, batch))
 
         waiting += 1
         if waiting >= settings.accumulate or index == last:
             apply_settings(optimizer, settings)
-            clip(optimizer, scaler, grad_clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            update(optimizer, scaler, grad_clip, guard)
             after_step()
             waiting = 0
         after_batch(report, batch)
+    guard.report()
 
 
-def clip(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, largest: float) -> None:
-    """Clips the norm of all gradients to `largest`, 0 = not at all."""
-    if largest > 0:
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float, guard: Guard) -> None:
+    """Clips the norm of all gradients to `grad_clip` (0 = not at all), steps and clears them."""
+    norm = None
+    if grad_clip > 0:
         scaler.unscale_(optimizer)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, largest)
-
-
-def require_finite(losses: dict[str, Tensor], epoch: int, index: int, lr: float, batch) -> None:
-    """Raises DivergedError naming the term, the place and the batch's images if a loss is NaN or infinite."""
-    if math.isfinite(float(sum(value.detach() for value in losses.values()))):
-        return
-    terms = ", ".join(name for name, value in losses.items() if not math.isfinite(float(value)))
-    raise DivergedError(
-        f"the {terms} loss is not finite in epoch {epoch + 1}, batch {index + 1} (learning rate {lr:.3g}, "
-        f"image rows {batch.index.tolist()}): try a lower --set lr0 or --amp off"
-    )
+        norm = nn.utils.clip_grad_norm_(parameters, grad_clip)
+    # A float16 scaler skips steps itself while it looks for its scale: only a bad loss counts there.
+    if not scaler.is_enabled():
+        guard.before_step(optimizer, norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)

@@ -25,8 +25,8 @@ class EpochReport:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def add(self, losses: dict[str, Tensor], images: int) -> None:
-        """Counts a step's weighted losses."""
-        self._count(**{f"{name}_loss": value.detach() for name, value in losses.items()})
+        """Counts a step's weighted losses; one that is not finite counts as 0, since its step is skipped."""
+        self._count(**{f"{name}_loss": value.detach().nan_to_num(0, 0, 0) for name, value in losses.items()})
         self.images += images
         self.steps += 1
 
@@ -42,8 +42,8 @@ class EpochReport:
             unmatched=assignment.unmatched.sum(),
             claimed_twice=float(len(assignment.target) - claimed),
             ignored=assignment.ignored.sum(),
-            iou=ious.sum(),
-            raw_box=(1 - similarities).sum(),
+            iou=ious.nan_to_num(0, 0, 0).sum(),
+            raw_box=(1 - similarities).nan_to_num(0, 0, 0).sum(),
         )
         for values, bins in ((torch.maximum(width / height, height / width), RATIO_BINS), (width * height, SIZE_BINS)):
             for name, (low, high) in bins.items():

@@ -21,6 +21,8 @@ from data.split import load_split
 from engine.banner import banner, next_steps
 from engine.epoch import multi_scale_sizes, train_one_epoch
 from engine.evaluation import evaluate, protocol_line
+from engine.guard import Guard
+from engine.interrupts import StopRequest, stop_requests
 from engine.plan import Plan, data_root, open_data
 from engine.records import Records
 from engine.report import EpochReport
@@ -30,7 +32,7 @@ from models.build import build_detector, with_network
 from utils.checkpoint import load_checkpoint, newest, save_checkpoint
 from utils.config import Config, RunConfig, plain
 from utils.device import autocast_dtype, choose_device, worker_count
-from utils.errors import UserError, nearest, printable
+from utils.errors import InterruptedRun, UserError, nearest, printable
 from utils.flags import parsed
 from utils.metrics import Metrics
 from utils.optim import Schedule, build_optimizer
@@ -74,7 +76,7 @@ def resume(flags: Mapping[str, Any]) -> Path:
     UserError where the run is complete, or another flag would change it.
     """
     path = resume_path(flags["resume"])
-    contents = load_checkpoint(path)
+    path, contents = load_last(path)
     if "optimizer" not in contents:
         raise UserError(f"{printable(path)}: holds weights only; --resume needs the last.pt of a run")
     changed = sorted(name for name, value in flags.items() if value and name not in RESUME_FLAGS)
@@ -91,6 +93,18 @@ def resume(flags: Mapping[str, Any]) -> Path:
     if spec.names != config.names:
         raise UserError(f"{printable(spec.yaml)}: its classes differ from those of the run: {', '.join(config.names)}")
     return run(Plan(config, spec), contents, path.parents[1])
+
+
+def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A last.pt and its contents, or, with a message, the one before it where the newest is missing or damaged."""
+    previous = path.with_name("last_prev.pt")
+    try:
+        return path, load_checkpoint(path)
+    except UserError as error:
+        if path.name != "last.pt" or not previous.is_file():
+            raise
+        print(f"warning: {error}; going on from {printable(previous)}", file=sys.stderr)
+        return previous, load_checkpoint(previous)
 
 
 def resume_path(name: str) -> Path:
@@ -255,28 +269,57 @@ class Trainer:
         self.average = new_average(self.detector.network, config)
         self.best = Best()
         self.start_epoch = 0
+        self.stop = StopRequest()
 
     def fit(self, records: Records) -> None:
         """Trains epoch by epoch, validating, recording and saving after each; stops early when AP no longer rises."""
         run_config, start = self.config.run, time.perf_counter()
-        for epoch in range(self.start_epoch, run_config.epochs):
-            row = self.train_epoch(epoch, records)
-            metrics = self.validate()
-            ap = metrics.overall["ap"]
-            improved = ap > self.best.ap
-            if improved:
-                self.best = Best(ap, epoch)
-            records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
-            self.save(records.folder, epoch, metrics, improved)
-            if run_config.patience and epoch - self.best.epoch >= run_config.patience:
-                print(f"stopped: AP has not risen for {run_config.patience} epochs (--patience)")
-                break
-        print(f"trained {epoch + 1} epochs in {clock(time.perf_counter() - start)}")
+        self.guard = self.new_guard(records.folder)
+        epoch = self.start_epoch - 1
+        with stop_requests() as self.stop:
+            for epoch in range(self.start_epoch, run_config.epochs):
+                row = self.train_epoch(epoch, records)
+                metrics = self.validate()
+                improved = metrics.overall["ap"] > self.best.ap
+                if improved:
+                    self.best = Best(metrics.overall["ap"], epoch)
+                records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
+                self.save(records.folder, epoch, metrics, improved)
+                if run_config.patience and epoch - self.best.epoch >= run_config.patience:
+                    print(f"stopped: AP has not risen for {run_config.patience} epochs (--patience)")
+                    break
+                self.leave_if_asked(records.folder, epoch + 1)
+        print(f"trained {epoch + 1 - self.start_epoch} epochs in {clock(time.perf_counter() - start)}")
         self.finish(records)
+
+    def leave_if_asked(self, folder: Path, done: int) -> None:
+        """Ends the run after a SIGINT or SIGTERM, saying how to go on; raises InterruptedRun."""
+        if self.stop.signal is None:
+            return
+        if done == 0:
+            raise InterruptedRun(f"{self.stop.signal}: stopped before the first epoch was complete; nothing to resume")
+        raise InterruptedRun(
+            f"{self.stop.signal}: stopped; {done} complete epochs are saved. Go on: python train.py --resume {folder}"
+        )
+
+    def new_guard(self, folder: Path) -> Guard:
+        """The guard of this run, which keeps a bad batch in the run folder."""
+        images = self.train_loader.dataset.index.images
+
+        def keep(batch: Any) -> Path:
+            path = folder / "nan_batch.pt"
+            names = [images[row] for row in batch.index.tolist()]
+            save_checkpoint(path, {"images": batch.images, **batch.targets._asdict(), "photos": names})
+            return path
+
+        def image_names(batch: Any) -> list[str]:
+            return [printable(Path(images[row]).name) for row in batch.index.tolist()]
+
+        return Guard(self.detector.network, self.config.run.nan_patience, image_names, keep)
 
     def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
         """One epoch over the training set; returns the means to log."""
-        self.report = EpochReport()
+        self.report, skipped = EpochReport(), self.guard.skipped
         self.train_loader.sampler.set_epoch(epoch)
         self.detector.train()
         for module in self.frozen:
@@ -286,6 +329,7 @@ class Trainer:
         def after_batch(report: EpochReport, batch: Any) -> None:
             progress.advance(len(batch.images), report.line() if progress.live else "")
             records.train_batch(epoch, report.steps, batch)
+            self.leave_if_asked(records.folder, epoch)
 
         stride = max(self.config.model.strides)
         sizes = multi_scale_sizes(self.config.run.image_size, stride, self.config.run.seed)
@@ -296,6 +340,7 @@ class Trainer:
             self.schedule,
             epoch,
             self.report,
+            self.guard,
             device=self.device,
             dtype=self.dtype,
             scaler=self.scaler,
@@ -306,7 +351,8 @@ class Trainer:
         )
         progress.close()
         lr = self.optimizer.param_groups[-1]["lr"]
-        return {**self.report.row(), "lr": lr, "images_per_second": progress.speed}
+        steps = {"skipped_steps": self.guard.skipped - skipped, "lr": lr, "images_per_second": progress.speed}
+        return {**self.report.row(), **steps}
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
@@ -331,7 +377,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
         }
-        save_checkpoint(folder / "weights" / "last.pt", {**contents, **training})
+        weights = folder / "weights"
+        save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
 
     def restore(self, contents: dict[str, Any]) -> None:
         """Takes up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""

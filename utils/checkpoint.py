@@ -2,30 +2,56 @@
 
 import os
 import pickle
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils.errors import UserError, printable
+from utils.errors import CommandError, UserError, printable
 
 FORMAT = "alignyolo"
 VERSION = 1
 
 
-def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
-    """Writes a checkpoint to a temporary file beside `path`, syncs it and renames it over `path`."""
+def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None = None) -> None:
+    """Writes a checkpoint to a temporary file beside `path`, syncs it and renames it over `path`.
+
+    The file that was there becomes `previous` if that is given. Raises CommandError when the disk is too full.
+    """
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(contents)) + 1_000_000
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise CommandError(
+            f"no room for {path.name}: {needed / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free in "
+            f"{printable(path.parent.absolute())}; the checkpoints there are untouched"
+        )
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def tensors(contents: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested dicts and lists."""
+    if isinstance(contents, torch.Tensor):
+        yield contents
+    elif isinstance(contents, dict):
+        for value in contents.values():
+            yield from tensors(value)
+    elif isinstance(contents, (list, tuple)):
+        for value in contents:
+            yield from tensors(value)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Errors that end a command with one clear line on stderr and an exit code, never a traceback."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
+
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class CommandError(Exception):
@@ -18,9 +21,15 @@ class UserError(CommandError):
 
 
 class DivergedError(CommandError):
-    """Training produced a loss that is not finite."""
+    """Training produced losses that are not finite."""
 
     exit_code = 3
+
+
+class InterruptedRun(CommandError):
+    """A run was asked to stop, and did so in good order."""
+
+    exit_code = 130
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -37,12 +46,21 @@ def printable(text: object, limit: int = 300) -> str:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's main and exits with its code; a CommandError becomes one line on stderr and its exit code."""
+    """Runs a command's main and exits with its code; a CommandError becomes one line on stderr and its exit code.
+
+    So does what the system refuses: a full disk, a folder that cannot be written to.
+    """
     try:
         sys.exit(main() or 0)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f": {printable(error.filename)}" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        sys.exit(CommandError.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

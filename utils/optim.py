@@ -27,9 +27,15 @@ def build_optimizer(kind: str, network: nn.Module, lr: float, momentum: float, d
         {"params": norms, "weight_decay": 0.0, "group": "norm"},
     ]
     groups = [group for group in groups if group["params"]]
+    # The fused kernels can skip a step on the device (engine/guard.py), besides being faster.
     if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum > 0:
+        # torch makes these at the first step, without values if it is the one to skip.
+        for parameter in (each for group in groups for each in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 class StepSettings(NamedTuple):

@@ -12,12 +12,13 @@ from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
 from engine.epoch import train_one_epoch
+from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
 from models.build import build_detector
 from train import train
 from utils.config import ASSIGNER_NAMES
-from utils.errors import DivergedError, UserError
+from utils.errors import UserError
 from utils.optim import Schedule, build_optimizer
 from val import validate
 
@@ -40,12 +41,13 @@ def fixed_batch(small_shapes, tmp_path_factory):
 def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flags):
     config = plan_run({**flags, "loss": loss, "assign": assigner}).config
     detector = build_detector(config).train()
-    optimizer = build_optimizer("sgd", detector.network, 0.1, 0.9, 0.0)
+    optimizer = build_optimizer("sgd", detector.network, 0.05, 0.9, 0.0)
+    guard = Guard(detector.network, patience=1)
     totals, boxes = [], []
     for _ in range(STEPS):
         report = EpochReport()
         train_one_epoch(
-            detector, [fixed_batch], optimizer, constant_schedule(0.1), 0, report, device=torch.device("cpu")
+            detector, [fixed_batch], optimizer, constant_schedule(0.05), 0, report, guard, device=torch.device("cpu")
         )
         row = report.row()
         totals.append(row["loss"])
@@ -223,19 +225,3 @@ def test_a_single_class_trains(flags, tmp_path):
     (copy / "one.yaml").write_text("train: images/train\nval: images/val\nnames: [shape]\n")
     folder = train(**{**flags, "data": str(copy / "one.yaml")})
     assert float(list(csv.DictReader((folder / "results.csv").open()))[0]["class_loss"]) == 0
-
-
-def test_divergence_stops_with_the_term_and_keeps_the_checkpoint(flags, monkeypatch):
-    from models.loss import DetectionLoss
-
-    original, calls = DetectionLoss.class_loss, []
-
-    def poisoned(self, logits, labels):
-        calls.append(1)
-        return original(self, logits, labels) * (float("nan") if len(calls) > 4 else 1)
-
-    monkeypatch.setattr(DetectionLoss, "class_loss", poisoned)
-    with pytest.raises(DivergedError, match=r"the class loss is not finite in epoch 2, batch 2 .*lower"):
-        train(**flags)
-    kept = torch.load(Path(flags["project"]) / "exp" / "weights" / "best.pt", weights_only=True)
-    assert all(torch.isfinite(value).all() for value in kept["model"].values())
