@@ -47,14 +47,15 @@ def train(**flags: Any) -> Path:
     from engine.plan import plan_run
 
     if flags.get("resume"):
-        from engine.training import resume
+        from engine.resume import resume
 
         return resume(flags)
     plan = plan_run(flags)
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
+    from engine.resume import resume_after_restart
     from engine.training import run
 
-    return run(plan)
+    return resume_after_restart(plan) or run(plan)
 
 
 def main() -> int:

@@ -58,12 +58,14 @@ def train_one_epoch(
     dtype: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     grad_clip: float = 0.0,
+    ranks: int = 1,
     size_at: Callable[[int], tuple[int, int]] | None = None,
     after_step: Callable[[], None] = lambda: None,
     after_batch: Callable[[EpochReport, object], None] = lambda report, batch: None,
 ) -> None:
     """Trains on every batch once; raises DivergedError when the guard has seen too many steps that are not finite.
 
+    With several `ranks` (processes), each trains on its share of the images; their gradients are averaged.
     `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
@@ -79,8 +81,8 @@ def train_one_epoch(
         guard.before()
         with autocast(device, dtype):
             losses = detector(images, targets)
-        # Gradients add up over the images of the nominal batch, as lr0 and the gains expect.
-        loss = sum(losses.values()) * len(images)
+        # Gradients add up over the images of the nominal batch, as lr0 and the gains expect; ranks average theirs.
+        loss = sum(losses.values()) * len(images) * ranks
         scaler.scale(loss).backward()
         report.add(losses, len(images))
         guard.after_backward(losses, Place(epoch, index, settings.lr, batch))

@@ -10,6 +10,7 @@ from data.labels import LabelIndex
 from data.loader import Batch
 from engine.epoch import to_device
 from utils.config import Config
+from utils.distributed import Group
 from utils.metrics import CocoMetrics, Metrics
 from utils.progress import Progress
 
@@ -22,14 +23,15 @@ def evaluate(
     names: tuple[str, ...],
     device: torch.device,
     on_batch: Callable[[int, Batch, list], None] | None = None,
+    group: Group | None = None,
 ) -> Metrics:
-    """Detects on every image in full precision and scores in original pixels.
+    """Detects on every image in full precision and scores in original pixels; each process of a group takes its share.
 
     `on_batch(number, batch, detections)` sees each batch with its detections in pixels of the network input.
     """
     detector.eval()
     metrics = CocoMetrics(index.sizes, index.starts, index.boxes, index.labels, names)
-    progress = Progress("validation", len(index))
+    progress = Progress("validation", len(loader.sampler), live=group is None or group.main)
     for number, batch in enumerate(loader):
         images, _ = to_device(batch, device)
         detections = detector(images)
@@ -39,7 +41,10 @@ def evaluate(
             on_batch(number, batch, detections)
         progress.advance(len(images))
     progress.close()
-    return metrics.compute()
+    if group is None:
+        return metrics.compute()
+    metrics.take_over(group.gather(metrics))
+    return group.share(metrics.compute() if group.main else None)
 
 
 def protocol_line(config: Config, split: str, images: int) -> str:

@@ -21,7 +21,8 @@ class Place(NamedTuple):
 class Guard:
     """Watches every step without waiting for the device: a step is judged on the device, and read one step later.
 
-    `image_names(batch)` names the photos of a batch; `keep(batch)` saves it and returns where, before the run stops.
+    `image_names(batch)` names the photos of a batch; `keep(batch)` saves it and returns where, before the run stops;
+    `over_ranks` sums a tensor over the processes of a run, which all skip a step that is bad at one of them.
     """
 
     def __init__(
@@ -30,9 +31,9 @@ class Guard:
         patience: int,
         image_names: Callable[[Any], list[str]] = lambda batch: [],
         keep: Callable[[Any], object] = lambda batch: None,
-        say: Callable[[str], None] = print,
+        over_ranks: Callable[[Tensor], Tensor] = lambda values: values,
     ):
-        self.patience, self.image_names, self.keep, self.say = patience, image_names, keep, say
+        self.patience, self.image_names, self.keep, self.over_ranks = patience, image_names, keep, over_ranks
         self.buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         self.saved = [buffer.clone() for buffer in self.buffers]
         self.pending: tuple[Tensor, dict[str, Tensor], Place] | None = None
@@ -48,7 +49,7 @@ class Guard:
         """Judges a step's losses and gives the statistics back if they are not finite; reports on the step before."""
         self.report()
         values = torch.stack([value.detach() for value in losses.values()])
-        bad = ~values.isfinite().all()
+        bad = self.over_ranks((~values.isfinite().all()).float()) > 0
         for buffer, saved in zip(self.buffers, self.saved, strict=True):
             buffer.copy_(torch.where(bad, saved, buffer))
         self.bad = bad if self.bad is None else self.bad | bad
@@ -78,7 +79,7 @@ class Guard:
                 f"{message}; {self.in_a_row} steps in a row: stopped. The batch is kept in {self.keep(place.batch)}, "
                 "the last good weights are untouched. Try a lower --set lr0, or --amp off"
             )
-        self.say(f"warning: {message}; step skipped ({self.in_a_row} of --nan-patience {self.patience})")
+        print(f"warning: {message}; step skipped ({self.in_a_row} of --nan-patience {self.patience})")
 
     def _message(self, losses: dict[str, Tensor], place: Place) -> str:
         terms = [name for name, value in losses.items() if not bool(value.isfinite())]

@@ -130,6 +130,25 @@ class Records:
         self.board.close()
 
 
+class NoRecords(Records):
+    """In all processes of a run but the main one: knows the folder and writes nothing."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def train_batch(self, epoch: int, step: int, batch: Batch) -> None:
+        """Nothing."""
+
+    def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
+        """Nothing."""
+
+    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> None:
+        """Nothing."""
+
+    def finish(self, metrics: Metrics) -> None:
+        """Nothing."""
+
+
 class ValRecords:
     """The records of a validation run."""
 

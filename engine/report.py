@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models.assigners import Assignment
+from utils.distributed import Group
 from utils.targets import Targets
 
 RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, float("inf"))}
@@ -49,6 +50,14 @@ class EpochReport:
             for name, (low, high) in bins.items():
                 inside = (values >= low) & (values < high)
                 self._count(**{f"positives_{name}": (positives * inside).sum(), f"truths_{name}": inside.sum()})
+
+    def merge(self, group: Group) -> None:
+        """Sums up what all processes of a group have counted."""
+        names = sorted(self.sums)
+        counted = torch.tensor([float(self.sums[name]) for name in names] + [self.images], dtype=torch.float64)
+        *sums, self.images = group.sum(counted).tolist()
+        self.sums = dict(zip(names, sums, strict=True))
+        self.steps *= group.world_size
 
     def row(self) -> dict[str, float | None]:
         """The epoch's means: losses per step, the rest per positive or per truth; None where there was none."""

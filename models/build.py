@@ -1,6 +1,5 @@
 """Builds the detector that a config describes: the one place where components meet configuration."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from models.loss import DetectionLoss
 from models.network import Network
 from models.postprocess import Postprocess
 from utils.config import Config, Hyperparameters, ModelConfig
+from utils.distributed import Group
 
 LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
 
@@ -68,8 +68,9 @@ def scaled_gains(
     return hyper.box * per_level, hyper.obj * area * per_level, hyper.cls * num_classes / 80 * per_level
 
 
-def build_loss(config: Config, observe: Callable | None = None) -> DetectionLoss:
-    """The detection loss of a config."""
+def build_loss(config: Config, observe: Callable | None = None, group: Group | None = None) -> DetectionLoss:
+    """The detection loss of a config, over the processes of a group."""
+    group = group or Group()
     hyper, model = config.hyper, config.model
     levels, num_classes = len(model.strides), len(config.names)
     box_gain, obj_gain, cls_gain = scaled_gains(hyper, levels, num_classes, config.run.image_size)
@@ -95,10 +96,12 @@ def build_loss(config: Config, observe: Callable | None = None) -> DetectionLoss
         decode=model.decode,
         xy_reach=model.xy_reach,
         observe=observe,
+        ranks=group.world_size,
+        over_ranks=group.sum,
     )
 
 
-def build_detector(config: Config, observe: Callable | None = None) -> Detector:
+def build_detector(config: Config, observe: Callable | None = None, group: Group | None = None) -> Detector:
     """The detector of a config, its weights drawn from the config's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
@@ -110,14 +113,11 @@ def build_detector(config: Config, observe: Callable | None = None) -> Detector:
         decode=config.model.decode,
         xy_reach=config.model.xy_reach,
     )
-    return Detector(network, config.model.strides, config.model.anchors, build_loss(config, observe), postprocess)
+    return Detector(
+        network, config.model.strides, config.model.anchors, build_loss(config, observe, group), postprocess
+    )
 
 
 def with_network(detector: Detector, network: torch.nn.Module) -> Detector:
     """The same detector around other weights, such as the averaged ones."""
     return Detector(network, detector.strides, detector.anchor_sizes, detector.loss, detector.postprocess)
-
-
-def with_run(config: Config, **changes) -> Config:
-    """The same config with some flags changed."""
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))

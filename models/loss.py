@@ -21,6 +21,8 @@ class DetectionLoss:
 
     Each level averages over its own positives (box, class) or anchors (objectness), and the levels are summed,
     as in ultralytics/yolov3. `observe` gets (assignment, targets, ious (P,), similarities (P,)), all detached.
+    With `ranks` processes, whose gradients are averaged, `over_ranks` sums a tensor over them, so that the means are
+    those of all ranks' batches together.
     """
 
     similarity: Callable[[Tensor, Tensor], Tensor]
@@ -44,6 +46,8 @@ class DetectionLoss:
     decode: str = "bounded"
     xy_reach: float = 0.5
     observe: Callable[[Assignment, Targets, Tensor, Tensor], None] | None = None
+    ranks: int = 1
+    over_ranks: Callable[[Tensor], Tensor] = lambda values: values
 
     def __call__(self, raw: Tensor, anchors: Anchors, targets: Targets) -> dict[str, Tensor]:
         """Raw outputs (B, A, 5 + C) and the truths of the batch -> scalar losses {box, objectness, class}."""
@@ -74,8 +78,8 @@ class DetectionLoss:
         """Each positive's weight in the mean of its level (P,)."""
         ends = torch.tensor([level.start + level.count for level in anchors.levels], device=assignment.anchor.device)
         level = torch.bucketize(assignment.anchor, ends, right=True)
-        counts = torch.bincount(level, minlength=len(ends))
-        return 1 / counts[level].to(anchors.centers.dtype)
+        counts = self.over_ranks(torch.bincount(level, minlength=len(ends)))
+        return self.ranks / counts[level].to(anchors.centers.dtype)
 
     def quality(self, overlap: Tensor, similarity: Tensor) -> Tensor:
         """Objectness target of every positive (P,), in [0, 1]."""
@@ -93,8 +97,9 @@ class DetectionLoss:
             metric = ggiou(boxes, truths, self.ggiou_alpha, self.ggiou_beta, self.ggiou_sigma)
         weight = metric**self.ggiou_gamma
         if self.ggiou_wloc == "auto":
-            # The floor keeps a batch whose boxes all miss from dividing by zero.
-            return weight / weight.mean().clamp(min=1e-6) if len(weight) else weight
+            # The floors keep an empty batch, and one whose boxes all miss, from dividing by zero.
+            total, count = self.over_ranks(torch.stack([weight.sum(), weight.new_tensor(len(weight))]))
+            return weight / (total / count.clamp(min=1)).clamp(min=1e-6)
         return weight * self.ggiou_wloc
 
     def objectness(self, logits: Tensor, anchors: Anchors, assignment: Assignment, quality: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ import torch
 from utils.errors import UserError, printable
 
 
-def choose_device(name: str) -> torch.device:
-    """The named device, or a GPU if there is one; UserError if it is not there."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The named device, or a GPU if there is one, each process of a machine its own; UserError if it is not there."""
     name = name.strip().lower()
-    if not name:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not name or name == "cuda":
+        name = f"cuda:{local_rank}" if name or torch.cuda.is_available() else "cpu"
     if name.isdigit():
         name = f"cuda:{name}"
     try:
@@ -48,7 +48,7 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
-def worker_count(wanted: int) -> int:
-    """Data loading processes: the wanted number, or with -1 one for every two cores, at most 8."""
+def worker_count(wanted: int, processes: int = 1) -> int:
+    """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted if wanted >= 0 else min(cores // 2, 8)
+    return wanted if wanted >= 0 else min(cores // (2 * processes), 8)

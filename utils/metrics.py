@@ -108,6 +108,11 @@ class CocoMetrics:
             raise ValueError(f"image {image}: labels must be 0 to {len(self.names) - 1}")
         self._parts[image] = part
 
+    def take_over(self, others: Sequence["CocoMetrics"]) -> None:
+        """Adds what other processes have collected of the same data set; an image that is here already stays."""
+        for other in others:
+            self._parts = {**other._parts, **self._parts}
+
     def compute(self) -> Metrics:
         """Scores what was added so far; images without an `add` count as images without detections."""
         added = self._detections()

@@ -7,10 +7,10 @@ import time
 class Progress:
     """Counts images through an epoch; shows speed and the time left at most five times a second."""
 
-    def __init__(self, title: str, total: int):
+    def __init__(self, title: str, total: int, live: bool = True):
         self.title, self.total, self.done = title, total, 0
         self.start = self.shown = time.perf_counter()
-        self.live = sys.stderr.isatty()
+        self.live = live and sys.stderr.isatty()
 
     @property
     def speed(self) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.training import Trainer
+from engine.trainer import Trainer
 from models.loss import DetectionLoss
 from train import train
 from utils.errors import DivergedError

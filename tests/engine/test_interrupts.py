@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from engine.training import load_last
+from engine.resume import load_last
 from tests.engine.conftest import NARROW
 from tests.paths import ROOT
 from utils import checkpoint

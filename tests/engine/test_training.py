@@ -89,7 +89,7 @@ def test_resuming_changes_nothing(finished, small_shapes, tmp_path):
     class Stopped(Exception):
         pass
 
-    from engine.training import Trainer
+    from engine.trainer import Trainer
 
     original = Trainer.train_epoch
 

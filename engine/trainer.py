@@ -1,0 +1,306 @@
+"""The parts of a run that live through its epochs, and what they do in each."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from data.augment import Augmentation
+from data.dataset import DetectionDataset
+from data.labels import LabelIndex
+from data.loader import build_loader
+from engine.epoch import multi_scale_sizes, train_one_epoch
+from engine.evaluation import evaluate
+from engine.guard import Guard
+from engine.interrupts import StopRequest, stop_requests
+from engine.records import Records
+from engine.report import EpochReport
+from models.build import build_detector, with_network
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import Config
+from utils.device import worker_count
+from utils.distributed import Group
+from utils.errors import InterruptedRun, UserError, nearest, printable
+from utils.metrics import Metrics
+from utils.optim import Schedule, build_optimizer
+from utils.progress import Progress, clock
+from utils.ultralytics_door import ModelEMA
+
+
+def augmentation(config: Config) -> Augmentation:
+    """The training augmentation of a config."""
+    hyper, run_config = config.hyper, config.run
+    closed = run_config.epochs - run_config.close_mosaic if run_config.close_mosaic else None
+    return Augmentation(
+        hsv_h=hyper.hsv_h,
+        hsv_s=hyper.hsv_s,
+        hsv_v=hyper.hsv_v,
+        degrees=hyper.degrees,
+        translate=hyper.translate,
+        scale=hyper.scale,
+        shear=hyper.shear,
+        perspective=hyper.perspective,
+        flipud=hyper.flipud,
+        fliplr=hyper.fliplr,
+        mosaic=hyper.mosaic,
+        mixup=hyper.mixup,
+        close_mosaic_from=closed,
+    )
+
+
+def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """The schedule of a config."""
+    hyper, run_config = config.hyper, config.run
+    return Schedule(
+        steps_per_epoch=steps_per_epoch,
+        epochs=run_config.epochs,
+        lr0=hyper.lr0,
+        lrf=hyper.lrf,
+        cosine=run_config.cos_lr,
+        momentum=hyper.momentum,
+        warmup_epochs=hyper.warmup_epochs,
+        warmup_momentum=hyper.warmup_momentum,
+        warmup_bias_lr=hyper.warmup_bias_lr,
+        accumulate=max(hyper.nominal_batch / run_config.batch_size, 1.0),
+    )
+
+
+def load_weights(network: nn.Module, path: str) -> str:
+    """Copies what fits from a checkpoint of ours and says what was taken; UserError if nothing fits."""
+    source, target = load_checkpoint(path)["model"], network.state_dict()
+    fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
+    if not any(name.endswith("conv.weight") for name in fitting):
+        raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
+    network.load_state_dict(fitting, strict=False)
+    skipped = sorted(set(target) - set(fitting))
+    told = (
+        f"; not taken, started afresh: {', '.join(skipped[:8])}{' ...' if len(skipped) > 8 else ''}" if skipped else ""
+    )
+    return f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}{told}"
+
+
+def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
+    """The modules that `--freeze` names, their parameters fixed; UserError with the nearest name for an unknown one."""
+    parts, frozen = dict(network.named_modules()), []
+    for name in filter(None, (part.strip() for part in freeze.split(","))):
+        if name not in parts:
+            raise UserError(f"--freeze: no part {printable(name)!r} in the network{nearest(name, parts)}")
+        frozen.append(parts[name].requires_grad_(False))
+    if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(f"--freeze {printable(freeze)}: nothing is left to train")
+    return frozen
+
+
+@dataclass
+class Best:
+    """The best epoch so far, by COCO AP of the averaged weights."""
+
+    ap: float = -1.0
+    epoch: int = -1
+
+
+class Trainer:
+    """The detector, its data, its optimiser and its weight average, in one process of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        train_index: LabelIndex,
+        val_index: LabelIndex,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        group: Group,
+    ):
+        run_config, hyper = config.run, config.hyper
+        self.config, self.device, self.dtype, self.group = config, device, dtype, group
+        self.val_index = val_index
+        self.report = EpochReport()
+        self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
+        self.detector.network.to(device, memory_format=torch.channels_last)
+        self.frozen = frozen_modules(self.detector.network, run_config.freeze)
+        self.parallel = self.detector
+        if group.world_size > 1:
+            self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)
+
+        self.workers = worker_count(run_config.workers, group.world_size)
+        self.train_loader = self.build_loader(train_index, augmentation(config))
+        self.val_loader = self.build_loader(val_index, None)
+        self.schedule = build_schedule(config, math.ceil(len(train_index) / run_config.batch_size))
+
+        steps_together = max(round(hyper.nominal_batch / run_config.batch_size), 1)
+        decay = hyper.weight_decay * run_config.batch_size * steps_together / hyper.nominal_batch
+        network = self.detector.network
+        self.optimizer = build_optimizer(run_config.optimizer, network, hyper.lr0, hyper.momentum, decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        self.restart_average()
+        self.best = Best()
+        self.start_epoch = 0
+        self.stop = StopRequest()
+
+    def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
+        """This process's share of a split: augmented and shuffled for training, in order for validation."""
+        flags, group = self.config.run, self.group
+        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, flags.cache)
+        batch = flags.batch_size // group.world_size if settings else flags.batch_size
+        return build_loader(
+            dataset,
+            batch,
+            self.workers,
+            shuffle=settings is not None,
+            seed=flags.seed,
+            rank=group.rank,
+            world_size=group.world_size,
+        )
+
+    def restart_average(self) -> None:
+        """Starts the exponential moving average at the network's present weights."""
+        hyper = self.config.hyper
+        self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
+
+    def fit(self, records: Records) -> None:
+        """Trains epoch by epoch, validating, recording and saving after each; stops early when AP no longer rises."""
+        run_config, start = self.config.run, time.perf_counter()
+        self.guard = self.new_guard(records.folder)
+        epoch = self.start_epoch - 1
+        with stop_requests() as self.stop:
+            for epoch in range(self.start_epoch, run_config.epochs):
+                row = self.train_epoch(epoch, records)
+                # Batch statistics are each process's own until here.
+                self.group.align(self.detector.network)
+                self.group.align(self.average.ema)
+                metrics = self.validate()
+                improved = metrics.overall["ap"] > self.best.ap
+                if improved:
+                    self.best = Best(metrics.overall["ap"], epoch)
+                records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
+                self.save(records.folder, epoch, metrics, improved)
+                if run_config.patience and epoch - self.best.epoch >= run_config.patience:
+                    print(f"stopped: AP has not risen for {run_config.patience} epochs (--patience)")
+                    break
+                self.leave_if_asked(records.folder, epoch + 1)
+        print(f"trained {epoch + 1 - self.start_epoch} epochs in {clock(time.perf_counter() - start)}")
+        self.finish(records)
+
+    def leave_if_asked(self, folder: Path, done: int) -> None:
+        """Ends the run after a SIGINT or SIGTERM, saying how to go on; raises InterruptedRun."""
+        if self.stop.signal is None:
+            return
+        if done == 0:
+            raise InterruptedRun(f"{self.stop.signal}: stopped before the first epoch was complete; nothing to resume")
+        raise InterruptedRun(
+            f"{self.stop.signal}: stopped; {done} complete epochs are saved. Go on: python train.py --resume {folder}"
+        )
+
+    def new_guard(self, folder: Path) -> Guard:
+        """The guard of this run, which keeps a bad batch in the run folder."""
+        images = self.train_loader.dataset.index.images
+
+        def keep(batch: Any) -> Path:
+            path = folder / "nan_batch.pt"
+            names = [images[row] for row in batch.index.tolist()]
+            save_checkpoint(path, {"images": batch.images, **batch.targets._asdict(), "photos": names})
+            return path
+
+        def image_names(batch: Any) -> list[str]:
+            return [printable(Path(images[row]).name) for row in batch.index.tolist()]
+
+        patience = self.config.run.nan_patience
+        return Guard(self.detector.network, patience, image_names, keep, self.group.sum)
+
+    def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
+        """One epoch over the training set; returns the means to log."""
+        self.report, skipped = EpochReport(), self.guard.skipped
+        self.train_loader.sampler.set_epoch(epoch)
+        self.parallel.train()
+        for module in self.frozen:
+            module.eval()
+        share = len(self.train_loader.sampler)
+        progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
+
+        def after_batch(report: EpochReport, batch: Any) -> None:
+            progress.advance(len(batch.images), report.line() if progress.live else "")
+            records.train_batch(epoch, report.steps, batch)
+            self.leave_if_asked(records.folder, epoch)
+
+        stride = max(self.config.model.strides)
+        sizes = multi_scale_sizes(self.config.run.image_size, stride, self.config.run.seed)
+        train_one_epoch(
+            self.parallel,
+            self.train_loader,
+            self.optimizer,
+            self.schedule,
+            epoch,
+            self.report,
+            self.guard,
+            device=self.device,
+            dtype=self.dtype,
+            scaler=self.scaler,
+            grad_clip=self.config.hyper.grad_clip,
+            ranks=self.group.world_size,
+            size_at=sizes if self.config.run.multi_scale else None,
+            after_step=lambda: self.average.update(self.detector.network),
+            after_batch=after_batch,
+        )
+        progress.close()
+        self.report.merge(self.group)
+        lr = self.optimizer.param_groups[-1]["lr"]
+        steps = {
+            "skipped_steps": self.guard.skipped - skipped,
+            "lr": lr,
+            "images_per_second": progress.speed * self.group.world_size,
+        }
+        return {**self.report.row(), **steps}
+
+    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
+        """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
+        detector = with_network(self.detector, self.average.ema)
+        return evaluate(detector, self.val_loader, self.val_index, self.config.names, self.device, on_batch, self.group)
+
+    def save(self, folder: Path, epoch: int, metrics: Metrics, improved: bool) -> None:
+        """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
+        if not self.group.main:
+            return
+        contents = {
+            "config": self.config.to_dict(),
+            "names": list(self.config.names),
+            "epoch": epoch + 1,
+            "metrics": metrics.to_json(),
+            "model": self.average.ema.state_dict(),
+        }
+        if improved:
+            save_checkpoint(folder / "weights" / "best.pt", contents)
+        training = {
+            "network": self.detector.network.state_dict(),
+            "average_updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": {"ap": self.best.ap, "epoch": self.best.epoch},
+        }
+        weights = folder / "weights"
+        save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
+
+    def restore(self, contents: dict[str, Any]) -> None:
+        """Takes up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""
+        self.detector.network.load_state_dict(contents["network"])
+        self.average.ema.load_state_dict(contents["model"])
+        self.average.updates = contents["average_updates"]
+        self.optimizer.load_state_dict(contents["optimizer"])
+        self.scaler.load_state_dict(contents["scaler"])
+        self.best = Best(**contents["best"])
+        self.start_epoch = contents["epoch"]
+
+    def finish(self, records: Records) -> None:
+        """Validates best.pt once more for its tables, metrics.json and plots."""
+        best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
+        self.average.ema.load_state_dict(self.group.share(best))
+        metrics = self.validate(records.val_batch)
+        print(metrics.table())
+        records.finish(metrics)
+        print(f"best.pt = epoch {self.best.epoch + 1} (AP {self.best.ap:.4f}, averaged weights)")
