@@ -1,5 +1,6 @@
 """A split of a data set, ready to train or validate on: images, checked labels, and what was wrong with them."""
 
+import hashlib
 from pathlib import Path
 
 from data.data_yaml import DataSpec, label_path, list_images
@@ -10,3 +11,11 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None) -> Lab
     """Finds and reads a split's images and labels; UserError where there is nothing to learn or to measure."""
     images = list_images(spec, split)
     return load_labels(images, [label_path(spec, image) for image in images], spec.num_classes, cache_dir)
+
+
+def fingerprint(index: LabelIndex) -> dict[str, int | str]:
+    """What tells whether a split is still the same: its counts, and a hash of file names, sizes, boxes and labels."""
+    digest = hashlib.sha256("\n".join(Path(image).name for image in index.images).encode("utf-8", "surrogateescape"))
+    for part in (index.sizes, index.starts, index.boxes, index.labels):
+        digest.update(part.tobytes())
+    return {"images": len(index), "boxes": len(index.labels), "sha256": digest.hexdigest()}

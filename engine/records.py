@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.labels import LabelIndex
 from data.loader import Batch
+from data.split import fingerprint
 from utils.config import Config
 from utils.draw import draw_boxes, image_grid, write_image
 from utils.errors import printable
@@ -82,7 +83,7 @@ class Records:
         self.board = SummaryWriter(str(folder), purge_step=start_epoch + 1)
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=110)
         write_atomically(folder / "config.yaml", text)
-        write_env(folder / "env.json", sys.argv, {"training_images": len(index), "training_boxes": len(index.labels)})
+        write_env(folder / "env.json", sys.argv, {"training_data": fingerprint(index)})
         if config.run.plots:
             attempt("labels.png", plot_labels, index.boxes, index.labels, config.names, folder / "labels.png")
 

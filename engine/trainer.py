@@ -16,6 +16,7 @@ from data.augment import Augmentation
 from data.dataset import DetectionDataset
 from data.labels import LabelIndex
 from data.loader import build_loader
+from data.split import fingerprint
 from engine.epoch import multi_scale_sizes, train_one_epoch
 from engine.evaluation import evaluate
 from engine.guard import Guard
@@ -281,6 +282,7 @@ class Trainer:
             "average_updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "data": fingerprint(self.train_loader.dataset.index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
         }
         weights = folder / "weights"

@@ -10,7 +10,7 @@ import torch
 
 from data.data_yaml import DataSpec
 from data.labels import LabelIndex
-from data.split import load_split
+from data.split import fingerprint, load_split
 from engine.banner import banner, next_steps
 from engine.evaluation import protocol_line
 from engine.plan import Plan
@@ -56,6 +56,7 @@ def train_on(
     config = plan.config if resumed else with_anchors(plan.config, train_index)
     trainer = Trainer(config, train_index, val_index, device, dtype, group)
     if resumed:
+        require_same_data(resumed, train_index)
         trainer.restore(resumed)
     elif config.run.weights:
         print(load_weights(trainer.detector.network, config.run.weights))
@@ -70,6 +71,17 @@ def train_on(
     trainer.fit(records)
     print(next_steps(folder, config))
     return folder
+
+
+def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
+    """UserError, with the difference, if the training split is not the one that the run began with."""
+    before, now = resumed["data"], fingerprint(index)
+    if before != now:
+        counts = (f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now))
+        raise UserError(
+            "--resume: the training split has changed since the run began ({}; now {}): start a new run with "
+            "--weights instead".format(*counts)
+        )
 
 
 def check_share(config: Config, group: Group) -> None:

@@ -106,7 +106,7 @@ def random_half(seed, truths):
 @pytest.mark.parametrize("truths", [(5, 3), (6, 0)])
 @pytest.mark.parametrize("gamma", [0.0, 1.4])
 def test_two_halves_give_the_loss_and_gradient_of_the_whole(truths, gamma):
-    """Each rank sees its half, counts are summed over both, and the mean of the ranks' gradients is that of the whole."""
+    """Each rank sees its half; with counts summed over both, the mean of their gradients is that of the whole."""
 
     def loss_of(**settings):
         gains = {"box_gain": 0.1, "obj_gain": 1.0, "cls_gain": 0.5, "level_balance": (4.0, 1.0)}

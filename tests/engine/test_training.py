@@ -129,6 +129,20 @@ def test_resume_says_what_it_cannot_do(finished, tmp_path):
         train(resume=str(tmp_path / "nowhere.pt"))
 
 
+def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):
+    weights = tmp_path / "run" / "weights"
+    shutil.copytree(finished / "weights", weights)
+    contents = torch.load(weights / "last.pt", weights_only=True)
+    source = Path(contents["config"]["run"]["data"]).parent
+    shutil.copytree(source, tmp_path / "data")
+    first = tmp_path / "data" / "labels" / "train" / "000000.txt"
+    first.write_text("\n".join(first.read_text().splitlines()[1:]) + "\n")
+    contents["config"]["run"]["data"] = str(tmp_path / "data" / "shapes.yaml")
+    torch.save(contents, weights / "last.pt")
+    with pytest.raises(UserError, match=r"has changed since the run began \(24 images, .*; now 24 images"):
+        train(resume=str(tmp_path / "run"), epochs=5)
+
+
 def test_the_epochs_validation_equals_val(finished, monkeypatch, tmp_path):
     """metrics.json, the best epoch's row in results.csv and val.py agree to the digit."""
     result = validate(weights=str(finished / "weights" / "best.pt"), project=str(tmp_path), workers=0, plots=False)
