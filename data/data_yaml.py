@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ from utils.yaml_file import kind_of, read_mapping
 BUILT_IN = Path(__file__).resolve().parent
 IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
-KEYS = ("path", *SPLITS, "names", "nc", "labels_dir")
+KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads")
 WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "kpt_shape", "license", "links")
 WITHOUT_MEANING += ("minival", "roboflow", "task", "version")
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here."""
+    """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here.
+
+    `annotations` are the original COCO or LVIS files (absolute) of the splits that are measured against one.
+    """
 
     yaml: Path
     root: Path
@@ -27,6 +30,7 @@ class DataSpec:
     names: tuple[str, ...]
     labels_dir: str | None = None
     ignored: tuple[str, ...] = ()
+    annotations: dict[str, Path] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -50,7 +54,7 @@ def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     if labels_dir is not None:
         labels_dir = _text(labels_dir, "labels_dir", path)
     ignored = tuple(key for key in values if key in WITHOUT_MEANING)
-    return DataSpec(path, root, splits, names, labels_dir, ignored)
+    return DataSpec(path, root, splits, names, labels_dir, ignored, _read_annotations(values, root, path))
 
 
 def list_images(spec: DataSpec, split: str) -> list[Path]:
@@ -156,6 +160,17 @@ def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, .
     if not entries:
         raise _wrong(path, f"{split}: empty list; expected a folder or a list file")
     return tuple(_locate(_text(entry, split, path), root) for entry in entries)
+
+
+def _read_annotations(values: dict[Any, Any], root: Path, path: Path) -> dict[str, Path]:
+    """The original annotation file of each split that has one; whether it exists is checked when it is used."""
+    files = values.get("annotations") or {}
+    if not isinstance(files, dict):
+        raise _wrong(path, f"annotations: expected lines such as `val: file.json`, found {kind_of(files)}")
+    for split in files:
+        if split not in SPLITS:
+            raise _wrong(path, f"annotations: no split {printable(split)!r}{nearest(str(split), SPLITS)}")
+    return {split: _locate(_text(file, f"annotations: {split}", path), root) for split, file in files.items()}
 
 
 def _locate(entry: str, root: Path) -> Path:

@@ -97,17 +97,22 @@ class LabelIndex:
 
 
 def load_labels(
-    images: Sequence[Path], label_paths: Sequence[Path], num_classes: int, cache_dir: Path | None = None
+    images: Sequence[Path],
+    label_paths: Sequence[Path],
+    num_classes: int,
+    cache_dir: Path | None = None,
+    required: bool = True,
 ) -> LabelIndex:
     """Reads and checks one label file per image (none = background); UserError names the file and line that is wrong.
 
-    The result is kept in cache_dir (default: alignyolo in the user's cache folder) for as long as no file changes.
+    Without any label file at all that is an error too, unless they are not `required`. The result is kept in
+    cache_dir (default: alignyolo in the user's cache folder) for as long as no file changes.
     """
     if not images:
         raise UserError("no images to load labels for")
     # Label files are small: reading them all is the one sure way to see that one has changed.
     texts = _in_threads(_read_text, label_paths)
-    if all(text is None for text in texts):
+    if required and all(text is None for text in texts):
         raise UserError(_no_labels(images, label_paths))
     stamps = _in_threads(_stamp, images)
     key = _content_key(images, stamps, label_paths, texts, num_classes)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from data.augment import Augmentation
+from data.coco_truths import split_truths
 from data.data_yaml import DataSpec
 from data.dataset import DetectionDataset
 from data.labels import LabelIndex
@@ -20,7 +21,7 @@ from data.loader import build_loader
 from data.split import load_split
 from engine.banner import banner, next_steps
 from engine.epoch import multi_scale_sizes, train_one_epoch
-from engine.evaluation import evaluate, protocol_line
+from engine.evaluation import collect, protocol_line
 from engine.plan import Plan, data_root, open_data
 from engine.records import Records
 from engine.report import EpochReport
@@ -30,12 +31,14 @@ from models.build import build_detector, with_network
 from utils.checkpoint import load_checkpoint, newest, save_checkpoint
 from utils.config import Config, RunConfig, plain
 from utils.device import autocast_dtype, choose_device, worker_count
+from utils.diagnosis import diagnose
 from utils.errors import UserError, nearest, printable
 from utils.flags import parsed
 from utils.metrics import Metrics
 from utils.optim import Schedule, build_optimizer
 from utils.progress import Progress, clock
 from utils.run_folder import new_run_folder
+from utils.truths import Truths
 from utils.ultralytics_door import ModelEMA
 
 
@@ -49,7 +52,8 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
     train_index, val_index = (checked_split(plan.data, split) for split in ("train", "val"))
     config = plan.config if resumed else with_anchors(plan.config, train_index)
-    trainer = Trainer(config, train_index, val_index, device, dtype)
+    val_truths = split_truths(plan.data, "val", val_index)
+    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype)
     if resumed:
         trainer.restore(resumed)
     elif config.run.weights:
@@ -57,7 +61,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
         trainer.average = new_average(trainer.detector.network, config)
     folder = folder or new_run_folder(Path(config.run.project), config.run.name, config.run.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
-    protocol = protocol_line(config, "val", len(val_index))
+    protocol = protocol_line(config, "val", len(val_index), val_truths)
     records = Records(folder, config, train_index, trainer.start_epoch, protocol)
     print(banner(config, plan.data, train_index, val_index, device, dtype, trainer.workers, folder))
     trainer.fit(records)
@@ -230,11 +234,13 @@ class Trainer:
         config: Config,
         train_index: LabelIndex,
         val_index: LabelIndex,
+        val_truths: Truths,
         device: torch.device,
         dtype: torch.dtype | None,
     ):
         run_config, hyper = config.run, config.hyper
-        self.config, self.device, self.dtype, self.val_index = config, device, dtype, val_index
+        self.config, self.device, self.dtype = config, device, dtype
+        self.val_index, self.val_truths = val_index, val_truths
         self.report = EpochReport()
         self.detector = build_detector(config, lambda *seen: self.report.observe(*seen))
         self.detector.network.to(device, memory_format=torch.channels_last)
@@ -311,7 +317,13 @@ class Trainer:
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
         detector = with_network(self.detector, self.average.ema)
-        return evaluate(detector, self.val_loader, self.val_index, self.config.names, self.device, on_batch)
+        split = (self.val_loader, self.val_index, self.config.names, self.device)
+        collected = collect(detector, *split, on_batch, self.val_truths)
+        metrics = collected.compute()
+        if not metrics.overall["ap50"] > 0:
+            amp = f"float32, trained in {str(self.dtype).removeprefix('torch.')}" if self.dtype else "float32 (amp off)"
+            print(diagnose(collected, amp))
+        return metrics
 
     def save(self, folder: Path, epoch: int, metrics: Metrics, improved: bool) -> None:
         """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
