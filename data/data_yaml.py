@@ -38,6 +38,11 @@ class DataSpec:
         return len(self.names)
 
 
+def data_root(flag: str) -> Path:
+    """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
+    return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
+
+
 def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     """Reads a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong."""
     path = _find_yaml(str(name_or_path))

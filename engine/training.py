@@ -14,7 +14,7 @@ from torch import nn
 
 from data.augment import Augmentation
 from data.coco_truths import split_truths
-from data.data_yaml import DataSpec
+from data.data_yaml import DataSpec, data_root
 from data.dataset import DetectionDataset
 from data.labels import LabelIndex
 from data.loader import build_loader
@@ -22,7 +22,7 @@ from data.split import load_split
 from engine.banner import banner, next_steps
 from engine.epoch import multi_scale_sizes, train_one_epoch
 from engine.evaluation import collect, protocol_line
-from engine.plan import Plan, data_root, open_data
+from engine.plan import Plan, open_data
 from engine.records import Records
 from engine.report import EpochReport
 from models.anchor_fit import fit_anchors

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from data.coco_truths import split_truths
+from data.data_yaml import data_root
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
 from engine.detection_files import write_coco_files, write_texts
 from engine.evaluation import collect, protocol_line
-from engine.plan import data_root, open_data
+from engine.plan import open_data
 from engine.records import ValRecords
 from models.build import build_detector
 from utils.checkpoint import load_checkpoint, newest
