@@ -6,7 +6,7 @@ from data.data_yaml import DataSpec, label_path, list_images
 from data.labels import LabelIndex, load_labels
 
 
-def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None) -> LabelIndex:
+def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_labels: str = "mend") -> LabelIndex:
     """Finds and reads a split's images and labels; UserError where there is nothing to learn or to measure.
 
     A split with an original annotation file can be measured without labels.

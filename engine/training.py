@@ -16,6 +16,7 @@ from data.augment import Augmentation
 from data.coco_truths import split_truths
 from data.data_yaml import DataSpec, data_root
 from data.dataset import DetectionDataset
+from data.doctor import Settings, examine
 from data.labels import LabelIndex
 from data.loader import build_loader
 from data.split import load_split
@@ -50,7 +51,8 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     device = choose_device(plan.config.run.device)
     dtype = autocast_dtype(plan.config.run.amp, device)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
-    train_index, val_index = (checked_split(plan.data, split) for split in ("train", "val"))
+    train_index, val_index = (checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val"))
+    tell_checkup(plan)
     config = plan.config if resumed else with_anchors(plan.config, train_index)
     val_truths = split_truths(plan.data, "val", val_index)
     trainer = Trainer(config, train_index, val_index, val_truths, device, dtype)
@@ -69,6 +71,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     return folder
 
 
+UNTOLD = ("shared photo", "missing photo", "class without labels", "class not in train", "below 2 pixels")
 RESUME_FLAGS = {"resume", "epochs", "device", "workers", "cache", "set"}
 
 
@@ -105,12 +108,22 @@ def resume_path(name: str) -> Path:
     return path / "weights" / "last.pt" if path.is_dir() else path
 
 
-def checked_split(data: DataSpec, split: str) -> LabelIndex:
+def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
     """A split's images and labels; says what is wrong with them."""
-    index = load_split(data, split)
+    index = load_split(data, split, bad_labels=bad_labels)
     if index.report.summary():
         print(f"{split} {index.report.summary()}", file=sys.stderr)
     return index
+
+
+def tell_checkup(plan: Plan) -> None:
+    """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
+    model, run_config = plan.config.model, plan.config.run
+    anchors = tuple(anchor for level in model.anchors for anchor in level)
+    checkup = examine(plan.data, Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t))
+    told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
+    if told:
+        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:

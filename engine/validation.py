@@ -39,7 +39,7 @@ def run(settings: ValConfig) -> Metrics:
             f"{printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but "
             f"{printable(weights)} was trained on {printable(', '.join(config.names), 120)}"
         )
-    index = load_split(spec, settings.split)
+    index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
     if index.report.summary():
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
     truths = split_truths(spec, settings.split, index)

@@ -149,6 +149,11 @@ class RunConfig:
     conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)
     max_det: int = knob(300, "validation: detections per image", 1, 10000)
+    bad_labels: str = knob(
+        "mend",
+        "boxes beyond their photo: mend = clip up to 1 %, else leave out",
+        choices=("mend", "clip", "skip", "error"),
+    )
     project: str = knob("runs/train", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
     exist_ok: bool = knob(False, "write into an existing run folder")
@@ -185,6 +190,11 @@ class ValConfig:
     conf: float = knob(0.001, "lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "NMS threshold", 0, 1)
     max_det: int = knob(300, "detections per image", 1, 10000)
+    bad_labels: str = knob(
+        "mend",
+        "boxes beyond their photo: mend = clip up to 1 %, else leave out",
+        choices=("mend", "clip", "skip", "error"),
+    )
     project: str = knob("runs/val", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
     exist_ok: bool = knob(False, "write into an existing run folder")
