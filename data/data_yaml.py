@@ -12,7 +12,7 @@ from utils.yaml_file import kind_of, read_mapping
 BUILT_IN = Path(__file__).resolve().parent
 IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
-KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads")
+KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
 WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "kpt_shape", "license", "links")
 WITHOUT_MEANING += ("minival", "roboflow", "task", "version")
 
@@ -45,7 +45,7 @@ def data_root(flag: str) -> Path:
 
 def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     """Reads a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong."""
-    path = _find_yaml(str(name_or_path))
+    path = find_data_yaml(str(name_or_path))
     values = read_mapping(path)
     for key in values:
         if key not in KEYS and key not in WITHOUT_MEANING:
@@ -98,7 +98,7 @@ def _exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str
     return folders[:last] + by + folders[last + 1 :]
 
 
-def _find_yaml(name: str) -> Path:
+def find_data_yaml(name: str) -> Path:
     """The file that a short name or a path stands for."""
     built_in = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
     short = not Path(name).suffix and "/" not in name and "\\" not in name
@@ -152,9 +152,10 @@ def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
     if _exists(root, Path.is_dir):
         return root
     if built_in:
+        fetch = f"python -m data.download {path.stem} fetches it; " if values.get("downloads") else ""
         raise UserError(
             f"the data set {path.stem!r} is not there: expected its folder at {printable(root)} "
-            "(--data-root or $ALIGNYOLO_DATA moves the datasets root)"
+            f"({fetch}--data-root or $ALIGNYOLO_DATA moves the datasets root)"
         )
     raise _wrong(path, f"path: no such folder: {printable(root)} (relative to the YAML's own folder)")
 
