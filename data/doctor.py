@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.data_yaml import DataSpec, label_path, list_images
+from data.data_yaml import DataSpec, label_paths, list_images
 from data.label_file import Rows, parse_labels
 from data.labels import OVERSHOOT, ROUNDING, cache_folder, in_threads, read_text, repeats, size_or_reason
 from utils.errors import UserError, printable
@@ -105,7 +105,7 @@ def examine(spec: DataSpec, settings: Settings, cache_dir: Path | None = None, c
 
 def _open(spec: DataSpec, name: str) -> Split:
     images = list_images(spec, name)
-    labels = [label_path(spec, image) for image in images]
+    labels = label_paths(spec, images)
     return Split(name, images, labels, in_threads(_stamp, images), in_threads(_stamp, labels))
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.data_yaml import DataSpec, label_path, list_images
+from data.data_yaml import DataSpec, label_paths, list_images
 from data.labels import LabelIndex, load_labels
 
 
@@ -14,7 +14,7 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_la
     images = list_images(spec, split)
     return load_labels(
         images,
-        [label_path(spec, image) for image in images],
+        label_paths(spec, images),
         spec.num_classes,
         cache_dir,
         required=split not in spec.annotations,

@@ -14,8 +14,9 @@ from data.loader import build_loader
 from data.split import load_split
 from engine.detection_files import write_coco_files, write_texts
 from engine.evaluation import collect, protocol_line
+from engine.html_report import write_report
 from engine.plan import open_data
-from engine.records import ValRecords
+from engine.records import ValRecords, attempt
 from models.build import build_detector
 from utils.checkpoint import load_checkpoint, newest
 from utils.config import Config, ValConfig
@@ -63,6 +64,8 @@ def run(settings: ValConfig) -> Metrics:
     if not metrics.overall["ap50"] > 0:
         print(diagnose(collected, "float32"))
     records.finish(metrics)
+    if settings.report:
+        attempt("report.html", write_report, folder / "report.html", collected, metrics, index, protocol)
     if settings.save_json:
         write_coco_files(folder, collected, index)
     if settings.save_txt:

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,37 @@ def coco_precision_recall(
     return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
 
+def precision_by_ratio(
+    truths: Truths, detections: Boxes, num_classes: int, limits: Sequence[tuple[float, float]]
+) -> NDArray:
+    """Precision (10 IoUs, 101 recalls, C, len(limits)) of objects with these side ratios, long over short.
+
+    COCO's own rule for sizes: truths outside the limits are ignored, and so are unmatched detections outside them.
+    """
+    precision = np.full((10, 101, num_classes, len(limits)), np.nan)
+    classes = np.unique(truths.labels)
+    if not len(classes):
+        return precision
+    with _garbage_collection_paused():
+        # The evaluator sorts boxes into ranges by their `area`, whatever that number means.
+        own = replace(truths, area=side_ratios(truths.xywh))
+        known = detections.take(np.isin(detections.labels, classes))
+        evaluation = _evaluation(own, known, classes, side_ratios(to_xywh(known.boxes)))
+        evaluation.params.areaRng = [list(each) for each in limits]
+        evaluation.params.areaRngLbl = [str(number) for number in range(len(limits))]
+        evaluation.params.maxDets = [MAX_DETECTIONS if truths.federated is None else MAX_DETECTIONS_LVIS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision[:, :, classes] = evaluation.eval["precision"][..., 0]
+    return np.where(precision < 0, np.nan, precision)
+
+
+def side_ratios(xywh: NDArray) -> NDArray:
+    """Long over short side (K,) of boxes (K, 4)."""
+    sides = np.maximum(xywh[:, 2:], 1e-9)
+    return sides.max(1, initial=0) / sides.min(1, initial=np.inf)
+
+
 def counted_detections(detections: Boxes, truths: Truths) -> Boxes:
     """What COCO counts: the 100 highest scores of each image and class; LVIS: the 300 highest of each image, of classes
     that are known to be present or absent there. Of equal scores the earlier ones, in the order given.
@@ -95,7 +127,9 @@ def _best_rows(boxes: Boxes, keys: tuple[NDArray, ...], limit: int) -> NDArray:
     return np.sort(order[rank < limit])
 
 
-def _evaluation(truths: Truths, detections: Boxes, classes: NDArray) -> _Evaluation:
+def _evaluation(
+    truths: Truths, detections: Boxes, classes: NDArray, detection_area: NDArray | None = None
+) -> _Evaluation:
     """The evaluator of these detections; images keep their ids, whose order decides between equal scores."""
     ids = truths.image_ids.tolist()
     images, federated = [{"id": i} for i in ids], truths.federated
@@ -116,7 +150,7 @@ def _evaluation(truths: Truths, detections: Boxes, classes: NDArray) -> _Evaluat
         row["iscrowd"], row["difficult"] = int(crowd), difficult
     truth_set = COCO({"images": images, "categories": categories, "annotations": rows})
     xywh = to_xywh(detections.boxes)
-    area = xywh[:, 2] * xywh[:, 3]
+    area = xywh[:, 2] * xywh[:, 3] if detection_area is None else detection_area
     rows = _annotations(truths.image_ids[detections.image], detections.labels, xywh, area, detections.scores)
     detection_set = COCO({"images": images, "categories": categories, "annotations": rows})
     return _Evaluation(truth_set, detection_set, "bbox", lvis_style=federated is not None)

@@ -131,6 +131,10 @@ class CocoMetrics:
             raise ValueError(f"image {image}: labels must be 0 to {len(self.names) - 1}")
         self._parts[image] = part
 
+    def detections_of(self, image: int) -> Boxes:
+        """The detections of one image."""
+        return self._parts.get(image, Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
+
     def compute(self) -> Metrics:
         """Scores what was added so far; images without an `add` count as images without detections."""
         added, num_classes = self.detections(), len(self.names)

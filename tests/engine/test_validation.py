@@ -101,8 +101,7 @@ def test_bccd_gives_the_same_number_by_three_routes(bccd, monkeypatch, tmp_path)
     labels = validate(monkeypatch, tmp_path, bccd / "yolo" / "data.yaml", name="labels", **flags)
     coco = validate(monkeypatch, tmp_path, bccd / "coco" / "data.yaml", name="coco", **flags)
     assert 0.1 < labels.overall["ap"] < 0.9
-    assert coco.overall == labels.overall
-    assert coco.per_class == labels.per_class
+    assert coco.to_json() | {"counts": 0} == labels.to_json() | {"counts": 0}
     own = pycocotools_stats(tmp_path / "labels" / "ground_truth.json", tmp_path / "labels" / "detections.json")
     file = pycocotools_stats(bccd / "coco" / "annotations" / "test.json", tmp_path / "coco" / "detections.json")
     for stats in (own, file):
