@@ -1,4 +1,10 @@
-"""Converts other annotation formats to YOLO labels, a data YAML and a report; convert.py voc --help says more."""
+"""Converts VOC, COCO and LVIS to YOLO labels, and YOLO labels to COCO; convert.py coco --help says more.
+
+python convert.py voc  VOCdevkit datasets/voc
+python convert.py coco instances_val2017.json datasets/mycoco --photos val2017
+python convert.py lvis lvis_v1_val.json datasets/lvis --photos coco/images
+python convert.py yolo mydata/data.yaml mydata-coco
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -17,29 +23,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="convert.py", description=__doc__)
+    parser = Parser(prog="convert.py", description=(__doc__ or "").splitlines()[0])
     formats = parser.add_subparsers(metavar="format", required=True)
     voc = formats.add_parser("voc", help="Pascal VOC folders", description="Pascal VOC folders to a YOLO data set.")
     voc.add_argument("source", metavar="SRC", type=Path, help="folder with Annotations and JPEGImages, or a VOCdevkit")
-    voc.add_argument("target", metavar="DST", type=Path, help="new folder for images/, labels/, data.yaml and report.*")
+    _add_shared(voc, "new folder for images/, labels/, data.yaml and report.*")
     voc.add_argument("--names", metavar="A,B,C", help="class names in the order of their ids (default: all, sorted)")
     voc.add_argument("--splits", nargs="+", metavar="SPLIT", help="of train val test trainval (default: what is there)")
     voc.add_argument("--keep-difficult", action="store_true", help="keep objects that are marked difficult")
     voc.add_argument(
-        "--images", choices=("link", "copy", "list"), default="link", help="hard links, copies, or lists of the photos"
-    )
-    voc.add_argument(
         "--pixel-origin", choices=("auto", "0", "1"), default="auto", help="the number of the first pixel (VOC: 1)"
     )
-    voc.add_argument("--dry-run", action="store_true", help="say what would come out and write nothing")
-    voc.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
+    _add_images(voc, ("link", "copy", "list"))
     voc.set_defaults(run=_run_voc, parser=voc)
+    for name in ("coco", "lvis"):
+        shown = name.upper()
+        coco = formats.add_parser(
+            name, help=f"{shown} annotation files", description=f"{shown} files to a YOLO data set."
+        )
+        coco.add_argument("source", metavar="SRC", type=Path, help="an annotation file, or a folder with annotations/")
+        _add_shared(coco, "new folder for images/, labels/, data.yaml, ids.json and report.*")
+        coco.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="folders with the photos")
+        coco.add_argument("--splits", nargs="+", default=(), metavar="SPLIT", help="split of each annotation file")
+        _add_images(coco, ("link", "copy"))
+        coco.set_defaults(run=_run_coco, parser=coco)
+    yolo = formats.add_parser(
+        "yolo", help="YOLO labels to COCO files", description="A YOLO data set to COCO annotation files."
+    )
+    yolo.add_argument("source", metavar="DATA.yaml", help="data YAML, or a built-in name")
+    _add_shared(yolo, "new folder for annotations/, data.yaml and report.*")
+    yolo.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
+    yolo.set_defaults(run=_run_yolo, parser=yolo)
     return parser
+
+
+def _add_shared(parser: argparse.ArgumentParser, target: str) -> None:
+    parser.add_argument("target", metavar="DST", type=Path, help=target)
+    parser.add_argument("--dry-run", action="store_true", help="say what would come out and write nothing")
+    parser.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
+
+
+def _add_images(parser: argparse.ArgumentParser, ways: tuple[str, ...]) -> None:
+    parser.add_argument(
+        "--images", choices=ways, default="link", help="how the photos come: as hard links, as copies, ..."
+    )
 
 
 def _run_voc(options: argparse.Namespace) -> None:
     from data.convert.voc import convert_voc
-    from data.convert.yolo_set import summary
 
     conversion = convert_voc(
         options.source,
@@ -51,12 +82,41 @@ def _run_voc(options: argparse.Namespace) -> None:
         pixel_origin=options.pixel_origin,
         exist_ok=options.exist_ok,
     )
+    _report(options, conversion, "train.py")
+
+
+def _run_coco(options: argparse.Namespace) -> None:
+    from data.convert.coco import convert_coco
+
+    conversion = convert_coco(
+        options.source,
+        None if options.dry_run else options.target,
+        photos=options.photos,
+        splits=options.splits,
+        images=options.images,
+        exist_ok=options.exist_ok,
+    )
+    _report(options, conversion, "train.py")
+
+
+def _run_yolo(options: argparse.Namespace) -> None:
+    from data.convert.yolo import convert_yolo
+    from data.data_yaml import data_root, read_data_yaml
+
+    spec = read_data_yaml(options.source, data_root(options.data_root))
+    conversion = convert_yolo(spec, None if options.dry_run else options.target, options.exist_ok)
+    _report(options, conversion, "val.py")
+
+
+def _report(options: argparse.Namespace, conversion: "Conversion", command: str) -> None:  # noqa: F821 - see above
+    from data.convert.yolo_set import summary
+
     target = printable(options.target)
     print(f"{printable(options.source)} -> {target}{' (dry run: nothing is written)' if options.dry_run else ''}")
     print("\n".join(summary(conversion)))
     if not options.dry_run:
-        print(f"all of it, file by file: {target}/report.csv")
-        print(f"next: python train.py --data {target}/data.yaml")
+        print(f"all of it, file by file: {target}/report.csv; pictures with the boxes: {target}/overlays")
+        print(f"next: python {command} --data {target}/data.yaml")
 
 
 if __name__ == "__main__":

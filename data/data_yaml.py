@@ -1,8 +1,8 @@
 """The data YAML: where a data set's images and labels lie and what its classes are called."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ from utils.yaml_file import kind_of, read_mapping
 BUILT_IN = Path(__file__).resolve().parent
 IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
-KEYS = ("path", *SPLITS, "names", "nc", "labels_dir")
+KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
 WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "kpt_shape", "license", "links")
 WITHOUT_MEANING += ("minival", "roboflow", "task", "version")
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here."""
+    """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here.
+
+    `annotations` are the original COCO or LVIS files (absolute) of the splits that are measured against one.
+    """
 
     yaml: Path
     root: Path
@@ -27,6 +30,7 @@ class DataSpec:
     names: tuple[str, ...]
     labels_dir: str | None = None
     ignored: tuple[str, ...] = ()
+    annotations: dict[str, Path] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -34,9 +38,14 @@ class DataSpec:
         return len(self.names)
 
 
+def data_root(flag: str) -> Path:
+    """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
+    return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
+
+
 def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     """Reads a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong."""
-    path = _find_yaml(str(name_or_path))
+    path = find_data_yaml(str(name_or_path))
     values = read_mapping(path)
     for key in values:
         if key not in KEYS and key not in WITHOUT_MEANING:
@@ -50,21 +59,21 @@ def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     if labels_dir is not None:
         labels_dir = _text(labels_dir, "labels_dir", path)
     ignored = tuple(key for key in values if key in WITHOUT_MEANING)
-    return DataSpec(path, root, splits, names, labels_dir, ignored)
+    return DataSpec(path, root, splits, names, labels_dir, ignored, _read_annotations(values, root, path))
 
 
 def list_images(spec: DataSpec, split: str) -> list[Path]:
     """Absolute paths of a split's images, sorted, each once; UserError when split, folder or images are missing."""
     if split not in spec.splits:
         raise _wrong(spec.yaml, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
-    images: set[Path] = set()
+    images: dict[str, Path] = {}
     for source in spec.splits[split]:
-        images.update(_images_of(source, spec, split))
+        images.update((os.fspath(image), image) for image in _images_of(source, spec, split))
     where = ", ".join(printable(source) for source in spec.splits[split])
     if not images:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise _wrong(spec.yaml, f"split {split!r} is empty: no images ({suffixes}) in {where}")
-    ordered = sorted(images)
+    ordered = sorted(images.values(), key=lambda image: image.parts)
     if not any(_exists(image) for image in ordered):
         raise UserError(f"{where}: none of the {len(ordered)} images exists; the first is {printable(ordered[0])}")
     return ordered
@@ -81,6 +90,18 @@ def label_path(spec: DataSpec, image: Path) -> Path:
     return (spec.root / spec.labels_dir).joinpath(*_exchange_images(folders, ()), file)
 
 
+def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
+    """The label files of many images: `label_path`, asked once for each folder."""
+    folders: dict[str, str] = {}
+    paths = []
+    for image in images:
+        folder, name = os.path.split(image)
+        if folder not in folders:
+            folders[folder] = os.fspath(label_path(spec, image).parent)
+        paths.append(Path(folders[folder], f"{os.path.splitext(name)[0]}.txt"))  # noqa: PTH122 - faster, and it counts
+    return paths
+
+
 def _exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str, ...]:
     """The folders with the last `images` among them exchanged."""
     if "images" not in folders:
@@ -89,7 +110,7 @@ def _exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str
     return folders[:last] + by + folders[last + 1 :]
 
 
-def _find_yaml(name: str) -> Path:
+def find_data_yaml(name: str) -> Path:
     """The file that a short name or a path stands for."""
     built_in = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
     short = not Path(name).suffix and "/" not in name and "\\" not in name
@@ -143,9 +164,10 @@ def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
     if _exists(root, Path.is_dir):
         return root
     if built_in:
+        fetch = f"python -m data.download {path.stem} fetches it; " if values.get("downloads") else ""
         raise UserError(
             f"the data set {path.stem!r} is not there: expected its folder at {printable(root)} "
-            "(--data-root or $ALIGNYOLO_DATA moves the datasets root)"
+            f"({fetch}--data-root or $ALIGNYOLO_DATA moves the datasets root)"
         )
     raise _wrong(path, f"path: no such folder: {printable(root)} (relative to the YAML's own folder)")
 
@@ -156,6 +178,17 @@ def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, .
     if not entries:
         raise _wrong(path, f"{split}: empty list; expected a folder or a list file")
     return tuple(_locate(_text(entry, split, path), root) for entry in entries)
+
+
+def _read_annotations(values: dict[Any, Any], root: Path, path: Path) -> dict[str, Path]:
+    """The original annotation file of each split that has one; whether it exists is checked when it is used."""
+    files = values.get("annotations") or {}
+    if not isinstance(files, dict):
+        raise _wrong(path, f"annotations: expected lines such as `val: file.json`, found {kind_of(files)}")
+    for split in files:
+        if split not in SPLITS:
+            raise _wrong(path, f"annotations: no split {printable(split)!r}{nearest(str(split), SPLITS)}")
+    return {split: _locate(_text(file, f"annotations: {split}", path), root) for split, file in files.items()}
 
 
 def _locate(entry: str, root: Path) -> Path:
@@ -170,9 +203,10 @@ def _locate(entry: str, root: Path) -> Path:
 def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
     """The images in a folder, however deep, or on the lines of a list file, relative to that file's folder."""
     if _exists(source, Path.is_dir):
-        for path in source.rglob("*"):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                yield path
+        for folder, _, names in os.walk(source):
+            for name in names:
+                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                    yield Path(folder, name)
         return
     if not _exists(source):
         raise _wrong(spec.yaml, f"{split}: no such folder or list file: {printable(source)}")

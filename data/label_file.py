@@ -24,8 +24,13 @@ class Rows(NamedTuple):
         return f"{paths[self.image[row]]}:{self.line[row]}"
 
 
-def parse_labels(texts: Sequence[bytes | None], paths: Sequence[Path]) -> Rows:
-    """The lines of all texts (None = no file), polygons as their box; UserError names file and line of a wrong one."""
+def parse_labels(
+    texts: Sequence[bytes | None], paths: Sequence[Path], wrong: list[tuple[int, int, str]] | None = None
+) -> Rows:
+    """The lines of all texts (None = no file), polygons as their box; UserError names file and line of a wrong one.
+
+    With a list `wrong` such lines are left out and added to it instead: (row of the file, line, what is wrong).
+    """
     values, image, line = array("d"), array("q"), array("q")
     for i, (text, path) in enumerate(zip(texts, paths, strict=True)):
         if not text:
@@ -38,10 +43,18 @@ def parse_labels(texts: Sequence[bytes | None], paths: Sequence[Path]) -> Rows:
             image.extend([i] * len(rows))
             continue
         for number, tokens in enumerate(rows, 1):
-            if tokens:
-                values.extend(_parse_line(tokens, path, number))
-                line.append(number)
-                image.append(i)
+            if not tokens:
+                continue
+            try:
+                parsed = _parse_line(tokens, path, number)
+            except UserError as error:
+                if wrong is None:
+                    raise
+                wrong.append((i, number, str(error).removeprefix(f"{printable(path)}:{number}: ")))
+                continue
+            values.extend(parsed)
+            line.append(number)
+            image.append(i)
     return Rows(*(np.array(part) for part in (np.array(values).reshape(-1, 5), image, line)))
 
 

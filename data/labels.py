@@ -97,39 +97,52 @@ class LabelIndex:
 
 
 def load_labels(
-    images: Sequence[Path], label_paths: Sequence[Path], num_classes: int, cache_dir: Path | None = None
+    images: Sequence[Path],
+    label_paths: Sequence[Path],
+    num_classes: int,
+    cache_dir: Path | None = None,
+    required: bool = True,
+    bad_labels: str = "mend",
 ) -> LabelIndex:
     """Reads and checks one label file per image (none = background); UserError names the file and line that is wrong.
 
-    The result is kept in cache_dir (default: alignyolo in the user's cache folder) for as long as no file changes.
+    Without any label file at all that is an error too, unless they are not `required`. Boxes beyond the photo
+    are clipped up to 1 % and else left out (mend), all clipped, all left out (skip), or an error. The result is kept
+    in cache_dir (default: alignyolo in the user's cache folder) for as long as no file changes.
     """
     if not images:
         raise UserError("no images to load labels for")
     # Label files are small: reading them all is the one sure way to see that one has changed.
-    texts = _in_threads(_read_text, label_paths)
-    if all(text is None for text in texts):
+    texts = in_threads(read_text, label_paths)
+    if required and all(text is None for text in texts):
         raise UserError(_no_labels(images, label_paths))
-    stamps = _in_threads(_stamp, images)
-    key = _content_key(images, stamps, label_paths, texts, num_classes)
+    stamps = in_threads(_stamp, images)
+    key = _content_key(images, stamps, label_paths, texts, num_classes, bad_labels)
     cache = _cache_file(images, label_paths, num_classes, cache_dir)
     index = _load_cache(cache, key, images)
     if index is None:
-        index = _scan(images, label_paths, texts, num_classes)
+        index = _scan(images, label_paths, texts, num_classes, bad_labels)
         _save_cache(cache, key, images, index)
     return index
 
 
 def _scan(
-    images: Sequence[Path], label_paths: Sequence[Path], texts: Sequence[bytes | None], num_classes: int
+    images: Sequence[Path], label_paths: Sequence[Path], texts: Sequence[bytes | None], num_classes: int, policy: str
 ) -> LabelIndex:
     rows = parse_labels(texts, label_paths)
     check_classes(rows, label_paths, num_classes)
     sizes, unreadable = _read_sizes(images)
     readable = np.ones(len(images), bool)
     readable[list(unreadable)] = False
-    boxes, fate = _check_boxes(rows, sizes)
+    boxes, fate = _check_boxes(rows, sizes, policy)
     fate[~readable[rows.image]] = UNREADABLE
 
+    beyond = np.flatnonzero((fate == CLIPPED) | (fate == SKIPPED))
+    if policy == "error" and len(beyond):
+        raise UserError(
+            f"{printable(rows.where(label_paths, beyond[0]))}: box beyond the image, and {len(beyond) - 1} more "
+            "(--bad-labels error)"
+        )
     keep = fate <= CLIPPED
     dropped = [(rows.where(label_paths, row), REASONS[fate[row]]) for row in np.flatnonzero(fate > UNREADABLE)]
     fates = np.bincount(fate, minlength=len(REASONS)).tolist()
@@ -162,7 +175,7 @@ def _scan(
 
 def _read_sizes(images: Sequence[Path]) -> tuple[np.ndarray, dict[int, str]]:
     """Sizes (N, 2) int32 (h, w), and why the images in these rows have none; UserError if no image can be read."""
-    headers = _in_threads(_size_or_reason, images)
+    headers = in_threads(size_or_reason, images)
     unreadable = {row: found for row, found in enumerate(headers) if isinstance(found, str)}
     if len(unreadable) == len(images):
         first = printable(f"{images[0]}: {unreadable[0]}")
@@ -170,7 +183,7 @@ def _read_sizes(images: Sequence[Path]) -> tuple[np.ndarray, dict[int, str]]:
     return np.array([(0, 0) if row in unreadable else size for row, size in enumerate(headers)], np.int32), unreadable
 
 
-def _check_boxes(rows: Rows, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check_boxes(rows: Rows, sizes: np.ndarray, policy: str = "mend") -> tuple[np.ndarray, np.ndarray]:
     """Boxes (M, 4) float32 xyxy pixels, clipped to their image, and the fate (M,) of each."""
     centre, side = rows.values[:, 1:3], rows.values[:, 3:5]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -181,14 +194,15 @@ def _check_boxes(rows: Rows, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
     fate = np.full(len(boxes), GOOD)
     fate[beyond > ROUNDING] = CLIPPED
-    fate[_repeats(rows, boxes)] = DUPLICATE
+    fate[repeats(rows, boxes)] = DUPLICATE
     fate[(side <= 0).any(axis=1) | (x2 <= x1) | (y2 <= y1)] = NO_AREA
     # Numbers near the largest float can make `beyond` NaN, which is beyond too.
-    fate[~(beyond <= OVERSHOOT)] = SKIPPED
+    limit = {"clip": np.inf, "skip": ROUNDING}.get(policy, OVERSHOOT)
+    fate[~(beyond <= limit)] = SKIPPED
     return boxes, fate
 
 
-def _repeats(rows: Rows, boxes: np.ndarray) -> np.ndarray:
+def repeats(rows: Rows, boxes: np.ndarray) -> np.ndarray:
     """Rows (R,) whose image, class and box all equal those of an earlier row."""
     columns = (*boxes.T, rows.values[:, 0], rows.image)
     order = np.lexsort(columns)
@@ -218,7 +232,7 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _read_text(path: Path) -> bytes | None:
+def read_text(path: Path) -> bytes | None:
     """A label file's bytes, None if there is no such file."""
     try:
         return path.read_bytes()
@@ -237,14 +251,14 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _size_or_reason(path: Path) -> tuple[int, int] | str:
+def size_or_reason(path: Path) -> tuple[int, int] | str:
     try:
         return image_size(path)
     except ImageError as error:
         return error.reason
 
 
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """The function's results in order, computed by a few threads: the disk is what takes the time."""
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     if len(chunks) == 1:
@@ -259,9 +273,10 @@ def _content_key(
     label_paths: Sequence[Path],
     texts: Iterable[bytes | None],
     num_classes: int,
+    policy: str,
 ) -> str:
     """A digest of all that the index depends on."""
-    digest = hashlib.sha256(f"{SCHEMA} {num_classes}".encode())
+    digest = hashlib.sha256(f"{SCHEMA} {num_classes} {policy}".encode())
     for image, (size, mtime), label, text in zip(images, stamps, label_paths, texts, strict=True):
         length = -1 if text is None else len(text)
         digest.update(os.fsencode(f"\0{image}\0{size} {mtime}\0{label}\0{length}\0") + (text or b""))
@@ -273,11 +288,14 @@ def _cache_file(
 ) -> Path | None:
     """Where a split is cached: one file per list of paths, so that a changed label replaces its old cache."""
     names = os.fsencode("\0".join(map(str, chain(images, label_paths))) + f"\0{num_classes}")
-    folder = cache_dir or _default_cache_dir()
+    folder = cache_folder(cache_dir)
     return folder and folder / f"labels-{hashlib.sha256(names).hexdigest()[:24]}.npz"
 
 
-def _default_cache_dir() -> Path | None:
+def cache_folder(chosen: Path | None) -> Path | None:
+    """The folder chosen for caches, or alignyolo in the user's cache folder; None where there is none."""
+    if chosen is not None:
+        return chosen
     root = os.environ.get("XDG_CACHE_HOME", "")
     if Path(root).is_absolute():
         return Path(root) / "alignyolo"

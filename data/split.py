@@ -3,14 +3,23 @@
 import hashlib
 from pathlib import Path
 
-from data.data_yaml import DataSpec, label_path, list_images
+from data.data_yaml import DataSpec, label_paths, list_images
 from data.labels import LabelIndex, load_labels
 
 
-def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None) -> LabelIndex:
-    """Finds and reads a split's images and labels; UserError where there is nothing to learn or to measure."""
+def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_labels: str = "mend") -> LabelIndex:
+    """Finds and reads a split's images and labels; UserError where there is nothing to learn or to measure.
+
+    A split with an original annotation file can be measured without labels.
+    """
     images = list_images(spec, split)
-    return load_labels(images, [label_path(spec, image) for image in images], spec.num_classes, cache_dir)
+    return load_labels(
+        images,
+        label_paths(spec, images),
+        spec.num_classes,
+        cache_dir,
+        required=split not in spec.annotations,
+    )
 
 
 def fingerprint(index: LabelIndex) -> dict[str, int | str]:

@@ -1,6 +1,7 @@
-"""Evaluation: a detector over a split into COCO metrics; the same for an epoch's validation and for val.py."""
+"""Evaluation: a detector over a split beside its truths; the same for an epoch's validation and for val.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 import torch
 from torch import nn
@@ -11,26 +12,32 @@ from data.loader import Batch
 from engine.epoch import to_device
 from utils.config import Config
 from utils.distributed import Group
-from utils.metrics import CocoMetrics, Metrics
+from utils.metrics import CocoMetrics
 from utils.progress import Progress
+from utils.truths import Truths, plain_truths
 
 
 @torch.inference_mode()
-def evaluate(
+def collect(
     detector: nn.Module,
     loader: DataLoader,
     index: LabelIndex,
     names: tuple[str, ...],
     device: torch.device,
     on_batch: Callable[[int, Batch, list], None] | None = None,
+    truths: Truths | None = None,
+    ious: Sequence[float] = (),
     group: Group | None = None,
-) -> Metrics:
-    """Detects on every image in full precision and scores in original pixels; each process of a group takes its share.
+) -> CocoMetrics:
+    """The detections on every image, in full precision, beside the truths: the index's unless others are given.
+
+    Each process of a group takes its share of the images; the main one collects all.
 
     `on_batch(number, batch, detections)` sees each batch with its detections in pixels of the network input.
     """
     detector.eval()
-    metrics = CocoMetrics(index.sizes, index.starts, index.boxes, index.labels, names)
+    truths = truths or plain_truths(index.starts, index.boxes, index.labels, len(names))
+    metrics = CocoMetrics.of(truths, names, ious)
     progress = Progress("validation", len(loader.sampler), live=group is None or group.main)
     for number, batch in enumerate(loader):
         images, _ = to_device(batch, device)
@@ -41,17 +48,19 @@ def evaluate(
             on_batch(number, batch, detections)
         progress.advance(len(images))
     progress.close()
-    if group is None:
-        return metrics.compute()
-    metrics.take_over(group.gather(metrics))
-    return group.share(metrics.compute() if group.main else None)
+    if group is not None:
+        metrics.take_over(group.gather(metrics))
+    return metrics
 
 
-def protocol_line(config: Config, split: str, images: int) -> str:
+def protocol_line(config: Config, split: str, images: int, truths: Truths | None = None) -> str:
     """How the numbers are measured, in one line that is printed and stored with them."""
     flags = config.run
     height, width = flags.image_size
+    source = truths.source if truths else "labels"
+    kind = "LVIS" if truths and truths.federated else "COCO"
     return (
-        f"split {split} ({images} images)  imgsz {height}x{width} letterbox  conf {flags.conf:g}  "
-        f"NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  float32  COCO metrics by faster-coco-eval"
+        f"split {split} ({images} images, truths: {source})  imgsz {height}x{width} letterbox, rect off  "
+        f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  float32  "
+        f"{kind} metrics by faster-coco-eval {version('faster-coco-eval')}"
     )

@@ -1,12 +1,11 @@
 """From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.data_yaml import DataSpec, read_data_yaml
+from data.data_yaml import DataSpec, data_root, read_data_yaml
 from utils.config import Config, RunConfig
 from utils.config_sources import hyperparameters, model_config, parse_settings
 from utils.errors import UserError
@@ -22,11 +21,6 @@ class Plan:
 
     config: Config
     data: DataSpec
-
-
-def data_root(flag: str) -> Path:
-    """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
-    return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
 
 
 def plan_run(flags: Mapping[str, Any]) -> Plan:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.plan import Plan, data_root, open_data
+from data.data_yaml import data_root
+from engine.plan import Plan, open_data
 from engine.training import run
 from utils.checkpoint import load_checkpoint, newest
 from utils.config import Config, RunConfig, plain

@@ -18,7 +18,7 @@ from data.labels import LabelIndex
 from data.loader import build_loader
 from data.split import fingerprint
 from engine.epoch import multi_scale_sizes, train_one_epoch
-from engine.evaluation import evaluate
+from engine.evaluation import collect
 from engine.guard import Guard
 from engine.interrupts import StopRequest, stop_requests
 from engine.records import Records
@@ -27,11 +27,13 @@ from models.build import build_detector, with_network
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Config
 from utils.device import worker_count
+from utils.diagnosis import diagnose
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
 from utils.metrics import Metrics
 from utils.optim import Schedule, build_optimizer
 from utils.progress import Progress, clock
+from utils.truths import Truths
 from utils.ultralytics_door import ModelEMA
 
 
@@ -115,13 +117,14 @@ class Trainer:
         config: Config,
         train_index: LabelIndex,
         val_index: LabelIndex,
+        val_truths: Truths,
         device: torch.device,
         dtype: torch.dtype | None,
         group: Group,
     ):
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
-        self.val_index = val_index
+        self.val_index, self.val_truths = val_index, val_truths
         self.report = EpochReport()
         self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
         self.detector.network.to(device, memory_format=torch.channels_last)
@@ -262,7 +265,15 @@ class Trainer:
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
         detector = with_network(self.detector, self.average.ema)
-        return evaluate(detector, self.val_loader, self.val_index, self.config.names, self.device, on_batch, self.group)
+        split = (self.val_loader, self.val_index, self.config.names, self.device)
+        collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
+        metrics = None
+        if self.group.main:
+            metrics = collected.compute()
+            if not metrics.overall["ap50"] > 0:
+                dtype = str(self.dtype).removeprefix("torch.")
+                print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
+        return self.group.share(metrics)
 
     def save(self, folder: Path, epoch: int, metrics: Metrics, improved: bool) -> None:
         """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""

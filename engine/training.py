@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from data.coco_truths import split_truths
 from data.data_yaml import DataSpec
+from data.doctor import Settings, examine
 from data.labels import LabelIndex
 from data.split import fingerprint, load_split
 from engine.banner import banner, next_steps
@@ -21,8 +23,10 @@ from models.anchors import best_possible_recall
 from utils.config import Config
 from utils.device import autocast_dtype, choose_device
 from utils.distributed import Group, group_of_environment, joined, restart_note
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.run_folder import new_run_folder
+
+UNTOLD = ("shared photo", "missing photo", "class without labels", "class not in train", "below 2 pixels")
 
 
 def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
@@ -35,7 +39,8 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     check_share(plan.config, group)
     if group.main:
         # Whatever is wrong with the data is said before the other processes wait for this one.
-        splits = [checked_split(plan.data, split) for split in ("train", "val")]
+        splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]
+        tell_checkup(plan)
     with joined(group, device):
         splits = group.share(splits if group.main else None)
         return train_on(plan, *splits, group, device, resumed, folder)
@@ -54,7 +59,8 @@ def train_on(
     dtype = autocast_dtype(plan.config.run.amp, device)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
     config = plan.config if resumed else with_anchors(plan.config, train_index)
-    trainer = Trainer(config, train_index, val_index, device, dtype, group)
+    val_truths = split_truths(plan.data, "val", val_index)
+    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group)
     if resumed:
         require_same_data(resumed, train_index)
         trainer.restore(resumed)
@@ -63,7 +69,7 @@ def train_on(
         trainer.restart_average()
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:
-        protocol = protocol_line(config, "val", len(val_index))
+        protocol = protocol_line(config, "val", len(val_index), val_truths)
         records = Records(folder, config, train_index, trainer.start_epoch, protocol)
     else:
         records = NoRecords(folder)
@@ -103,12 +109,22 @@ def claim_folder(config: Config, group: Group) -> Path:
     return folder
 
 
-def checked_split(data: DataSpec, split: str) -> LabelIndex:
+def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
     """A split's images and labels; says what is wrong with them."""
-    index = load_split(data, split)
+    index = load_split(data, split, bad_labels=bad_labels)
     if index.report.summary():
         print(f"{split} {index.report.summary()}", file=sys.stderr)
     return index
+
+
+def tell_checkup(plan: Plan) -> None:
+    """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
+    model, run_config = plan.config.model, plan.config.run
+    anchors = tuple(anchor for level in model.anchors for anchor in level)
+    checkup = examine(plan.data, Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t))
+    told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
+    if told:
+        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import torch
 
+from data.coco_truths import split_truths
+from data.data_yaml import data_root
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
-from engine.evaluation import evaluate, protocol_line
-from engine.plan import data_root, open_data
-from engine.records import ValRecords
+from engine.detection_files import write_coco_files, write_texts
+from engine.evaluation import collect, protocol_line
+from engine.html_report import write_report
+from engine.plan import open_data
+from engine.records import ValRecords, attempt
 from models.build import build_detector
 from utils.checkpoint import load_checkpoint, newest
 from utils.config import Config, ValConfig
 from utils.device import choose_device, worker_count
+from utils.diagnosis import diagnose
 from utils.errors import UserError, printable
 from utils.metrics import Metrics
 from utils.run_folder import new_run_folder
@@ -35,9 +40,10 @@ def run(settings: ValConfig) -> Metrics:
             f"{printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but "
             f"{printable(weights)} was trained on {printable(', '.join(config.names), 120)}"
         )
-    index = load_split(spec, settings.split)
+    index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
     if index.report.summary():
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
+    truths = split_truths(spec, settings.split, index)
     dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, cache=False)
     workers = worker_count(settings.workers)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
@@ -46,14 +52,24 @@ def run(settings: ValConfig) -> Metrics:
     detector.network.load_state_dict(checkpoint["model"])
     detector.network.to(device, memory_format=torch.channels_last)
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-    protocol = protocol_line(config, settings.split, len(index))
+    protocol = protocol_line(config, settings.split, len(index), truths)
     print(f"weights {printable(weights)} (epoch {checkpoint['epoch']})\n{protocol}")
     records = ValRecords(folder, config, protocol)
     start = time.perf_counter()
-    metrics = evaluate(detector, loader, index, config.names, device, records.batch)
+    names = (index, config.names, device)
+    collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
+    metrics = collected.compute()
     speed = len(index) / (time.perf_counter() - start)
-    print(metrics.table())
+    print(metrics.table(settings.per_class))
+    if not metrics.overall["ap50"] > 0:
+        print(diagnose(collected, "float32"))
     records.finish(metrics)
+    if settings.report:
+        attempt("report.html", write_report, folder / "report.html", collected, metrics, index, protocol)
+    if settings.save_json:
+        write_coco_files(folder, collected, index)
+    if settings.save_txt:
+        write_texts(folder / "labels", collected, index)
     print(f"{speed:.1f} images/s, metrics included; written to {printable(folder)}")
     return metrics
 

@@ -150,6 +150,11 @@ class RunConfig:
     conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)
     max_det: int = knob(300, "validation: detections per image", 1, 10000)
+    bad_labels: str = knob(
+        "mend",
+        "boxes beyond their photo: mend = clip up to 1 %, else leave out",
+        choices=("mend", "clip", "skip", "error"),
+    )
     project: str = knob("runs/train", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
     exist_ok: bool = knob(False, "write into an existing run folder")
@@ -174,6 +179,11 @@ class ValConfig:
     data: str = knob("", "data YAML or built-in name (default: the one it was trained on)")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     split: str = knob("val", "split of the data set", choices=("train", "val", "test"))
+    iou_list: tuple[float, ...] = knob((), "more IoU thresholds to report AP at, besides .50 to .95", 0.01, 1)
+    per_class: bool = knob(True, "a row for every class in the printed table")
+    save_json: bool = knob(False, "write detections.json (COCO results) and, where there is none, ground_truth.json")
+    save_txt: bool = knob(False, "write labels/: a text file per image, class cx cy w h score")
+    report: bool = knob(True, "write report.html: tables, curves, the worst misses and false alarms")
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(0, "images per batch, 0 = as in training", 0, 65536)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
@@ -181,6 +191,11 @@ class ValConfig:
     conf: float = knob(0.001, "lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "NMS threshold", 0, 1)
     max_det: int = knob(300, "detections per image", 1, 10000)
+    bad_labels: str = knob(
+        "mend",
+        "boxes beyond their photo: mend = clip up to 1 %, else leave out",
+        choices=("mend", "clip", "skip", "error"),
+    )
     project: str = knob("runs/val", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
     exist_ok: bool = knob(False, "write into an existing run folder")

@@ -40,8 +40,9 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
         if hints[knob.name] is bool:
             shown = meaning if not knob.default else f"{meaning} (on by default)"
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
-        elif knob.name == "imgsz":
-            parser.add_argument(*names, nargs="+", metavar="N", help=f"{meaning} (default 640)", **shared)
+        elif isinstance(knob.default, tuple):
+            default = " (default 640)" if knob.name == "imgsz" else ""
+            parser.add_argument(*names, nargs="+", metavar="N", help=meaning + default, **shared)
         else:
             default = "" if knob.default == "" else f" (default {knob.default})"
             choices = knob.metadata["choices"]

@@ -1,38 +1,23 @@
 """COCO's metrics on any data set, by faster-coco-eval; precision, recall and F1 at the best confidence."""
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import ArrayLike, NDArray
 
+from utils.coco_eval import COCO_IOUS, Boxes, among, coco_precision_recall, counted_detections
 from utils.errors import printable
+from utils.truths import FREQUENCIES, Truths, plain_truths
 
 IOU_COLUMNS = ("ap50", "ap55", "ap60", "ap65", "ap70", "ap75", "ap80", "ap85", "ap90", "ap95")
 AREA_COLUMNS = ("ap_small", "ap_medium", "ap_large")
 COLUMNS = ("ap", *IOU_COLUMNS, *AREA_COLUMNS, "ar", "precision", "recall", "f1")
-MAX_DETECTIONS = 100  # per image and class, as COCO counts
 MATCH_IOU = 0.5  # for precision, recall, F1 and the confusion matrix
 CURVE_CONFIDENCES = np.linspace(0, 1, 1001)
 TABLE_HEADS = ("AP", "50", "55", "60", "65", "70", "75", "80", "85", "90", "95", "S", "M", "L", "AR", "P", "R", "F1")
-
-
-class Boxes(NamedTuple):
-    """Boxes of a data set: image (K,), boxes (K, 4) xyxy original pixels, labels (K,), scores (K,)."""
-
-    image: NDArray
-    boxes: NDArray
-    labels: NDArray
-    scores: NDArray
-
-    def take(self, rows: NDArray) -> "Boxes":
-        """The chosen rows (a mask or indices)."""
-        return Boxes(*(part[rows] for part in self))
 
 
 class Curves(NamedTuple):
@@ -49,7 +34,8 @@ class Metrics:
     """COCO's metrics as fractions, NaN where undefined, overall (mean over classes with labels) and per class.
 
     `confidence` is where the mean F1 is best (None without detections). `confusion` (C + 1, C + 1), predicted x true,
-    counts at that confidence: in the last row missed labels, in the last column false alarms.
+    counts at that confidence: in the last row missed labels, in the last column false alarms. `at_iou` is the AP at
+    each threshold that was asked for, of `all` and of every class.
     """
 
     overall: dict[str, float]
@@ -58,11 +44,15 @@ class Metrics:
     counts: dict[str, int]
     curves: Curves
     confusion: NDArray
+    at_iou: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict:
         """Plain types only, with None where undefined; the overall columns are at the top."""
         per_class = {name: _plain(values) for name, values in self.per_class.items()}
-        return {**_plain(self.overall), "confidence": self.confidence, "counts": self.counts, "per_class": per_class}
+        values = {**_plain(self.overall), "confidence": self.confidence, "counts": self.counts, "per_class": per_class}
+        if self.at_iou:
+            values["at_iou"] = {iou: _plain(row) for iou, row in self.at_iou.items()}
+        return values
 
     def rows(self) -> list[dict]:
         """One row for all classes and one per class, for a CSV file; None where undefined."""
@@ -78,24 +68,57 @@ class Metrics:
         where = "no detections" if self.confidence is None else f"P, R, F1 at confidence {self.confidence:.3f}"
         classes = f"{self.counts['classes_with_labels']} of {self.counts['classes']} classes with labels"
         lines.append(f"percent; mean over {classes}; {where}")
+        ignored = [f"{self.counts[f'{kind}_labels']} {kind}" for kind in ("crowd", "difficult")]
+        if any(self.counts[f"{kind}_labels"] for kind in ("crowd", "difficult")):
+            lines.append(f"neither found nor missed: {' and '.join(ignored)} labels")
+        groups = [f"AP {name} {_percent(self.overall[f'ap_{name}'])}" for name in FREQUENCIES.values() if self._grouped]
+        lines += [", ".join(groups)] if groups else []
+        lines += [f"AP at IoU {iou}: {_percent(row['all'])}" for iou, row in self.at_iou.items()]
         return "\n".join(lines)
+
+    @property
+    def _grouped(self) -> bool:
+        return "ap_rare" in self.overall
 
 
 class CocoMetrics:
     """Collects the detections of a data set image by image and scores them against its truths."""
 
-    def __init__(self, sizes: ArrayLike, starts: ArrayLike, boxes: ArrayLike, labels: ArrayLike, names: Sequence[str]):
+    def __init__(
+        self,
+        sizes: ArrayLike,
+        starts: ArrayLike,
+        boxes: ArrayLike,
+        labels: ArrayLike,
+        names: Sequence[str],
+        ious: Sequence[float] = (),
+    ):
         """Takes the truths: sizes (N, 2); boxes (M, 4) xyxy original pixels and labels (M,).
 
-        Those of image i stand from starts[i] to starts[i + 1].
+        Those of image i stand from starts[i] to starts[i + 1]. `ious` are more thresholds to report AP at.
         """
-        self.num_images = len(sizes)
-        self.names = _unique(names)
-        image = np.repeat(np.arange(self.num_images), np.diff(np.asarray(starts)))
-        self.truths = Boxes(image, _float64(boxes).reshape(-1, 4), _int64(labels), np.ones(len(image)))
-        if not len(image) == len(self.truths.boxes) == len(self.truths.labels):
+        if not np.diff(np.asarray(starts)).sum() == len(boxes) == len(labels) or len(starts) != len(sizes) + 1:
             raise ValueError("starts, boxes and labels of the truths disagree in length")
+        self._begin(plain_truths(np.asarray(starts), _float64(boxes), _int64(labels), len(names)), names, ious)
+
+    @classmethod
+    def of(cls, truths: Truths, names: Sequence[str], ious: Sequence[float] = ()) -> "CocoMetrics":
+        """The same for truths that know more: crowds, difficult objects, areas and ids of a COCO or LVIS file."""
+        collector = cls.__new__(cls)
+        collector._begin(truths, names, ious)
+        return collector
+
+    def _begin(self, truths: Truths, names: Sequence[str], ious: Sequence[float]) -> None:
+        self.num_images = len(truths.starts) - 1
+        self.names = _unique(names)
+        self.details, self.ious = truths, tuple(ious)
+        self.truths = Boxes(truths.image, truths.boxes, truths.labels, np.ones(len(truths.labels)))
         self._parts: dict[int, Boxes] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.names)
 
     def add(self, image: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
         """Adds an image's detections, once: boxes (K, 4) xyxy original pixels, scores (K,), labels (K,)."""
@@ -113,65 +136,57 @@ class CocoMetrics:
         for other in others:
             self._parts = {**other._parts, **self._parts}
 
+    def detections_of(self, image: int) -> Boxes:
+        """The detections of one image."""
+        return self._parts.get(image, Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
+
     def compute(self) -> Metrics:
         """Scores what was added so far; images without an `add` count as images without detections."""
-        added = self._detections()
+        added, num_classes = self.detections(), len(self.names)
         finite = np.isfinite(added.boxes).all(1) & np.isfinite(added.scores)
-        detections = _best_per_image_and_class(added.take(finite))
-        num_classes = len(self.names)
-        labels = np.bincount(self.truths.labels, minlength=num_classes)
+        detections = counted_detections(added.take(finite), self.details)
+        ious = (*COCO_IOUS, *self.ious)
+        precision, recall = coco_precision_recall(self.details, detections, num_classes, ious)
+        at_list, precision, recall = precision[10:, ..., 0].mean(1).T, precision[:10], recall[:10]
 
-        precision, recall = coco_precision_recall(self.num_images, self.truths, detections, num_classes)
-        matched = match_same_class(detections, self.truths, num_classes)
-        point = best_operating_point(detections, matched >= 0, labels)
+        matches = match_truths(detections, self.truths, self.details, num_classes)
+        point = best_operating_point(matches.detections, matches.truth >= 0, matches.labels)
         values = np.column_stack([_average_precisions(precision), recall[..., 0].mean(0), *point[1:]])
         per_class = {
             name: {"labels": int(count), **dict(zip(COLUMNS, row.tolist(), strict=True))}
-            for name, count, row in zip(self.names, labels, values, strict=True)
+            for name, count, row in zip(self.names, matches.labels, values, strict=True)
+        }
+        overall = dict(zip(COLUMNS, _mean_of_defined(values).tolist(), strict=True))
+        counts = {
+            "images": self.num_images,
+            "labels": int(matches.labels.sum()),
+            "detections": len(added.scores),
+            "non_finite_detections": int(np.count_nonzero(~finite)),
+            "classes": num_classes,
+            "classes_with_labels": int(np.count_nonzero(matches.labels)),
+            "crowd_labels": int(self.details.crowd.sum()),
+            "difficult_labels": int((self.details.difficult & ~self.details.crowd).sum()),
         }
         return Metrics(
-            overall=dict(zip(COLUMNS, _mean_of_defined(values).tolist(), strict=True)),
+            overall=overall | _by_frequency(values[:, 0], self.details),
             per_class=per_class,
             confidence=point.confidence,
-            counts={
-                "images": self.num_images,
-                "labels": len(self.truths.labels),
-                "detections": len(added.scores),
-                "non_finite_detections": int(np.count_nonzero(~finite)),
-                "classes": num_classes,
-                "classes_with_labels": int(np.count_nonzero(labels)),
+            counts=counts,
+            curves=_curves(precision, matches.detections, matches.truth >= 0, matches.labels),
+            confusion=matches.confusion(point.confidence),
+            at_iou={
+                f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
+                for iou, mean, column in zip(
+                    self.ious, _mean_of_defined(at_list).tolist(), at_list.T.tolist(), strict=True
+                )
             },
-            curves=_curves(precision, detections, matched >= 0, labels),
-            confusion=confusion_matrix(detections, self.truths, matched, point.confidence, num_classes),
         )
 
-    def _detections(self) -> Boxes:
-        """All detections; their order matters only within an image, where it decides between equal scores."""
+    def detections(self) -> Boxes:
+        """All that was added; the order matters only within an image, where it decides between equal scores."""
         if not self._parts:
             return Boxes(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
         return Boxes(*map(np.concatenate, zip(*self._parts.values(), strict=True)))
-
-
-def coco_precision_recall(
-    num_images: int, truths: Boxes, detections: Boxes, num_classes: int
-) -> tuple[NDArray, NDArray]:
-    """Precision (10 IoUs, 101 recalls, C, 4 areas) and final recall (10 IoUs, C, 4 areas); NaN without truths."""
-    precision, recall = np.full((10, 101, num_classes, 4), np.nan), np.full((10, num_classes, 4), np.nan)
-    classes = np.unique(truths.labels)
-    if not len(classes):
-        return precision, recall
-    with _garbage_collection_paused():
-        images, categories = [{"id": i} for i in range(num_images)], [{"id": i} for i in classes.tolist()]
-        truth_set = COCO({"images": images, "categories": categories, "annotations": _annotations(truths)})
-        relevant = detections.take(np.isin(detections.labels, classes))
-        detection_set = COCO({"images": images, "categories": categories, "annotations": _annotations(relevant)})
-        evaluation = COCOeval_faster(truth_set, detection_set, "bbox")
-        evaluation.params.maxDets = [MAX_DETECTIONS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision[:, :, classes] = evaluation.eval["precision"][..., 0]
-    recall[:, classes] = evaluation.eval["recall"][..., 0]
-    return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
 
 def match_boxes(boxes: NDArray, scores: NDArray, group: NDArray, truth_boxes: NDArray, truth_group: NDArray) -> NDArray:
@@ -179,12 +194,7 @@ def match_boxes(boxes: NDArray, scores: NDArray, group: NDArray, truth_boxes: ND
 
     By falling score, each detection takes the free truth of its group with the largest IoU; of equal ones the last.
     """
-    truth_order = np.argsort(truth_group, kind="stable")
-    first = np.searchsorted(truth_group[truth_order], group, "left")
-    count = np.searchsorted(truth_group[truth_order], group, "right") - first
-    detection = np.repeat(np.arange(len(boxes)), count)
-    step = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
-    truth = truth_order[np.repeat(first, count) + step]
+    detection, truth = _pairs(group, truth_group)
     iou = _paired_iou(boxes[detection], truth_boxes[truth])
     near = iou >= MATCH_IOU
     detection, truth, iou = detection[near], truth[near], iou[near]
@@ -197,10 +207,66 @@ def match_boxes(boxes: NDArray, scores: NDArray, group: NDArray, truth_boxes: ND
     return np.asarray(matched, np.int64)
 
 
-def match_same_class(detections: Boxes, truths: Boxes, num_classes: int) -> NDArray:
-    """Matches within each image and class: (D,) truth index or -1."""
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The detections that count and the truth (D,) that each finds in its class, or -1; truths that count; labels (C,)
+    of those by class. Detections on crowds and on difficult objects are not among them.
+    """
+
+    detections: Boxes
+    truths: Boxes
+    truth: NDArray
+    labels: NDArray
+
+    def confusion(self, confidence: float | None) -> NDArray:
+        """The confusion matrix (C + 1, C + 1) of the detections with at least this confidence."""
+        return confusion_matrix(self.detections, self.truths, self.truth, confidence, len(self.labels))
+
+
+def match_truths(detections: Boxes, truths: Boxes, details: Truths, num_classes: int) -> Matches:
+    """Matches within each image and class at IoU .5; what then lies on an ignored truth is left out."""
+    counting = truths.take(~details.ignored)
+    group, truth_group = (part.image * num_classes + part.labels for part in (detections, counting))
+    matched = match_boxes(detections.boxes, detections.scores, group, counting.boxes, truth_group)
+    free = np.flatnonzero(matched < 0)
+    left_out = np.zeros(len(matched), bool)
+    for rows, crowd in ((details.crowd, True), (details.difficult & ~details.crowd, False)):
+        left_out[free] |= _lies_on(detections.take(free), truths.take(rows), num_classes, crowd)
+    if details.federated is not None:
+        left_out[free] |= among(detections.take(free), details.federated.not_exhaustive)
+    labels = np.bincount(counting.labels, minlength=num_classes)
+    return Matches(detections.take(~left_out), counting, matched[~left_out], labels)
+
+
+def _lies_on(detections: Boxes, truths: Boxes, num_classes: int, crowd: bool) -> NDArray:
+    """Which detections (D,) overlap a truth of their image and class by .5: its IoU, or for a crowd their own share."""
     group, truth_group = (part.image * num_classes + part.labels for part in (detections, truths))
-    return match_boxes(detections.boxes, detections.scores, group, truths.boxes, truth_group)
+    detection, truth = _pairs(group, truth_group)
+    overlap = _paired_iou(detections.boxes[detection], truths.boxes[truth], crowd)
+    lies = np.zeros(len(group), bool)
+    lies[detection[overlap >= MATCH_IOU]] = True
+    return lies
+
+
+def pairwise_best_iou(detections: Boxes, truths: Boxes, num_classes: int) -> NDArray:
+    """The largest IoU (D,) of each detection with a truth of its image, and of its class unless num_classes is 0."""
+    group, truth_group = (
+        part.image * max(num_classes, 1) + part.labels * (num_classes > 0) for part in (detections, truths)
+    )
+    detection, truth = _pairs(group, truth_group)
+    best = np.zeros(len(group))
+    np.fmax.at(best, detection, _paired_iou(detections.boxes[detection], truths.boxes[truth]))
+    return best
+
+
+def _pairs(group: NDArray, truth_group: NDArray) -> tuple[NDArray, NDArray]:
+    """All pairs (K,), (K,) of a detection and a truth of the same group: (D,), (T,)."""
+    truth_order = np.argsort(truth_group, kind="stable")
+    first = np.searchsorted(truth_group[truth_order], group, "left")
+    count = np.searchsorted(truth_group[truth_order], group, "right") - first
+    detection = np.repeat(np.arange(len(group)), count)
+    step = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+    return detection, truth_order[np.repeat(first, count) + step]
 
 
 class OperatingPoint(NamedTuple):
@@ -281,16 +347,6 @@ def confusion_matrix(
     return confusion
 
 
-def _best_per_image_and_class(detections: Boxes) -> Boxes:
-    """The 100 highest scores of each image and class, in the order given; of equal scores the earlier ones."""
-    order = np.lexsort((-detections.scores, detections.labels, detections.image))
-    image, labels = detections.image[order], detections.labels[order]
-    opens = (np.diff(image, prepend=-1) != 0) | (np.diff(labels, prepend=-1) != 0)
-    position = np.arange(len(order))
-    rank = position - np.maximum.accumulate(np.where(opens, position, 0))
-    return detections.take(np.sort(order[rank < MAX_DETECTIONS]))
-
-
 def _average_precisions(precision: NDArray) -> NDArray:
     """Columns ap, ap50 to ap95, ap_small, ap_medium, ap_large (C, 14) of COCO's precision (10, 101, C, 4)."""
     everywhere, by_area = precision[..., 0], precision[..., 1:]
@@ -310,36 +366,15 @@ def _curves(precision: NDArray, detections: Boxes, correct: NDArray, num_labels:
     return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T, CURVE_CONFIDENCES, f1)
 
 
-def _annotations(boxes: Boxes) -> list[dict]:
-    """COCO annotations, numbered from 1 because faster-coco-eval reads 0 as unmatched."""
-    x1, y1, x2, y2 = boxes.boxes.T
-    width, height = x2 - x1, y2 - y1
-    columns = (boxes.image, boxes.labels, np.column_stack([x1, y1, width, height]), width * height, boxes.scores)
-    return [
-        {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "score": score}
-        for number, (image, label, box, area, score) in enumerate(zip(*(c.tolist() for c in columns), strict=True), 1)
-    ]
-
-
-def _paired_iou(boxes: NDArray, others: NDArray) -> NDArray:
-    """IoU of aligned pairs: (K, 4), (K, 4) -> (K,), NaN for two boxes without area."""
+def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray:
+    """IoU, or with a crowd the share of the box, of aligned pairs: (K, 4), (K, 4) -> (K,), NaN without area."""
     overlap = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
     intersection = overlap.clip(0).prod(1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1) - intersection
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    if not crowd:
+        union = union + (others[:, 2:] - others[:, :2]).prod(1) - intersection
     with np.errstate(invalid="ignore", divide="ignore"):
         return intersection / union
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Python's cyclic collector walks millions of annotation dicts again and again, for a third of the whole time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _mean_of_defined(values: NDArray) -> NDArray:
@@ -347,6 +382,17 @@ def _mean_of_defined(values: NDArray) -> NDArray:
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0).sum(0) / defined.sum(0)
+
+
+def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
+    """LVIS's AP (C,) of rare, common and frequent classes; nothing for other data sets."""
+    if truths.federated is None:
+        return {}
+    frequency = np.array(truths.federated.frequency)
+    return {
+        f"ap_{name}": float(_mean_of_defined(ap[frequency == letter][:, None])[0])
+        for letter, name in FREQUENCIES.items()
+    }
 
 
 def _float64(values: ArrayLike) -> NDArray:
@@ -369,7 +415,11 @@ def _plain(row: dict) -> dict:
 
 def _percents(row: dict) -> list[str]:
     """The metric columns of a row as short percentages."""
-    return ["n/a" if row[key] != row[key] else f"{100 * row[key]:.1f}".replace("100.0", "100") for key in COLUMNS]
+    return [_percent(row[key]) for key in COLUMNS]
+
+
+def _percent(value: float) -> str:
+    return "n/a" if value != value else f"{100 * value:.1f}".replace("100.0", "100")
 
 
 def _table_line(name: str, labels: object, cells: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def plot_labels(boxes: ArrayLike, labels: ArrayLike, names: Sequence[str], path:
     _save(figure, path)
 
 
-def plot_precision_recall(metrics: Metrics, path: Path) -> None:
+def plot_precision_recall(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws precision over recall at IoU .5, per class and their mean."""
     names = [f"{name}  AP50 {_short(row['ap50'])}" for name, row in _named(metrics)]
     mean = f"mean of classes with labels  AP50 {_short(metrics.overall['ap50'])}"
@@ -78,7 +79,7 @@ def plot_precision_recall(metrics: Metrics, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_f1(metrics: Metrics, path: Path) -> None:
+def plot_f1(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws F1 over the confidence threshold, per class and their mean, and the threshold that is best."""
     names = [f"{name}  F1 {_short(row['f1'])}" for name, row in _named(metrics)]
     figure = Figure(figsize=(10, 6.5), layout="constrained")
@@ -92,7 +93,7 @@ def plot_f1(metrics: Metrics, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_confusion_matrix(metrics: Metrics, path: Path) -> None:
+def plot_confusion_matrix(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws the confusion matrix at the best confidence: counts, coloured by their share of the true class."""
     counts = metrics.confusion
     share = counts / np.maximum(counts.sum(0), 1)
@@ -184,7 +185,7 @@ def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path | BinaryIO) -> None:
     figure.savefig(path, dpi=130)
 
 

@@ -5,10 +5,10 @@ import time
 
 
 class Progress:
-    """Counts images through an epoch; shows speed and the time left at most five times a second."""
+    """Counts images (or another unit); shows speed and the time left at most five times a second."""
 
-    def __init__(self, title: str, total: int, live: bool = True):
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int, live: bool = True, unit: str = "img"):
+        self.title, self.total, self.unit, self.done = title, total, unit, 0
         self.start = self.shown = time.perf_counter()
         self.live = live and sys.stderr.isatty()
 
@@ -24,7 +24,7 @@ class Progress:
         if self.live and (now - self.shown > 0.2 or self.done >= self.total):
             self.shown = now
             left = (self.total - self.done) / max(self.speed, 1e-9)
-            text = f"{self.title} {self.done}/{self.total}  {self.speed:.1f} img/s  {clock(left)} left  {line}"
+            text = f"{self.title} {self.done}/{self.total}  {self.speed:.1f} {self.unit}/s  {clock(left)} left  {line}"
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -8,15 +8,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.convert.yolo_set import IMAGE_MODES, Conversion, Finding, LabelledPhoto, check_target, write_yolo_set
+from data.convert.frame import BadAnnotation, clipped_box, frame
+from data.convert.yolo_set import (
+    IMAGE_MODES,
+    Conversion,
+    Finding,
+    LabelledObject,
+    LabelledPhoto,
+    check_target,
+    write_yolo_set,
+)
 from data.data_yaml import IMAGE_SUFFIXES
-from data.images import ImageError, image_size
+from data.images import ImageError
 from utils.errors import UserError, nearest, printable
 
 LARGEST_XML = 4 * 2**20
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
 PIXEL_ORIGINS = ("auto", "0", "1")
+DIFFICULT = "difficult (--keep-difficult keeps such objects)"
 
 
 class VocObject(NamedTuple):
@@ -51,15 +61,6 @@ class AnnotatedPhoto(NamedTuple):
     photo: Path
     size: tuple[int, int]
     objects: list[VocObject]
-
-
-class BadAnnotation(Exception):
-    """An annotation that cannot be used, why, and details; the conversion goes on without it."""
-
-    def __init__(self, reason: str, details: object = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.details = printable(details)
 
 
 def convert_voc(
@@ -157,7 +158,7 @@ def _read_folder(
                     raise BadAnnotation("photo missing in JPEGImages", annotation.photo)
                 if photo in taken:
                     raise BadAnnotation("photo belongs to another annotation already", photo.name)
-                size = _frame(photo, annotation.size, split, findings)
+                size = frame(photo, annotation.size, split, findings)
                 taken.add(photo)
                 yield AnnotatedPhoto(split, xml, photo, size, annotation.objects)
             except ImageError as error:
@@ -222,23 +223,6 @@ def _read_object(element: ElementTree.Element) -> VocObject:
     return VocObject(name, difficult, values)
 
 
-def _frame(photo: Path, declared: tuple[int, int], split: str, findings: list[Finding]) -> tuple[int, int]:
-    """The (height, width) that the boxes refer to: the annotation's, checked against the photo, or the photo's."""
-    height, width = image_size(photo)
-    if not all(declared):
-        reason = "the annotation gives no size: the photo's is used"
-        findings.append(Finding("noted", split, printable(photo.name), "", reason, f"{width}x{height}"))
-        return height, width
-    if declared == (height, width):
-        return declared
-    values = f"annotation {declared[1]}x{declared[0]}, photo {width}x{height}"
-    if abs(declared[0] * width - declared[1] * height) > 0.01 * declared[1] * height:
-        raise BadAnnotation("the annotation is of another photo or of a turned one", values)
-    reason = "the annotation is of another size: boxes are scaled"
-    findings.append(Finding("noted", split, printable(photo.name), "", reason, values))
-    return declared
-
-
 def _note_shared(photos: Iterable[AnnotatedPhoto], findings: list[Finding]) -> None:
     """A photo in two splits makes a validation worthless, so it is said."""
     first: dict[Path, str] = {}
@@ -278,22 +262,25 @@ def _labelled(
     """The photo with its usable objects as YOLO labels; the others, and what was clipped, go to the findings."""
     ids = {name: index for index, name in enumerate(names)}
     height, width = photo.size
-    objects = []
+    objects, ignored = [], []
     for number, item in enumerate(photo.objects, 1):
         where = (photo.split, printable(photo.xml.name), f"{number} {item.name}")
-        reason = _why_dropped(item, ids, photo.size, origin, keep_difficult)
+        reason = _why_dropped(item, ids, photo.size, origin)
         values = printable(" ".join(value or "-" for value in item.values))
         if reason:
             findings.append(Finding("dropped", *where, reason, values))
             continue
-        left, top, right, bottom = _xyxy(item.corners(), origin)
-        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-        if (x1, y1, x2, y2) != (left, top, right, bottom):
-            clipped = f"{values} in {width}x{height}"
-            findings.append(Finding("clipped", *where, "box reaches beyond the photo", clipped))
-        box = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        objects.append((ids[item.name], *box))
-    return LabelledPhoto(photo.split, photo.photo, objects)
+        edges = _xyxy(item.corners(), origin)
+        box, clipped = clipped_box(edges, photo.size)
+        if clipped:
+            findings.append(Finding("clipped", *where, "box reaches beyond the photo", f"{values} in {width}x{height}"))
+        labelled = LabelledObject(ids[item.name], *box, kind="difficult" if item.difficult else "")
+        if item.difficult and not keep_difficult:
+            findings.append(Finding("dropped", *where, DIFFICULT, values))
+            ignored.append(labelled)
+        else:
+            objects.append(labelled._replace(kind=""))
+    return LabelledPhoto(photo.split, photo.photo, objects, photo.photo.name, photo.size, ignored)
 
 
 def _xyxy(corners: tuple[float, ...], origin: int) -> tuple[float, ...]:
@@ -302,9 +289,7 @@ def _xyxy(corners: tuple[float, ...], origin: int) -> tuple[float, ...]:
     return left - origin, top - origin, right, bottom
 
 
-def _why_dropped(
-    item: VocObject, ids: dict[str, int], size: tuple[int, int], origin: int, keep_difficult: bool
-) -> str | None:
+def _why_dropped(item: VocObject, ids: dict[str, int], size: tuple[int, int], origin: int) -> str | None:
     """The reason for which an object gets no label, or None."""
     corners = item.corners()
     if not item.name:
@@ -318,6 +303,4 @@ def _why_dropped(
     left, top, right, bottom = _xyxy(corners, origin)
     if right <= 0 or bottom <= 0 or left >= size[1] or top >= size[0]:
         return "box outside the photo"
-    if item.difficult and not keep_difficult:
-        return "difficult (--keep-difficult keeps such objects)"
     return None

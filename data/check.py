@@ -1,0 +1,125 @@
+"""The data set's doctor: looks for what would spoil a training, and writes nothing into the data set.
+
+python -m data.check mydata/data.yaml
+python -m data.check mydata/data.yaml --imgsz 416 --csv findings.csv --json findings.json
+python -m data.check mydata/data.yaml --bad-labels error        exit code 2 if a label or photo cannot be used as it is
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.errors import UserError, printable, run_command
+from utils.flags import Parser
+
+if TYPE_CHECKING:
+    from data.doctor import Checkup
+
+SHOWN = 3
+POLICIES = {
+    "mend": "boxes up to 1 % beyond their photo are clipped, others left out",
+    "clip": "every box is clipped to its photo",
+    "skip": "every box that leaves its photo is left out",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
+    options = _parser().parse_args(arguments)
+    from data.data_yaml import data_root, read_data_yaml
+    from data.doctor import examine
+
+    settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
+    spec = read_data_yaml(options.data, data_root(options.data_root))
+    checkup = examine(spec, settings, cached=options.cache)
+    print("\n".join(text(checkup)))
+    try:
+        if options.csv:
+            with options.csv.open("w", encoding="utf-8", errors="replace", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("severity", "kind", "split", "where", "details"))
+                writer.writerows((_severity(finding.kind), *finding) for finding in checkup.findings)
+        if options.json:
+            document = json.dumps({**asdict(checkup), "counts": checkup.counts()}, indent=1)
+            options.json.write_text(document + "\n", "utf-8")
+    except OSError as error:
+        raise UserError(f"{printable(error.filename)}: cannot be written: {printable(error.strerror)}") from None
+    if checkup.errors and options.bad_labels == "error":
+        first = checkup.errors[0]
+        raise UserError(f"{len(checkup.errors)} labels or photos cannot be used; the first: {printable(first.where)}")
+    if checkup.errors:
+        print(f"train.py: {POLICIES[options.bad_labels]} (--bad-labels); malformed lines and wrong class ids stop it")
+
+
+def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":  # noqa: F821 - imported below
+    """Image size, and the anchors of a model YAML."""
+    from data.doctor import Settings
+    from utils.config_sources import model_config
+
+    try:
+        sides = [int(str(side)) for side in imgsz]
+    except ValueError:
+        raise UserError(
+            f"--imgsz {printable(' '.join(map(str, imgsz)))}: expected one side, or height and width"
+        ) from None
+    if not 1 <= len(sides) <= 2 or min(sides) < 1:
+        raise UserError(f"--imgsz {' '.join(map(str, sides))}: expected one side, or height and width, above 0")
+    anchors = tuple(tuple(anchor) for level in model_config(cfg, {}).anchors for anchor in level)
+    return Settings((sides[0], sides[-1]), anchors, anchor_t)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m data.check", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", metavar="DATA.yaml", help="data YAML, or a built-in name")
+    parser.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
+    parser.add_argument("--imgsz", nargs="+", default=(640,), metavar="N", help="training size in pixels (default 640)")
+    parser.add_argument("--cfg", default="yolov3-tiny", metavar="NAME", help="model whose anchors are tried")
+    parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help="largest side ratio (default 4)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every finding as CSV")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
+    parser.add_argument(
+        "--bad-labels",
+        choices=("mend", "clip", "skip", "error"),
+        default="mend",
+        help="what is done about boxes beyond the photo",
+    )
+    return parser
+
+
+def _severity(kind: str) -> str:
+    from data.doctor import KINDS
+
+    return KINDS[kind]
+
+
+def text(checkup: "Checkup") -> Iterable[str]:
+    """The findings for a terminal: each kind once, with its first few places, then the numbers of each split."""
+    counts = checkup.counts()
+    for kind, count in counts.items():
+        yield f"{_severity(kind):<8}{count:>7,}  {kind}"
+        for finding in [each for each in checkup.findings if each.kind == kind][:SHOWN]:
+            details = f"  {printable(finding.details, 160)}" if finding.details else ""
+            yield f"{'':>17}{finding.split}: {printable(finding.where, 160)}{details}"
+        if count > SHOWN:
+            yield f"{'':>17}... and {count - SHOWN:,} more (--csv lists all)"
+    if not counts:
+        yield "nothing to complain about"
+    for split, numbers in checkup.splits.items():
+        recall = numbers["best_possible_recall"]
+        shown = "" if recall is None else f"  anchors' best possible recall {recall:.4f}"
+        yield f"{split}: {numbers['images']:,} images, {numbers['labels']:,} usable labels{shown}"
+        total = max(numbers["labels"], 1)
+        shares = ", ".join(f"{name} {count / total:.1%}" for name, count in numbers["side_ratio"].items())
+        yield f"  side ratio: {shares}"
+        classes = sorted(numbers["per_class"].items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{name} {count:,}" for name, count in classes[:20])
+        yield f"  classes: {listed}" + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
+
+
+if __name__ == "__main__":
+    run_command(main)
