@@ -42,6 +42,10 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
         elif knob.name == "imgsz":
             parser.add_argument(*names, nargs="+", metavar="N", help=f"{meaning} (default 640)", **shared)
+        elif typing.get_origin(hints[knob.name]) is tuple:
+            default = f" (default {' '.join(map(str, knob.default))})" if knob.default else ""
+            metavar = "|".join(knob.metadata["choices"]) or knob.name.upper().rstrip("S")
+            parser.add_argument(*names, nargs="+", metavar=metavar, help=meaning + default, **shared)
         else:
             default = "" if knob.default == "" else f" (default {knob.default})"
             choices = knob.metadata["choices"]
