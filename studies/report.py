@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from studies.charts import finish, new_figure, save_figure, save_rows
 from studies.paired import CONFIDENCE, Estimate, estimate, paired_difference, winner
@@ -38,6 +40,17 @@ class Results:
     def others(self) -> list[str]:
         """The variants without the baseline."""
         return [name for name in self.variants if name != self.baseline]
+
+    def color(self, variant: str) -> tuple:
+        """The variant's colour, the same in every picture."""
+        return colormaps["tab10" if len(self.variants) <= 10 else "tab20"](self.variants.index(variant) % 20)
+
+    @property
+    def groups(self) -> list[str]:
+        """The columns of groups of objects: by size first, then what else there is."""
+        found = [column for column in self.values if column.startswith(GROUP_PREFIXES)]
+        sizes = [column for column in SHOWN if column in found]
+        return sizes + [column for column in found if column not in sizes]
 
     def of(self, column: str, variant: str) -> dict[int, float]:
         """A column of a variant by seed; without the seeds where it is undefined."""
@@ -182,8 +195,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def shown_columns(results: Results) -> list[str]:
     """The papers' columns and the groups that are there."""
-    groups = [column for column in results.values if column.startswith(GROUP_PREFIXES) and column not in SHOWN]
-    return [column for column in SHOWN if column in results.values] + groups
+    found = [column for column in SHOWN if column in results.values]
+    return found + [column for column in results.groups if column not in SHOWN]
 
 
 def environments(runs: Sequence[Run]) -> list[str]:
@@ -237,18 +250,19 @@ def markdown_report(results: Results, runs: Sequence[Run], recipe: Recipe, comma
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def draw_curves(rows: Sequence[Mapping], variants: Sequence[str], path: Path) -> None:
+def draw_curves(rows: Sequence[Mapping], results: Results, path: Path) -> None:
     """AP over the epochs: mean line, standard deviation as a band."""
     figure = new_figure(9, 4.4)
     axes = figure.add_subplot()
-    for number, variant in enumerate(variants):
+    for variant in results.variants:
         own = [row for row in rows if row["variant"] == variant]
         epochs = [row["epoch"] for row in own]
         means = [100 * row["mean"] for row in own]
         spread = [100 * row["sd"] if row["sd"] == row["sd"] else 0.0 for row in own]
-        axes.plot(epochs, means, color=f"C{number % 10}", linewidth=1.8, label=variant)
+        axes.plot(epochs, means, color=results.color(variant), linewidth=1.8, label=variant)
         low, high = ([mean + side * each for mean, each in zip(means, spread, strict=True)] for side in (-1, 1))
-        axes.fill_between(epochs, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)
+        axes.fill_between(epochs, low, high, color=results.color(variant), alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     finish(axes, "AP on the validation split, mean and standard deviation over seeds", "epoch", "AP, percent")
     _legend(axes)
     save_figure(figure, path)
@@ -286,7 +300,9 @@ def draw_thresholds(results: Results, path: Path) -> None:
         places = [float(column[2:]) / 100 + 0.004 * (number - (len(names) - 1) / 2) for column in IOU_COLUMNS]
         reach = [100 * (each.high - each.mean) if each.n >= 2 else 0.0 for each in found]
         means = [100 * each.mean for each in found]
-        axes.errorbar(places, means, reach, fmt="o-", color=f"C{number % 10}", capsize=2, markersize=4, label=variant)
+        axes.errorbar(
+            places, means, reach, fmt="o-", color=results.color(variant), capsize=2, markersize=4, label=variant
+        )
     axes.axhline(0, color="black", linewidth=0.8)
     finish(axes, f"AP minus that of {results.baseline} by IoU threshold", "IoU threshold", "points, 95 % interval")
     _legend(axes)
@@ -295,8 +311,7 @@ def draw_thresholds(results: Results, path: Path) -> None:
 
 def draw_groups(results: Results, path: Path) -> None:
     """AP by size, and by side ratio where it was measured: means with standard deviations."""
-    columns = [column for column in results.values if column.startswith(GROUP_PREFIXES)]
-    columns = [column for column in columns if any(results.of(column, name) for name in results.variants)]
+    columns = results.groups
     figure = new_figure(10, 4.4)
     axes = figure.add_subplot()
     width = 0.8 / max(len(results.variants), 1)
@@ -305,7 +320,7 @@ def draw_groups(results: Results, path: Path) -> None:
         places = [group + width * (number - (len(results.variants) - 1) / 2) for group in range(len(columns))]
         spread = [0.0 if math.isnan(each.sd) else 100 * each.sd for each in found]
         heights = [100 * each.mean for each in found]
-        axes.bar(places, heights, width * 0.92, yerr=spread, capsize=2, color=f"C{number % 10}", label=variant)
+        axes.bar(places, heights, width * 0.92, yerr=spread, capsize=2, color=results.color(variant), label=variant)
     axes.set_xticks(range(len(columns)), [column.removeprefix("ap_").replace("_", " ") for column in columns])
     finish(axes, "AP by object size and side ratio, mean and standard deviation", "", "AP, percent")
     _legend(axes)
@@ -329,7 +344,7 @@ def write_report(runs: Sequence[Run], recipe: Recipe, into: Path, command: str) 
     save_rows(summary_rows(results), into / "summary.csv")
     save_rows(per_class_rows(runs), into / "per_class.csv")
     save_rows(curves, into / "curves.csv")
-    draw_curves(curves, results.variants, into / "curves.png")
+    draw_curves(curves, results, into / "curves.png")
     if results.others:
         draw_differences(results, into / "differences.png")
         draw_thresholds(results, into / "thresholds.png")

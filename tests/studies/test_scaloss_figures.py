@@ -61,6 +61,17 @@ def test_order_of_convergence(setup):
     assert stranded["iou"] > 0.5
 
 
+def test_most_of_the_head_start_is_a_larger_step():
+    leads = []
+    for descent in (*regression.DESCENTS.values(), *regression.MATCHED.values()):
+        similarities = {name: regression.SIMILARITIES[name] for name in ("giou", "sca")}
+        by_name, _ = regression.curves(similarities, descent, 600, steps=400)
+        leads.append(by_name["sca"][400] - by_name["giou"][400])
+    plain, _, matched = leads
+    assert plain > 0.2
+    assert 0 < matched < 0.4 * plain
+
+
 def test_centre_curve_is_that_of_figure_1():
     setup = regression.DESCENTS["DIoU's rule, rate .1 x (2 - IoU)"]
     center = {"diou": regression.ALIGNMENTS["IoU + centre (DIoU)"]}
