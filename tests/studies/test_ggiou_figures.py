@@ -8,7 +8,7 @@ import torch
 from models.anchors import build_anchors
 from models.assigners import ggiou
 from studies import assignment_census, ggiou_plane
-from tests.paths import SHARED_DATA, needs_shared_data
+from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.config import StudyConfig
 from utils.targets import Targets
 
@@ -74,6 +74,14 @@ def test_dense_positives_against_a_double_loop(setting):
     assert expected
 
 
+def documented_census():
+    """The numbers of the census table in docs/studies.md."""
+    page = (ROOT / "docs" / "studies.md").read_text("utf-8")
+    table = page.split("| yolov3 | positives per truth")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip(" %") for cell in line.strip("|").split("|")][1:] for line in table]
+    return [tuple(f"{float(cell):.1f}" for cell in row) for row in rows]
+
+
 @needs_shared_data
 def test_census_of_coco128_agrees_with_the_research_notes():
     name, indices = assignment_census.open_splits(StudyConfig(data_root=str(SHARED_DATA)))
@@ -83,6 +91,15 @@ def test_census_of_coco128_agrees_with_the_research_notes():
         assert found[model, assigner][what] == pytest.approx(value, abs=0.02, rel=0.02), (model, assigner, what)
     for row in found.values():
         assert row["without_positive"] <= 0.01
+    assert documented_census() == [
+        (
+            f"{row['positives_per_truth']:.1f}",
+            f"{row['positives_ratio_from_4']:.1f}",
+            f"{100 * row['unforced_none']:.1f}",
+            f"{row['ignored_per_image']:.1f}",
+        )
+        for row in (found["yolov3", setting.name] for setting in assignment_census.SETTINGS)
+    ]
     paper = found["yolov3", "ggiou .5/.4, min 1 (paper)"]
     assert paper["unforced_none"] == pytest.approx(paper["dense_none"], abs=0.02)
     assert paper["forced_per_truth"] == pytest.approx(paper["unforced_none"], abs=0.01)
