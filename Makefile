@@ -1,11 +1,13 @@
 # make train   a virtual environment, the requirements, and YOLOv3-tiny with SCALoss on the embedded shapes
 # make test    the whole test suite and the linter, in the same environment
+# make studies       the papers' figures and tables that need no training, into runs/studies; docs/studies.md says more
+# make studies-quick the same with smaller samples, in minutes
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: train test test-all lint clean
+.PHONY: train test test-all lint studies studies-quick clean
 
 train: $(VENV)/installed
 	$(RUN) train.py --loss sca
@@ -19,6 +21,12 @@ test-all: $(VENV)/installed-dev lint
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+studies: $(VENV)/installed
+	$(RUN) -m studies
+
+studies-quick: $(VENV)/installed
+	$(RUN) -m studies --quick
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -15,6 +15,7 @@ from data.labels import LabelIndex
 from data.split import fingerprint, load_split
 from engine.banner import banner, next_steps
 from engine.evaluation import protocol_line
+from engine.gain_match import with_matched_gain
 from engine.plan import Plan
 from engine.records import NoRecords, Records
 from engine.trainer import Trainer, load_weights
@@ -58,7 +59,7 @@ def train_on(
     """The run proper, in every process of the group."""
     dtype = autocast_dtype(plan.config.run.amp, device)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
-    config = plan.config if resumed else with_anchors(plan.config, train_index)
+    config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
     val_truths = split_truths(plan.data, "val", val_index)
     trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group)
     if resumed:

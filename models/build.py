@@ -68,6 +68,15 @@ def scaled_gains(
     return hyper.box * per_level, hyper.obj * area * per_level, hyper.cls * num_classes / 80 * per_level
 
 
+def matched_gain(gain: float, match: float | str) -> float:
+    """The box gain divided by what `box_gain_match` holds; ValueError while `iou` has not been measured yet."""
+    if match == "none":
+        return gain
+    if isinstance(match, str):
+        raise ValueError(f"box_gain_match: {match} must be measured on the training truths first")
+    return gain / match
+
+
 def build_loss(config: Config, observe: Callable | None = None, group: Group | None = None) -> DetectionLoss:
     """The detection loss of a config, over the processes of a group."""
     group = group or Group()
@@ -78,7 +87,7 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
         similarity=build_similarity(hyper),
         assigner=build_assigner(hyper, model),
         num_classes=num_classes,
-        box_gain=box_gain,
+        box_gain=matched_gain(box_gain, hyper.box_gain_match),
         obj_gain=obj_gain,
         cls_gain=cls_gain,
         level_balance=LEVEL_BALANCE[levels],

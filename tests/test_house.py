@@ -8,7 +8,8 @@ import pytest
 from tests.paths import ROOT
 
 FLOORS = [
-    {"studies", "benchmarks", "tests"},
+    {"tests"},
+    {"studies", "benchmarks"},
     {"train", "convert"},
     {"val"},
     {"engine"},

@@ -57,6 +57,13 @@ class Hyperparameters:
     ema_tau: float = knob(2000.0, "steps over which the average grows to its decay", 1)
 
     box: float = knob(0.05, "gain of the box loss", 0)
+    box_gain_match: float | str = knob(
+        "none",
+        "number that divides the box gain; iou = mean initial loss (prediction = anchor) over that of IoU, measured "
+        "on the training truths and then kept here, so that losses compare by their shape; none = 1",
+        0.001,
+        choices=("none", "iou"),
+    )
     cls: float = knob(0.5, "gain of the class loss", 0)
     obj: float = knob(1.0, "gain of the objectness loss", 0)
     cls_pw: float = knob(1.0, "weight of positives in the class loss", 0)
@@ -203,6 +210,32 @@ class ValConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """The flags of `python -m studies`: the papers' figures and tables that need no training."""
+
+    quick: bool = knob(False, "smaller samples: minutes on two cores instead of a quarter of an hour")
+    out: str = knob("runs/studies", "folder of the CSV files and pictures")
+    data: str = knob("", "assignment census: data YAML or built-in name (default: coco128 where it is, else shapes)")
+    data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """The flags of `python -m studies.compare`; every other flag goes to train.py."""
+
+    recipe: str = knob("", "YAML list of variants, or a name in studies/recipes")
+    losses: tuple[str, ...] = knob((), "box losses to compare, with every assigner of --assigners", choices=BOX_LOSSES)
+    assigners: tuple[str, ...] = knob((), "assigners to compare, with every loss", choices=ASSIGNER_NAMES)
+    seeds: tuple[int, ...] = knob((0, 1, 2), "seeds; a seed is one pair of every difference", 0, 2**31)
+    baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
+    into: str = knob("runs/studies/compare", "folder of the runs and the report")
+    split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
+    jobs: int = knob(1, "training processes at the same time", 1, 1024)
+    threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
+    report_only: bool = knob(False, "start nothing: write the report of what is finished")
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run: what is printed in the banner, saved as config.yaml and stored in the checkpoint."""
 
@@ -269,8 +302,9 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
             if (low is not None and number < low) or (high is not None and number > high) or number != number:
                 span = f"{low} to {high}" if high is not None else f"at least {low}"
                 raise UserError(f"{place} is {number}: expected {span}")
-    if limits["choices"] and isinstance(converted, str) and converted not in limits["choices"]:
-        raise UserError(f"{place} is {printable(converted)!r}{nearest(converted, limits['choices'])}")
+    for name in converted if isinstance(converted, tuple) else (converted,):
+        if limits["choices"] and isinstance(name, str) and name not in limits["choices"]:
+            raise UserError(f"{place} is {printable(name)!r}{nearest(name, limits['choices'])}")
     return converted
 
 

@@ -41,8 +41,9 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
             shown = meaning if not knob.default else f"{meaning} (on by default)"
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
         elif isinstance(knob.default, tuple):
-            default = " (default 640)" if knob.name == "imgsz" else ""
-            parser.add_argument(*names, nargs="+", metavar="N", help=meaning + default, **shared)
+            default = f" (default {' '.join(map(str, knob.default))})" if knob.default else ""
+            metavar = "|".join(knob.metadata["choices"]) or "N"
+            parser.add_argument(*names, nargs="+", metavar=metavar, help=meaning + default, **shared)
         else:
             default = "" if knob.default == "" else f" (default {knob.default})"
             choices = knob.metadata["choices"]

@@ -1,0 +1,48 @@
+"""Redoes the papers' figures and tables that need no training.
+
+python -m studies                                all of them, into runs/studies
+python -m studies --quick                        the same with smaller samples
+python -m studies regression bounds              only these
+"""
+
+import importlib
+import time
+from collections.abc import Sequence
+
+from utils.config import StudyConfig
+from utils.errors import UserError, nearest, run_command
+from utils.flags import Parser, add_knobs, parsed
+
+STUDIES = (
+    "tables",
+    "gradient_magnitude",
+    "bounds",
+    "regression",
+    "animation",
+    "ggiou_plane",
+    "assignment_census",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: exit code 0 when done, 2 for wrong input."""
+    parser = Parser(prog="python -m studies", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="STUDY", help=f"of {' '.join(STUDIES)} (default: all)")
+    add_knobs(parser, StudyConfig, {})
+    flags = vars(parser.parse_args(arguments))
+    names = flags.pop("names") or STUDIES
+    for name in names:
+        if name not in STUDIES:
+            raise UserError(f"no study {name!r}{nearest(name, STUDIES)}")
+    settings = parsed(StudyConfig, flags)
+    start = time.perf_counter()
+    for name in names:
+        print(f"--- {name}")
+        # Only now torch: a wrong flag has been answered already.
+        importlib.import_module(f"studies.{name}").run(settings)
+    print(f"{len(names)} studies in {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

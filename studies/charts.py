@@ -1,0 +1,81 @@
+"""How the studies' pictures look, and the folder where pictures and tables go."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utils.run_folder import write_csv
+
+DPI = 110
+
+# One colour per similarity in every picture; the dashed ones are variants of the colour's owner.
+STYLES: dict[str, dict] = {
+    "iou": {"color": "#7f7f7f"},
+    "giou": {"color": "#1f77b4"},
+    "diou": {"color": "#2ca02c"},
+    "ciou": {"color": "#9467bd"},
+    "so": {"color": "#ff7f0e"},
+    "sca": {"color": "#d62728"},
+    "sca squared": {"color": "#d62728", "linestyle": "--"},
+    "sca alpha 1": {"color": "#d62728", "linestyle": ":"},
+    "cd": {"color": "#8c564b"},
+    "center": {"color": "#2ca02c", "linestyle": ":"},
+    "iou_cd": {"color": "#8c564b", "linestyle": "--"},
+}
+NAMES = {
+    "iou": "IoU",
+    "giou": "GIoU",
+    "diou": "DIoU",
+    "ciou": "CIoU",
+    "so": "SO",
+    "sca": "SCA (Eq. 4)",
+    "sca squared": "SCA, squared corners",
+    "sca alpha 1": "SCA, alpha 1 (authors' code)",
+    "cd": "CD alone",
+    "center": "centre alone",
+    "iou_cd": "IoU + .5 CD",
+}
+
+
+def new_figure(width: float = 9.0, height: float = 4.2) -> Figure:
+    """An empty figure (inches) that is readable at the width of a README."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title, axis labels and a light grid."""
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    print(f"wrote {path}")
+
+
+def save_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """Writes a CSV, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, rows)
+    print(f"wrote {path}")
+
+
+def markdown(rows: Sequence[Mapping[str, object]], digits: int = 3) -> str:
+    """Rows of the same columns as a Markdown table; floats with `digits` digits, `-` for None."""
+
+    def cell(value: object) -> str:
+        if value is None or value != value:
+            return "-"
+        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+    heads = list(rows[0])
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(cell(row[head]) for head in heads) + " |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""Compares box losses, assigners or any other settings by training each with several seeds.
+
+python -m studies.compare --losses iou giou diou ciou sca --seeds 0 1 2 --data bccd/data.yaml --imgsz 320 --epochs 40
+python -m studies.compare --recipe gain-and-objectness --data bccd/data.yaml --imgsz 320 --epochs 40 --jobs 4
+python -m studies.compare --recipe gain-and-objectness --data bccd/data.yaml --imgsz 320 --epochs 40 --report-only
+
+Every flag of train.py is passed on to every run, except those that the comparison itself sets. What is finished is not
+run again, what was interrupted goes on, so the same command continues a comparison.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.plan import plan_run
+from studies.recipe import OWN_FLAGS, recipe_of
+from train import parse_flags as train_flags
+from utils.config import CompareConfig
+from utils.errors import CommandError, UserError, run_command
+from utils.flags import Parser, add_knobs, parsed
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...]]:
+    """The comparison's own flags, and the arguments for train.py; UserError for a wrong one."""
+    parser = Parser(prog="python -m studies.compare", description=(__doc__ or "").splitlines()[0])
+    add_knobs(parser, CompareConfig, {})
+    own, others = parser.parse_known_args(arguments)
+    for name, value in train_flags(others).items():
+        if name in (*OWN_FLAGS, "resume", "loss", "assign") and value is not None:
+            hint = {"seed": "--seeds", "loss": "--losses", "assign": "--assigners"}.get(name, "--into")
+            raise UserError(f"--{name.replace('_', '-')} is set for every run by the comparison (see {hint})")
+    return parsed(CompareConfig, vars(own)), tuple(others)
+
+
+def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
+    """Runs what is missing and writes the report into the comparison's folder; returns the Markdown file.
+
+    CommandError after the report where runs failed.
+    """
+    recipe, into = recipe_of(config), Path(config.into)
+    for variant in recipe.variants:
+        plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
+    # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
+    from studies.report import write_report
+    from studies.runs import check_requests, plan, run_missing
+
+    runs = plan(recipe.variants, config.seeds, (*recipe.train, *shared), into, config.split)
+    failure = None
+    if config.report_only:
+        check_requests(runs)
+    else:
+        try:
+            run_missing(runs, config.jobs, config.threads)
+        except CommandError as error:
+            failure = error
+    path = write_report(runs, recipe, into, command)
+    if failure:
+        raise failure
+    return path
+
+
+def main() -> int:
+    """The command: exit code 0 when done, 1 when runs failed, 2 for wrong input."""
+    config, shared = parse_flags()
+    compare(config, shared, shlex.join(["python", "-m", "studies.compare", *sys.argv[1:]]))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
