@@ -50,7 +50,8 @@ def main() -> None:
             start, cpu = time.perf_counter(), time.process_time()
             checkup = examine(read_data_yaml(str(path), Path(folder)), settings, Path(folder) / "cache")
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-            print(f"{name}: {seconds:.1f} s ({cpu:.1f} s of CPU) for {count:,} photos; findings: {dict(checkup.counts()) or 'none'}")
+            shown = f"{seconds:.1f} s ({cpu:.1f} s of CPU) for {count:,} photos"
+            print(f"{name}: {shown}; findings: {dict(checkup.counts()) or 'none'}", flush=True)
 
 
 if __name__ == "__main__":
