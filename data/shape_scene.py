@@ -99,21 +99,26 @@ def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) ->
     return Scene(image, kept, renumbered)
 
 
+def _side(generator: Generator, smallest: float, largest: float) -> float:
+    """A side in pixels on a logarithmic scale, small ones less often: they take longest to learn."""
+    return smallest * (largest / smallest) ** np.sqrt(generator.random())
+
+
 def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:
     """A class id and the coverage (h, w) of one such shape, its size drawn on a logarithmic scale."""
     slender = generator.random() < SLENDER_SHARE
     name = generator.choice(SLENDER if slender else [name for name in SHAPE_CLASSES if name not in SLENDER])
     if slender:
-        ratio = generator.uniform(4, 10)
+        ratio = generator.triangular(4, 4, 10)
         contours = _turned(_outline(name, ratio, generator), 90 * generator.integers(4))
-        short = np.exp(generator.uniform(np.log(SMALLEST_SIDE), np.log(0.95 * size / ratio)))
+        short = _side(generator, SMALLEST_SIDE, 0.95 * size / ratio)
         height, width = (
             (short, short * ratio) if np.ptp(contours[0][:, 0]) > np.ptp(contours[0][:, 1]) else (short * ratio, short)
         )
     else:
         angle = generator.uniform(-12, 12) if name == "square" else generator.uniform(0, 360)
         contours = _turned(_outline(name, 1, generator), angle)
-        side = np.exp(generator.uniform(np.log(1.4 * SMALLEST_SIDE), np.log(0.75 * size)))
+        side = _side(generator, 1.4 * SMALLEST_SIDE, 0.75 * size)
         stretch = np.sqrt(generator.uniform(0.8, 1.25))
         height, width = side * stretch, side / stretch
     return SHAPE_CLASSES.index(name), _coverage(contours, round(height), round(width))

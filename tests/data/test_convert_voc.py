@@ -15,9 +15,11 @@ import pytest
 from torchvision.datasets import VOCDetection
 
 import convert
+from data.coco_truths import split_truths
 from data.convert import yolo_set
 from data.convert.voc import BadAnnotation, convert_voc, read_annotation
 from data.data_yaml import label_path, list_images, read_data_yaml
+from data.split import load_split
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 
@@ -393,3 +395,20 @@ def test_help_is_quick_and_a_mistake_is_one_line():
     run = subprocess.run([sys.executable, "convert.py", "voc", "none", "out"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr == f"error: no such folder: {ROOT / 'none'}\n"
+
+
+def test_difficult_objects_reach_the_evaluation(tmp_path):
+    """They get no label, but stand in an annotation file that the data YAML names, as neither found nor missed."""
+    source = make_voc(tmp_path / "voc", {"a": xml("cat 1 1 40 20", "dog 5 5 9 9 difficult"), "b": xml("cat 1 1 9 9")})
+    (source / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+    (source / "ImageSets" / "Main" / "train.txt").write_text("b\n")
+    (source / "ImageSets" / "Main" / "val.txt").write_text("a\n")
+    convert_voc(source, tmp_path / "out", names=["cat", "dog"])
+    spec = read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path)
+    index = load_split(spec, "val", tmp_path / "cache")
+    truths = split_truths(spec, "val", index)
+    assert index.labels.tolist() == [0]
+    assert truths.labels.tolist() == [0, 1]
+    assert truths.difficult.tolist() == [False, True]
+    assert truths.boxes[1].tolist() == pytest.approx([4, 4, 9, 9], abs=1e-6)
+    assert not (tmp_path / "out" / "annotations" / "train.json").exists()

@@ -114,7 +114,7 @@ def test_slender_objects_tiny_and_large_ones_and_all_classes(scenes):
     assert ratio.max() < 11
     assert ((ratio >= 4) & (width > height)).mean() > 0.1
     assert ((ratio >= 4) & (width < height)).mean() > 0.1
-    assert np.minimum(width, height).min() == SMALLEST_SIDE
+    assert SMALLEST_SIDE <= np.minimum(width, height).min() <= SMALLEST_SIDE + 2
     assert np.maximum(width, height).max() > 0.9 * 320
     labels = np.concatenate([scene.labels for scene in scenes])
     assert np.bincount(labels, minlength=8).min() > 0.05 * len(labels)
