@@ -8,8 +8,8 @@ import pytest
 from tests.paths import ROOT
 
 FLOORS = [
-    {"studies", "benchmarks", "tests"},
-    {"train", "convert"},
+    {"studies", "benchmarks", "examples", "tests"},
+    {"train", "convert", "detect", "export", "import_weights"},
     {"val"},
     {"engine"},
     {"data", "models"},

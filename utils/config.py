@@ -38,6 +38,10 @@ class ModelConfig:
         "bounded", "raw output to box: bounded = ultralytics', darknet = YOLOv3's", choices=("bounded", "darknet")
     )
     xy_reach: float = knob(0.5, "cells by which a decoded centre can leave its cell", 0, 2)
+    pool_padding: str = knob(
+        "zeros", "padding of yolov3-tiny's stride 1 pool: ultralytics' 0, Darknet's -inf", choices=("zeros", "lowest")
+    )
+    norm_eps: float = knob(0.001, "epsilon of the batch normalisation (Darknet: 1e-6)", 1e-12, 1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class RunConfig:
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     cfg: str = knob("yolov3-tiny", "model YAML, or a built-in name (yolov3, yolov3-tiny, yolov3-spp)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
-    weights: str = knob("", "checkpoint of this project to start from (default: from scratch)")
+    weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
     epochs: int = knob(100, "passes over the training images", 1, 100000)
     batch_size: int = knob(16, "images per step", 1, 65536)
     imgsz: tuple[int, ...] = knob((640,), "network input in pixels: one side, or height and width", 32, 8192)
@@ -184,6 +188,17 @@ class ValConfig:
     name: str = knob("exp", "name of the run folder")
     exist_ok: bool = knob(False, "write into an existing run folder")
     plots: bool = knob(True, "draw curves, confusion matrix and batch pictures")
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """The flags of import_weights.py."""
+
+    output: str = knob("", "checkpoint to write (default: the file's name with .imported.pt, in this folder)")
+    cfg: str = knob("", "Darknet .cfg (default: the one beside the .weights, else told from their length)")
+    cutoff: int = knob(-1, "layers that truncated Darknet weights hold, -1 = as the file's name says", -1, 1000)
+    names: str = knob("", "class names, separated by commas, or a data YAML (Darknet's files hold none)")
+    exist_ok: bool = knob(False, "replace an existing output")
 
 
 @dataclass(frozen=True)
