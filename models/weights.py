@@ -1,5 +1,6 @@
 """Weights of any kind, told apart by their first bytes: ours, ultralytics/yolov3's and Darknet's."""
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
         start = file.read(20)
     if start.startswith(ZIP_MAGIC):
         return load_checkpoint(path) if _is_ours(path) else read_ultralytics(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     if looks_like_darknet(path, start):
         return read_darknet(path, Path(cfg) if cfg else None, cutoff)
     raise UserError(
@@ -54,6 +57,25 @@ def load_detector(contents: dict[str, Any], config: Config, where: str) -> Detec
 def is_nameless(contents: dict[str, Any]) -> bool:
     """Whether the class names are only numbers, since Darknet's files hold none."""
     return contents["names"] == [f"class{number}" for number in range(len(contents["names"]))]
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint of this project, from what export.py --format safetensors wrote."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise UserError(f"{printable(path)}: needs safetensors: pip install safetensors") from None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        config, metrics = json.loads(metadata["config"]), json.loads(metadata["metrics"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{printable(path)}: not safetensors of ours, or damaged ({printable(error, 100)})") from None
+    whole = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    names = config["names"]
+    source = f"safetensors {path.name}"
+    return {"config": config, "names": names, "epoch": 0, "metrics": metrics, "model": whole, "source": source}
 
 
 def _is_ours(path: Path) -> bool:

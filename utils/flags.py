@@ -41,7 +41,11 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
             shown = meaning if not knob.default else f"{meaning} (on by default)"
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
         elif knob.name == "imgsz":
-            parser.add_argument(*names, nargs="+", metavar="N", help=f"{meaning} (default 640)", **shared)
+            default = "640" if knob.default else "the model's own"
+            parser.add_argument(*names, nargs="+", metavar="N", help=f"{meaning} (default {default})", **shared)
+        elif typing.get_origin(hints[knob.name]) is tuple:
+            shown = "|".join(knob.metadata["choices"]) or "NAME"
+            parser.add_argument(*names, nargs="+", metavar=shown, help=meaning, **shared)
         else:
             default = "" if knob.default == "" else f" (default {knob.default})"
             choices = knob.metadata["choices"]
