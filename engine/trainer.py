@@ -24,8 +24,9 @@ from engine.interrupts import StopRequest, stop_requests
 from engine.records import Records
 from engine.report import EpochReport
 from models.build import build_detector, with_network
+from models.weights import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import Config
+from utils.config import Config, ModelConfig, plain
 from utils.device import worker_count
 from utils.diagnosis import diagnose
 from utils.distributed import Group
@@ -75,18 +76,34 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def load_weights(network: nn.Module, path: str) -> str:
-    """Copies what fits from a checkpoint of ours and says what was taken; UserError if nothing fits."""
-    source, target = load_checkpoint(path)["model"], network.state_dict()
+def load_weights(network: nn.Module, path: str, model: ModelConfig | None = None) -> str:
+    """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
+
+    With `model`, what differs between it and the model the weights were trained in is said too.
+    """
+    contents = read_weights(path)
+    source, target = contents["model"], network.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(name.endswith("conv.weight") for name in fitting):
         raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
     network.load_state_dict(fitting, strict=False)
-    skipped = sorted(set(target) - set(fitting))
-    told = (
-        f"; not taken, started afresh: {', '.join(skipped[:8])}{' ...' if len(skipped) > 8 else ''}" if skipped else ""
-    )
-    return f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}{told}"
+    lines = [f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}"]
+    shapes = [
+        f"{name} ({'x'.join(map(str, source[name].shape))} there, {'x'.join(map(str, target[name].shape))} here)"
+        for name in sorted(set(target) & set(source) - set(fitting))
+    ]
+    for why, names in (
+        ("not taken, another shape", shapes),
+        ("not in the file, started afresh", sorted(set(target) - set(source))),
+        ("of no use in this model", sorted(set(source) - set(target))),
+    ):
+        if names:
+            lines.append(f"  {why}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
+    theirs, ours = contents["config"]["model"], plain(model) if model else {}
+    differing = [f"{key} {theirs[key]} (here {ours[key]})" for key in ours if theirs.get(key, ours[key]) != ours[key]]
+    if differing:
+        lines.append(f"  note: they were trained with {'; '.join(differing)}; --set changes it here")
+    return "\n".join(lines)
 
 
 def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:

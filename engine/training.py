@@ -66,7 +66,7 @@ def train_on(
         require_same_data(resumed, train_index)
         trainer.restore(resumed)
     elif config.run.weights:
-        print(load_weights(trainer.detector.network, config.run.weights))
+        print(load_weights(trainer.detector.network, config.run.weights, config.model))
         trainer.restart_average()
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:

@@ -17,8 +17,8 @@ from engine.evaluation import collect, protocol_line
 from engine.html_report import write_report
 from engine.plan import open_data
 from engine.records import ValRecords, attempt
-from models.build import build_detector
-from utils.checkpoint import load_checkpoint, newest
+from models.weights import is_nameless, load_detector, read_weights
+from utils.checkpoint import newest
 from utils.config import Config, ValConfig
 from utils.device import choose_device, worker_count
 from utils.diagnosis import diagnose
@@ -30,11 +30,15 @@ from utils.run_folder import new_run_folder
 def run(settings: ValConfig) -> Metrics:
     """Validates a checkpoint as the flags say and writes a run folder; UserError for wrong input."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
-    checkpoint = load_checkpoint(weights)
+    checkpoint = read_weights(weights)
     config = with_flags(Config.from_dict(checkpoint["config"], str(weights)), settings)
+    if not config.run.data:
+        raise UserError(f"{printable(weights)}: imported weights know no data set: name one with --data")
     device = choose_device(settings.device)
 
     spec = open_data(config.run.data, data_root(config.run.data_root))
+    if is_nameless(checkpoint) and len(spec.names) == len(config.names):
+        config = replace(config, names=spec.names)
     if spec.names != config.names:
         raise UserError(
             f"{printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but "
@@ -48,12 +52,13 @@ def run(settings: ValConfig) -> Metrics:
     workers = worker_count(settings.workers)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
-    detector = build_detector(config)
-    detector.network.load_state_dict(checkpoint["model"])
+    detector = load_detector(checkpoint, config, str(weights))
     detector.network.to(device, memory_format=torch.channels_last)
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
     protocol = protocol_line(config, settings.split, len(index), truths)
-    print(f"weights {printable(weights)} (epoch {checkpoint['epoch']})\n{protocol}")
+    print(
+        f"weights {printable(weights)} ({checkpoint.get('source') or 'epoch ' + str(checkpoint['epoch'])})\n{protocol}"
+    )
     records = ValRecords(folder, config, protocol)
     start = time.perf_counter()
     names = (index, config.names, device)

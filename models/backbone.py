@@ -8,9 +8,9 @@ from models.blocks import ConvBlock, Downsample
 
 
 class Darknet53(nn.Module):
-    """Darknet-53 (YOLOv3, Table 1): (B, 3, H, W) -> C3, C4, C5."""
+    """Darknet-53 (YOLOv3, Table 1), which has no pools to pad: (B, 3, H, W) -> C3, C4, C5."""
 
-    def __init__(self, channels: Sequence[int], activation: str):
+    def __init__(self, channels: Sequence[int], activation: str, pool_padding: str = "zeros"):
         super().__init__()
         stem, c1, c2, c3, c4, c5 = channels
         self.stem = ConvBlock(3, stem, 3, activation=activation)
@@ -29,10 +29,13 @@ class Darknet53(nn.Module):
         return c3, c4, c5
 
 
+POOL_PADDING = {"zeros": 0.0, "lowest": float("-inf")}
+
+
 class DarknetTiny(nn.Module):
     """The backbone of YOLOv3-tiny, convolutions between max-pools: (B, 3, H, W) -> C4, C5."""
 
-    def __init__(self, channels: Sequence[int], activation: str):
+    def __init__(self, channels: Sequence[int], activation: str, pool_padding: str = "zeros"):
         super().__init__()
         c0, c1, c2, c3, c4, c5, c6 = channels
         self.pool = nn.MaxPool2d(2, 2)
@@ -42,7 +45,7 @@ class DarknetTiny(nn.Module):
         self.conv3 = ConvBlock(c2, c3, 3, activation=activation)
         self.conv4 = ConvBlock(c3, c4, 3, activation=activation)
         self.conv5 = ConvBlock(c4, c5, 3, activation=activation)
-        self.pool_same = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1))
+        self.pool_same = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), POOL_PADDING[pool_padding]), nn.MaxPool2d(2, 1))
         self.conv6 = ConvBlock(c5, c6, 3, activation=activation)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

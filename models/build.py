@@ -28,6 +28,8 @@ def build_network(model: ModelConfig, num_classes: int) -> Network:
         num_classes=num_classes,
         activation=model.activation,
         spp=model.spp,
+        pool_padding=model.pool_padding,
+        norm_eps=model.norm_eps,
     )
 
 

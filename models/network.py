@@ -49,11 +49,16 @@ class Network(nn.Module):
         num_classes: int,
         activation: str = "silu",
         spp: bool = False,
+        pool_padding: str = "zeros",
+        norm_eps: float = 1e-3,
     ):
         super().__init__()
-        self.backbone = BACKBONES[backbone](channels, activation)
+        self.backbone = BACKBONES[backbone](channels, activation, pool_padding)
         self.neck = NECKS[backbone](channels, activation, spp)
         self.head = Head(self.neck.out_channels, strides, anchors_per_cell, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = norm_eps
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw outputs (B, A, 5 + C)."""

@@ -9,8 +9,8 @@ from tests.paths import ROOT
 
 FLOORS = [
     {"tests"},
-    {"studies", "benchmarks"},
-    {"train", "convert"},
+    {"studies", "benchmarks", "examples"},
+    {"train", "convert", "detect", "export", "import_weights"},
     {"val"},
     {"engine"},
     {"data", "models"},

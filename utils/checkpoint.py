@@ -1,16 +1,20 @@
-"""Checkpoints: tensors and plain JSON types only, written whole or not at all, read with weights_only."""
+"""Checkpoints: tensors and plain JSON types only, written whole or not at all, read with weights_only.
+
+python -m utils.checkpoint best.pt                      what the file is, without loading its weights
+"""
 
 import os
 import pickle
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils.errors import CommandError, UserError, printable
+from utils.errors import CommandError, UserError, printable, run_command
 
 FORMAT = "alignyolo"
 VERSION = 1
@@ -54,13 +58,13 @@ def tensors(contents: Any) -> Iterator[torch.Tensor]:
             yield from tensors(value)
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of this project onto the CPU; UserError for anything else."""
+def load_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint of this project onto the CPU, or without its numbers (`meta`); UserError for anything else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights not found: {printable(path.absolute())}")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
         reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
         raise UserError(f"{printable(path)}: not a checkpoint of this project, or damaged ({reason})") from None
@@ -77,3 +81,45 @@ def newest(project: Path, file: str) -> Path:
     if not found:
         raise UserError(f"no run with weights/{file} in {project.absolute()}: train first, or name one with --weights")
     return found[-1]
+
+
+def describe(contents: Mapping[str, Any], where: str) -> str:
+    """What a checkpoint is: model, names, config, epoch, metrics and sizes, in a few lines."""
+    config, names, state = contents["config"], contents["names"], contents["model"]
+    model, run = config["model"], config["run"]
+    size = "x".join(str(side) for side in run["imgsz"])
+    count = sum(value.numel() for value in state.values())
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    metrics = contents.get("metrics") or {}
+    shown = ("ap", "ap50", "ap75", "precision", "recall", "f1")
+    values = [f"{key} {metrics[key]:.4f}" for key in shown if isinstance(metrics.get(key), float)]
+    kind = "resumable (optimiser state inside)" if "optimizer" in contents else "weights only"
+    anchors = "  ".join(" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model["anchors"])
+    hyper = {key: config["hyper"][key] for key in ("box_loss", "assigner", "obj_target", "lr0")}
+    lines = [
+        ("file", f"{printable(where)}: {kind}, format {contents['version']}" if "version" in contents else where),
+        ("source", contents.get("source") or f"trained here, epoch {contents['epoch']} of {run['epochs']}"),
+        ("model", f"{run['cfg']} ({model['backbone']}, {model['activation']}, {model['decode']} decoding)"),
+        ("channels", " ".join(map(str, model["channels"]))),
+        ("anchors", anchors),
+        ("input", f"{size} px (training)"),
+        ("names", f"{len(names)}: {', '.join(names)}"),
+        ("trained", "  ".join(f"{key}={value}" for key, value in hyper.items()) + f"  data={run['data'] or '-'}"),
+        ("metrics", "  ".join(values) or "none"),
+        ("weights", f"{len(state)} tensors, {count:,} numbers, {', '.join(dtypes)}"),
+    ]
+    return "\n".join(f"{name:<9}{printable(text, 400)}" for name, text in lines)
+
+
+def main() -> int:
+    """The inspector: exit code 0, or 2 for a file that is no checkpoint of ours."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise UserError("expected one checkpoint: python -m utils.checkpoint FILE")
+    path = Path(sys.argv[1])
+    print(describe(load_checkpoint(path, "meta"), str(path)))
+    print(f"size     {path.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

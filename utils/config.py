@@ -38,6 +38,10 @@ class ModelConfig:
         "bounded", "raw output to box: bounded = ultralytics', darknet = YOLOv3's", choices=("bounded", "darknet")
     )
     xy_reach: float = knob(0.5, "cells by which a decoded centre can leave its cell", 0, 2)
+    pool_padding: str = knob(
+        "zeros", "padding of yolov3-tiny's stride 1 pool: ultralytics' 0, Darknet's -inf", choices=("zeros", "lowest")
+    )
+    norm_eps: float = knob(0.001, "epsilon of the batch normalisation (Darknet: 1e-6)", 1e-12, 1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class RunConfig:
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     cfg: str = knob("yolov3-tiny", "model YAML, or a built-in name (yolov3, yolov3-tiny, yolov3-spp)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
-    weights: str = knob("", "checkpoint of this project to start from (default: from scratch)")
+    weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
     epochs: int = knob(100, "passes over the training images", 1, 100000)
     batch_size: int = knob(16, "images per step", 1, 65536)
     imgsz: tuple[int, ...] = knob((640,), "network input in pixels: one side, or height and width", 32, 8192)
@@ -236,6 +240,67 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class ImportConfig:
+    """The flags of import_weights.py."""
+
+    output: str = knob("", "checkpoint to write (default: the file's name with .imported.pt, in this folder)")
+    cfg: str = knob("", "Darknet .cfg (default: the one beside the .weights, else told from their length)")
+    cutoff: int = knob(-1, "layers that truncated Darknet weights hold, -1 = as the file's name says", -1, 1000)
+    names: str = knob("", "class names, separated by commas, or a data YAML (Darknet's files hold none)")
+    exist_ok: bool = knob(False, "replace an existing output")
+
+
+EXPORT_FORMATS = ("onnx", "torchscript", "openvino", "safetensors", "darknet")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The flags of export.py."""
+
+    weights: str = knob("", "weights of any kind (default: best.pt of the newest run)")
+    cfg: str = knob("", "Darknet .cfg of Darknet .weights (default: the one beside them)")
+    format: tuple[str, ...] = knob(("onnx",), "what to write, one or several", choices=EXPORT_FORMATS)
+    layout: str = knob(
+        "decoded",
+        "outputs: decoded = ultralytics' (B, 4 + C, A), raw = (B, A, 5 + C), nms = detections",
+        choices=("decoded", "raw", "nms"),
+    )
+    imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
+    batch_size: int = knob(1, "images per batch of a fixed shape", 1, 65536)
+    dynamic: bool = knob(False, "any batch and any image size that the stride divides (OpenCV wants it fixed)")
+    half: bool = knob(False, "half precision weights and features, by converting the graph")
+    opset: int = knob(13, "ONNX operator set; OpenCV 4.x reads the default", 13, 18)
+    conf: float = knob(0.25, "layout nms: lowest score", 0, 1)
+    nms_iou: float = knob(0.45, "layout nms: NMS threshold", 0, 1)
+    max_det: int = knob(300, "layout nms: detections per image", 1, 10000)
+    output: str = knob("", "file to write, its suffix set by the format (default: beside the weights)")
+    source: str = knob("", "photos to check the export with: a file, folder or glob (default: drawn shapes)")
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """The flags of detect.py."""
+
+    weights: str = knob("", "weights: .pt, .weights, .onnx, .torchscript, openvino (default: the newest run's best.pt)")
+    source: str = knob("", "image, folder, glob, list file (.txt), video, webcam number, or stream address")
+    imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
+    conf: float = knob(0.25, "lowest score that is reported", 0, 1)
+    nms_iou: float = knob(0.45, "NMS threshold", 0, 1)
+    max_det: int = knob(300, "detections per image", 1, 10000)
+    classes: tuple[str, ...] = knob((), "report only these class names")
+    device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+    vid_stride: int = knob(1, "use every N-th frame of a video or stream", 1, 100000)
+    save: bool = knob(True, "save pictures and videos with the detections drawn")
+    save_txt: bool = knob(False, "save a label file per image: class, cx, cy, w, h as fractions, score")
+    save_csv: bool = knob(False, "save detections.csv")
+    save_json: bool = knob(False, "save detections.json")
+    save_crop: bool = knob(False, "save every detection as a picture")
+    project: str = knob("runs/detect", "folder of the run folders")
+    name: str = knob("exp", "name of the run folder")
+    exist_ok: bool = knob(False, "write into an existing run folder")
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run: what is printed in the banner, saved as config.yaml and stored in the checkpoint."""
 
@@ -302,9 +367,9 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
             if (low is not None and number < low) or (high is not None and number > high) or number != number:
                 span = f"{low} to {high}" if high is not None else f"at least {low}"
                 raise UserError(f"{place} is {number}: expected {span}")
-    for name in converted if isinstance(converted, tuple) else (converted,):
-        if limits["choices"] and isinstance(name, str) and name not in limits["choices"]:
-            raise UserError(f"{place} is {printable(name)!r}{nearest(name, limits['choices'])}")
+    for text in converted if isinstance(converted, tuple) else (converted,):
+        if limits["choices"] and isinstance(text, str) and text not in limits["choices"]:
+            raise UserError(f"{place} is {printable(text)!r}{nearest(text, limits['choices'])}")
     return converted
 
 

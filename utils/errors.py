@@ -32,6 +32,12 @@ class InterruptedRun(CommandError):
     exit_code = 130
 
 
+class ExportMismatch(CommandError):
+    """An exported file computes something else than the model it came from."""
+
+    exit_code = 4
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as `; did you mean 'ciou'?` for a misspelt name, or the list of choices when nothing is near."""
     choices = sorted(choices)

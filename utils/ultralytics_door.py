@@ -52,4 +52,31 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["EarlyStopping", "ModelEMA"]
+__all__ = ["EarlyStopping", "ModelEMA", "file_loader", "result", "stream_loader"]
+
+
+def result(
+    image: np.ndarray, path: str, names: dict[int, str], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
+) -> "Results":  # noqa: F821 - imported below
+    """An ultralytics Results of one BGR image (h, w, 3) with boxes (N, 4) xyxy pixels, scores (N,) and labels (N,)."""
+    with _process_state_kept():
+        from ultralytics.engine.results import Results
+
+    rows = torch.cat([boxes.float(), scores[:, None].float(), labels[:, None].float()], dim=1)
+    return Results(image, path=path, names=names, boxes=rows)
+
+
+def file_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+    """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info])."""
+    with _process_state_kept():
+        from ultralytics.data.loaders import LoadImagesAndVideos
+
+    return LoadImagesAndVideos(source, vid_stride=vid_stride)
+
+
+def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+    """ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
+    with _process_state_kept():
+        from ultralytics.data.loaders import LoadStreams
+
+    return LoadStreams(source, vid_stride=vid_stride)

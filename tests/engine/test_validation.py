@@ -77,11 +77,11 @@ def validate(monkeypatch, folder, data, split="test", detector=None, **flags):
     )  # fmt: skip
     config = types.SimpleNamespace(run=run, names=spec.names, model=types.SimpleNamespace(strides=(32,)))
     detector = detector or ShakenTruths(index, size)
-    checkpoint = {"config": {}, "model": detector.network.state_dict(), "epoch": 1}
-    monkeypatch.setattr(engine.validation, "load_checkpoint", lambda path: checkpoint)
+    checkpoint = {"config": {}, "names": [*spec.names], "model": detector.network.state_dict(), "epoch": 1}
+    monkeypatch.setattr(engine.validation, "read_weights", lambda *_, **__: checkpoint)
     monkeypatch.setattr(engine.validation.Config, "from_dict", lambda *_: config)
     monkeypatch.setattr(engine.validation, "with_flags", lambda *_: config)
-    monkeypatch.setattr(engine.validation, "build_detector", lambda *_: detector)
+    monkeypatch.setattr(engine.validation, "load_detector", lambda *_: detector)
     settings = ValConfig(weights="x.pt", split=split, workers=0, device="cpu", project=str(folder), **flags)
     return engine.validation.run(settings)
 

@@ -1,0 +1,51 @@
+"""Detects objects in images, videos and streams.
+
+python detect.py --weights best.pt --source photos/                  drawn into runs/detect/exp
+python detect.py --weights best.onnx --source video.mp4 --save-csv --save-json
+python detect.py --source 0                                          a webcam, with the newest run
+
+In Python: from detect import load; model = load("best.pt"); results = model("bus.jpg")
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import DetectConfig
+from utils.errors import run_command
+from utils.flags import Parser, add_knobs, parsed
+
+ALIASES = {"imgsz": ["--img", "--img-size"], "nms_iou": ["--iou"]}
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags that were given; UserError for a wrong one."""
+    parser = Parser(prog="detect.py", description=(__doc__ or "").splitlines()[0])
+    add_knobs(parser, DetectConfig, ALIASES)
+    return vars(parser.parse_args(arguments))
+
+
+def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - imported with torch below
+    """A model to call with images, from weights or an exported file; keywords imgsz, conf, nms_iou, max_det, device."""
+    from engine.detection import load as load_model
+
+    return load_model(weights, **settings)
+
+
+def detect(**flags: Any) -> Path:
+    """Detects with the flags of the command and returns the run folder; UserError for wrong input."""
+    settings = parsed(DetectConfig, flags)
+    # Only now torch: a wrong flag has been answered already.
+    from engine.detection import run
+
+    return run(settings)
+
+
+def main() -> int:
+    """The command: exit code 0 when done, 2 for wrong input."""
+    detect(**parse_flags())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

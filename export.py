@@ -1,0 +1,46 @@
+"""Exports a trained detector: ONNX, TorchScript, OpenVINO, safetensors, Darknet; every file checks itself.
+
+python export.py --weights best.pt                                   best.onnx, as ultralytics' exporter lays it out
+python export.py --weights best.pt --format onnx openvino --dynamic
+python export.py --weights best.pt --layout nms --imgsz 416
+trtexec --onnx=best.onnx --saveEngine=best.engine --fp16             TensorRT, from the ONNX file
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import ExportConfig
+from utils.errors import run_command
+from utils.flags import Parser, add_knobs, parsed
+
+ALIASES = {"imgsz": ["--img", "--img-size"], "batch_size": ["--batch"]}
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags that were given; UserError for a wrong one."""
+    parser = Parser(prog="export.py", description=(__doc__ or "").splitlines()[0])
+    add_knobs(parser, ExportConfig, ALIASES)
+    return vars(parser.parse_args(arguments))
+
+
+def export(**flags: Any) -> list[Path]:
+    """Exports with the flags of the command and returns the files.
+
+    Raises UserError for wrong input and ExportMismatch when a file computes something else than PyTorch.
+    """
+    settings = parsed(ExportConfig, flags)
+    # Only now torch: a wrong flag has been answered already.
+    from engine.export import run
+
+    return run(settings)
+
+
+def main() -> int:
+    """The command: exit code 0 when done, 2 for wrong input, 4 when an export does not match."""
+    export(**parse_flags())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,65 @@
+"""Turns weights that exist into a checkpoint of this project: ultralytics/yolov3 .pt, Darknet .weights.
+
+python import_weights.py yolov3-tiny.pt
+python import_weights.py yolov3.weights --cfg yolov3.cfg --names coco.yaml --output yolov3.pt
+python import_weights.py darknet53.conv.74              a backbone to start from: train.py --weights
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import ImportConfig
+from utils.errors import UserError, printable, run_command
+from utils.flags import Parser, add_knobs, parsed
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags that were given; UserError for a wrong one."""
+    parser = Parser(prog="import_weights.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("weights", help="file to import; nothing in it is executed")
+    add_knobs(parser, ImportConfig, {})
+    return vars(parser.parse_args(arguments))
+
+
+def import_weights(weights: str, **flags: Any) -> Path:
+    """Writes the checkpoint and returns its path; UserError for weights that are none."""
+    settings = parsed(ImportConfig, flags)
+    output = Path(settings.output or f"{Path(weights).name.removesuffix('.pt')}.imported.pt")
+    if output.exists() and not settings.exist_ok:
+        raise UserError(f"{printable(output)} exists: --exist-ok replaces it, --output writes elsewhere")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"--output {printable(output)}: its folder does not exist")
+    # Only now torch: a wrong flag has been answered already.
+    from models.weights import read_weights
+    from utils.checkpoint import describe, save_checkpoint
+
+    contents = read_weights(weights, settings.cfg or None, settings.cutoff if settings.cutoff >= 0 else None)
+    if settings.names:
+        names = class_names(settings.names)
+        if len(names) != len(contents["names"]):
+            raise UserError(f"--names: {len(names)} names for a model of {len(contents['names'])} classes")
+        contents["names"] = contents["config"]["names"] = names
+    save_checkpoint(output, contents)
+    print(describe(contents, str(output)))
+    print(f"written to {printable(output)}")
+    return output
+
+
+def class_names(names: str) -> list[str]:
+    """Names separated by commas, or those of a data YAML."""
+    if not names.endswith((".yaml", ".yml")):
+        return [name.strip() for name in names.split(",")]
+    from data.data_yaml import read_data_yaml
+
+    return list(read_data_yaml(names, Path("datasets")).names)
+
+
+def main() -> int:
+    """The command: exit code 0 when done, 2 for wrong input."""
+    import_weights(**parse_flags())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,256 @@
+"""Exported files compute what the model computes, in every runtime; a wrong one is not left behind."""
+
+import json
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from detect import load
+from engine import export as engine_export
+from engine.backends import open_backend
+from export import export
+from models.build import build_network
+from models.postprocess import Postprocess
+from models.weights import read_weights
+from tests.paths import ROOT, SHARED_DATA, needs_shared_data
+from tests.test_commands import one_line_error, run
+from utils.checkpoint import save_checkpoint
+from utils.config import Config, Hyperparameters, RunConfig
+from utils.config_sources import model_config
+from utils.errors import ExportMismatch, UserError
+
+NAMES = ("a", "b", "c")
+VARIANTS = {
+    "tiny": ("yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]}),
+    "tiny-darknet": (
+        "yolov3-tiny",
+        {"channels": [8, 8, 16, 16, 32, 32, 64], "decode": "darknet", "activation": "leaky", "pool_padding": "lowest"},
+    ),
+    "yolov3-spp": ("yolov3-spp", {"channels": [8, 8, 8, 16, 16, 32]}),
+}
+
+
+def checkpoint(variant, path):
+    """A narrow network whose outputs vary: lively batch normalisation and heads."""
+    cfg, changes = VARIANTS[variant]
+    model = model_config(cfg, changes)
+    torch.manual_seed(3)
+    network = build_network(model, len(NAMES))
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.3, 0.3)
+                module.running_var.uniform_(0.05, 0.2)
+        for conv in network.head.convs:
+            conv.weight.normal_(0, 0.3)
+            conv.bias.zero_()
+    config = Config(RunConfig(imgsz=(96, 128), cfg=cfg), model, Hyperparameters(), NAMES)
+    contents = {"config": config.to_dict(), "names": list(NAMES), "epoch": 1, "metrics": {"ap": 0.5}}
+    save_checkpoint(path, {**contents, "model": network.state_dict()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models é")
+    return {variant: checkpoint(variant, folder / f"{variant}.pt") for variant in VARIANTS}
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (12, 20, 3), np.uint8), (200, 120), interpolation=cv2.INTER_CUBIC)
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layout", ["decoded", "raw"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_files_compute_what_the_model_computes(variant, layout, dynamic, best, tmp_path):
+    """Against the network itself, batch normalisation not folded; dynamic ones also at another size and batch."""
+    formats = ["onnx", "torchscript", "openvino"]
+    files = export(
+        weights=str(best[variant]), format=formats, layout=layout, dynamic=dynamic, output=str(tmp_path / "e")
+    )
+    reference = open_backend(best[variant])
+    shapes = [(1, 96, 128)] + ([(3, 64, 160)] if dynamic else [])
+    for shape in shapes:
+        images = torch.rand(shape[0], 3, *shape[1:])
+        boxes, scores = reference.run(images)
+        for file in files:
+            found = open_backend(file).run(images)
+            assert torch.allclose(found[0], boxes, atol=0.05, rtol=1e-3), file
+            assert torch.allclose(found[1], scores, atol=1e-4), file
+
+
+@pytest.mark.parametrize("fmt", ["onnx", "openvino"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_nms_in_the_graph(fmt, dynamic, best, tmp_path):
+    limits = {"conf": 0.4, "nms_iou": 0.5, "max_det": 20}
+    (file,) = export(
+        weights=str(best["tiny"]),
+        format=[fmt],
+        layout="nms",
+        dynamic=dynamic,
+        batch_size=2,
+        output=str(tmp_path / "n"),
+        **limits,
+    )
+    images = torch.rand(2, 3, 96, 128)
+    boxes, scores = open_backend(best["tiny"]).run(images)
+    found = open_backend(file).run(images)
+    for box, score, each in zip(boxes, scores, found, strict=True):
+        expected = Postprocess(0.4, 0.5, 20).select(box, score)
+        assert 0 < len(expected["labels"]) <= 20
+        assert torch.equal(each["labels"], expected["labels"])
+        assert torch.allclose(each["boxes"], expected["boxes"], atol=0.01)
+
+
+def test_the_graph_is_folded_and_described(best, tmp_path):
+    (file,) = export(weights=str(best["tiny"]), output=str(tmp_path / "e"))
+    model = onnx.load(file)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["names"] == "{0: 'a', 1: 'b', 2: 'c'}"
+    assert (metadata["stride"], metadata["task"], metadata["imgsz"]) == ("32", "detect", "[96, 128]")
+    assert json.loads(metadata["metrics"]) == {"ap": 0.5}
+    assert len(metadata["config_sha256"]) == 64
+    assert [output.name for output in model.graph.output] == ["output0"]
+
+
+@pytest.mark.parametrize("layout", ["decoded", "raw", "nms"])
+def test_half_weights_halve_the_file(layout, best, tmp_path):
+    (whole,) = export(weights=str(best["yolov3-spp"]), layout=layout, output=str(tmp_path / "whole"))
+    (half,) = export(
+        weights=str(best["yolov3-spp"]),
+        layout="raw" if layout == "raw" else "decoded",
+        half=True,
+        output=str(tmp_path / "half"),
+    )
+    assert half.stat().st_size < 0.75 * whole.stat().st_size
+
+
+@pytest.mark.parametrize("fmt", ["onnx", "openvino", "torchscript"])
+def test_a_wrong_export_is_code_4_and_leaves_no_file(fmt, best, tmp_path, monkeypatch):
+    def wrong(*arguments):
+        network = engine_export_network(*arguments)
+        with torch.no_grad():
+            network.network.head.convs[0].bias.add_(0.5)
+        return network
+
+    engine_export_network = engine_export.ExportNetwork
+    monkeypatch.setattr(engine_export, "ExportNetwork", wrong)
+    with pytest.raises(ExportMismatch, match="differ by up to") as caught:
+        export(weights=str(best["tiny"]), format=[fmt], output=str(tmp_path / "e"))
+    assert caught.value.exit_code == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_opencv_reads_the_default_export(best, photo, tmp_path):
+    for variant in VARIANTS:
+        (file,) = export(weights=str(best[variant]), output=str(tmp_path / variant))
+        images = torch.rand(1, 3, 96, 128)
+        network = cv2.dnn.readNetFromONNX(str(file))
+        network.setInput(images.numpy())
+        boxes, scores = open_backend(best[variant]).run(images)
+        output = network.forward()[0].T
+        assert np.abs(output[:, 4:] - scores[0].numpy()).max() < 1e-3
+        centers = (boxes[0, :, :2] + boxes[0, :, 2:]).numpy() / 2
+        assert np.abs(output[:, :2] - centers).max() < 0.05
+
+
+def rows_of(results):
+    boxes = results[0].boxes
+    return sorted(
+        zip(boxes.cls.tolist(), boxes.conf.tolist(), boxes.xyxy.tolist(), strict=True), key=lambda row: -row[1]
+    )
+
+
+def assert_same(found, expected, pixels=0.5):
+    assert len(found) == len(expected) > 0
+    for (label, score, box), (true_label, true_score, true_box) in zip(found, expected, strict=True):
+        assert label == true_label
+        assert abs(score - true_score) < 1e-3
+        assert np.abs(np.subtract(box, true_box)).max() < pixels
+
+
+@needs_shared_data
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_ultralytics_predicts_with_our_file(dynamic, tmp_path):
+    """Square input, so that both letterbox alike, on a photo already of its size, so that both resize alike."""
+    from ultralytics import YOLO  # offline and silent: detect imported the door first
+
+    weights = SHARED_DATA / "checkpoints" / "ultralytics-yolov3-tiny-bccd.pt"
+    files = export(weights=str(weights), format=["onnx"], imgsz=[320], dynamic=dynamic, output=str(tmp_path / "best"))
+    photos = sorted((SHARED_DATA / "bccd" / "JPEGImages").glob("*.jpg"))[:6]
+    ours = load(weights, imgsz=(320,))
+    theirs = YOLO(str(files[0]), task="detect")
+    for path in photos:
+        image = cv2.imread(str(path))
+        canvas = np.full((320, 320, 3), 114, np.uint8)
+        canvas[40:280] = cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA)
+        expected = rows_of(ours(canvas[..., ::-1].copy()))
+        found = rows_of(theirs.predict(canvas, imgsz=320, conf=0.25, iou=0.45, verbose=False, save=False))
+        assert_same(found, expected)
+        assert theirs.names == {0: "RBC", 1: "WBC", 2: "Platelets"}
+
+
+@pytest.mark.parametrize("example", ["onnx_numpy.py", "opencv_dnn.py"])
+def test_examples_find_what_detect_finds(example, best, photo, tmp_path):
+    (file,) = export(weights=str(best["tiny"]), output=str(tmp_path / "best"))
+    # Already at the network's scale: the two libraries' area filters differ by a grey level.
+    image = cv2.resize(cv2.imread(str(photo)), (128, 77), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "small.png"), image)
+    extra = ["96", "128", "a,b,c"] if example == "opencv_dnn.py" else []
+    result = run(ROOT / "examples" / example, file, tmp_path / "small.png", *extra, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    found = [(NAMES.index(name), float(score), [float(side) for side in box]) for name, score, *box in lines]
+    found.sort(key=lambda row: -row[1])
+    expected = rows_of(load(best["tiny"])(str(tmp_path / "small.png")))
+    scores = [row[1] for row in expected]
+    assert [round(row[1], 2) for row in found[:5]] == [round(score, 2) for score in scores[:5]]
+
+
+def test_safetensors_come_back(best, tmp_path):
+    (file,) = export(weights=str(best["tiny"]), format=["safetensors"], output=str(tmp_path / "s"))
+    back, original = read_weights(file), read_weights(best["tiny"])
+    assert back["config"] == original["config"]
+    assert all(torch.equal(back["model"][name], value) for name, value in original["model"].items())
+
+
+@needs_shared_data
+def test_darknet_export_is_the_imported_file(tmp_path):
+    source = SHARED_DATA / "darknet" / "tiny-narrow.weights"
+    (file,) = export(weights=str(source), format=["darknet"], output=str(tmp_path / "back"))
+    assert file.read_bytes() == source.read_bytes()
+    assert file.with_suffix(".cfg").read_bytes() == source.with_suffix(".cfg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"format": ["onx"]}, "did you mean 'onnx'"),
+        ({"imgsz": [100]}, "expected multiples of 32"),
+        ({"format": ["torchscript"], "layout": "nms"}, "--layout nms"),
+        ({"format": ["darknet"]}, "decode: bounded"),
+        ({"weights": "nowhere.pt"}, "weights not found"),
+    ],
+)
+def test_mistakes(flags, message, best, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export(**{"weights": str(best["tiny"]), "output": str(tmp_path / "e"), **flags})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".torchscript", ".xml", ".safetensors"])
+def test_damaged_exports_end_in_one_line(suffix, photo, tmp_path):
+    file = tmp_path / f"bad{suffix}"
+    file.write_bytes(b"not a model" * 20)
+    result = run("detect.py", "--weights", file, "--source", photo)
+    assert f"bad{suffix}" in one_line_error(result)

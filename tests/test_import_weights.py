@@ -1,0 +1,68 @@
+"""import_weights.py and the inspector as a person runs them."""
+
+import struct
+
+import pytest
+import torch
+
+from tests.paths import SHARED_DATA, needs_shared_data
+from tests.test_commands import one_line_error, run
+
+CHECKPOINTS = SHARED_DATA / "checkpoints"
+
+
+@needs_shared_data
+def test_imported_inspected_and_loaded_by_torch_alone(tmp_path):
+    source = CHECKPOINTS / "ultralytics-yolov3-tiny-bccd.pt"
+    result = run("import_weights.py", source, "--output", tmp_path / "ours.pt")
+    assert result.returncode == 0, result.stderr
+    assert torch.load(tmp_path / "ours.pt", weights_only=True)["names"] == ["RBC", "WBC", "Platelets"]
+    told = run("-m", "utils.checkpoint", tmp_path / "ours.pt")
+    assert told.returncode == 0, told.stderr
+    for part in ("yolov3-tiny", "3: RBC, WBC, Platelets", "8,680,875 numbers", "33.1 MiB", source.name):
+        assert part in told.stdout
+    assert "exists" in one_line_error(run("import_weights.py", source, "--output", tmp_path / "ours.pt"))
+
+
+@needs_shared_data
+def test_darknet_names_come_from_a_flag(tmp_path):
+    source = SHARED_DATA / "darknet" / "tiny-narrow.weights"
+    wrong = run("import_weights.py", source, "--output", tmp_path / "d.pt", "--names", "a,b")
+    assert "2 names for a model of 5 classes" in one_line_error(wrong)
+    assert not list(tmp_path.iterdir())
+    result = run("import_weights.py", source, "--output", tmp_path / "d.pt", "--names", "a,b,c,d,e")
+    assert result.returncode == 0, result.stderr
+    assert torch.load(tmp_path / "d.pt", weights_only=True)["config"]["names"] == list("abcde")
+
+
+@pytest.mark.parametrize("command", [["import_weights.py"], ["-m", "utils.checkpoint"], ["val.py", "--weights"]])
+@pytest.mark.parametrize("kind", ["empty.pt", "text.pt", "short.weights", "missing.pt"])
+def test_damaged_weights_end_in_one_line(command, kind, tmp_path):
+    file = tmp_path / kind
+    if kind != "missing.pt":
+        file.write_bytes({"e": b"", "t": b"hello " * 100, "s": struct.pack("<iiii", 0, 2, 0, 0)}[kind[0]])
+    assert kind in one_line_error(run(*command, file))
+
+
+@needs_shared_data
+def test_imported_weights_need_a_data_set():
+    source = CHECKPOINTS / "ultralytics-yolov3-tiny-bccd.pt"
+    assert "--data" in one_line_error(run("val.py", "--weights", source))
+
+
+@pytest.mark.slow
+@needs_shared_data
+@pytest.mark.parametrize(("split", "ap", "ap50"), [("test", 0.3706, 0.7104), ("val", 0.3925, 0.7384)])
+def test_val_gives_the_reference_metrics(split, ap, ap50, tmp_path):
+    """Its truths count pixels from 0: with --pixel-origin 1, which `auto` chooses, AP on test is .3765."""
+    import json
+
+    names = ["--names", "RBC,WBC,Platelets", "--pixel-origin", "0", "--images", "list"]
+    assert run("convert.py", "voc", SHARED_DATA / "bccd", tmp_path / "bccd", *names).returncode == 0
+    flags = ["--weights", CHECKPOINTS / "ultralytics-yolov3-tiny-bccd.pt", "--data", tmp_path / "bccd" / "data.yaml"]
+    flags += ["--split", split, "--imgsz", "320", "--conf", ".001", "--nms-iou", ".6", "--no-plots", "--workers", "0"]
+    result = run("val.py", *flags, "--project", tmp_path, "--name", "v")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "v" / "metrics.json").read_text())
+    assert abs(metrics["ap"] - ap) < 0.003
+    assert abs(metrics["ap50"] - ap50) < 0.003

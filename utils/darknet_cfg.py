@@ -1,0 +1,69 @@
+"""Darknet's .cfg files: sections of key=value lines."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.errors import UserError, printable
+
+LARGEST_CFG = 2**20
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section such as [convolutional] with its keys, and the line of its head."""
+
+    kind: str
+    keys: dict[str, str] = field(default_factory=dict)
+    line: int = 0
+
+    def number(self, key: str, default: int) -> int:
+        """A key's whole number; UserError where it is none."""
+        try:
+            return int(self.keys.get(key, default))
+        except ValueError:
+            raise UserError(f"line {self.line}: [{self.kind}] {key}: expected a whole number") from None
+
+    def numbers(self, key: str) -> list[float]:
+        """A key's numbers, separated by commas; UserError where they are none."""
+        try:
+            return [float(part) for part in self.keys.get(key, "").split(",") if part.strip()]
+        except ValueError:
+            raise UserError(f"line {self.line}: [{self.kind}] {key}: expected numbers") from None
+
+
+def read_cfg_text(path: Path) -> str:
+    """The text of a .cfg; UserError if it cannot be one."""
+    try:
+        if path.stat().st_size > LARGEST_CFG:
+            raise UserError(f"{printable(path)}: larger than {LARGEST_CFG >> 20} MiB: expected a Darknet .cfg")
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{printable(path)}: cannot be read as a Darknet .cfg ({printable(error, 100)})") from None
+
+
+def parse_cfg(text: str, where: str) -> list[Section]:
+    """The sections of a .cfg; UserError with its line for what is none."""
+    sections: list[Section] = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.partition("#")[0].partition(";")[0].strip()
+        if not line:
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            sections.append(Section(line[1:-1].strip(), {}, number))
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not sections:
+            raise UserError(f"{where}:{number}: {printable(line, 60)!r}: expected [section] or key=value")
+        sections[-1].keys[key.strip()] = value.strip()
+    if not sections or sections[0].kind not in ("net", "network"):
+        raise UserError(f"{where}: expected a Darknet .cfg, which begins with [net]")
+    return sections
+
+
+def format_cfg(sections: Iterable[Section]) -> str:
+    """The text of a .cfg."""
+    return "\n".join(
+        f"[{section.kind}]\n" + "".join(f"{key}={value}\n" for key, value in section.keys.items())
+        for section in sections
+    )
