@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 SHAPE_CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "bar", "arrow")
 SLENDER = ("bar", "arrow")
-SLENDER_SHARE = 0.4
+SLENDER_SHARE = 0.35
 SMALLEST_SIDE = 8
 LEAST_VISIBLE = 0.3
 DRAWN = 64  # of 255: the coverage from which a pixel counts as the object's
@@ -72,7 +72,7 @@ def draw_scene(generator: Generator, size: int) -> Scene:
     """A square picture of about 3 to 8 shapes, the large ones mostly behind the small ones."""
     image = _background(generator, size)
     _draw_clutter(image, generator)
-    patches = [_random_patch(generator, size) for _ in range(generator.integers(3, 9))]
+    patches = [_random_patch(generator, size) for _ in range(generator.integers(3, 8))]
     patches.sort(key=lambda patch: -patch[1].size * generator.uniform(0.3, 1))
     shapes: list[Shape] = []
     seen = np.full((size, size), -1)
@@ -101,7 +101,7 @@ def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) ->
 
 def _side(generator: Generator, smallest: float, largest: float) -> float:
     """A side in pixels on a logarithmic scale, small ones less often: they take longest to learn."""
-    return smallest * (largest / smallest) ** np.sqrt(generator.random())
+    return smallest * (largest / smallest) ** (generator.random() ** 0.4)
 
 
 def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:
