@@ -34,16 +34,17 @@ VARIANTS = {
 
 
 def checkpoint(variant, path):
-    """A narrow network whose outputs vary: lively batch normalisation and heads."""
+    """A narrow network whose outputs vary: fitted batch normalisation and lively heads."""
     cfg, changes = VARIANTS[variant]
     model = model_config(cfg, changes)
     torch.manual_seed(3)
     network = build_network(model, len(NAMES))
     with torch.no_grad():
+        # Statistics of real features: made-up ones let 75 layers grow, and rounding with them, beyond any tolerance.
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.uniform_(-0.3, 0.3)
-                module.running_var.uniform_(0.05, 0.2)
+                module.momentum = None
+        network.train()(torch.rand(4, 3, 96, 128))
         for conv in network.head.convs:
             conv.weight.normal_(0, 0.3)
             conv.bias.zero_()
@@ -123,16 +124,17 @@ def test_the_graph_is_folded_and_described(best, tmp_path):
     assert [output.name for output in model.graph.output] == ["output0"]
 
 
-@pytest.mark.parametrize("layout", ["decoded", "raw", "nms"])
-def test_half_weights_halve_the_file(layout, best, tmp_path):
-    (whole,) = export(weights=str(best["yolov3-spp"]), layout=layout, output=str(tmp_path / "whole"))
-    (half,) = export(
-        weights=str(best["yolov3-spp"]),
-        layout="raw" if layout == "raw" else "decoded",
-        half=True,
-        output=str(tmp_path / "half"),
-    )
+@pytest.mark.parametrize("layout", ["decoded", "raw"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_half_weights_halve_the_file(layout, dynamic, best, tmp_path):
+    flags = {"weights": str(best["tiny"]), "layout": layout, "dynamic": dynamic}
+    (whole,) = export(**flags, output=str(tmp_path / "whole"))
+    (half,) = export(**flags, half=True, output=str(tmp_path / "half"))
     assert half.stat().st_size < 0.75 * whole.stat().st_size
+    images = torch.rand(1, 3, 96, 128)
+    (_, scores), found = open_backend(whole).run(images), open_backend(half).run(images)
+    assert torch.allclose(found[1], scores, atol=2e-2)
+    assert not torch.equal(found[1], scores)
 
 
 @pytest.mark.parametrize("fmt", ["onnx", "openvino", "torchscript"])
@@ -211,10 +213,13 @@ def test_examples_find_what_detect_finds(example, best, photo, tmp_path):
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     found = [(NAMES.index(name), float(score), [float(side) for side in box]) for name, score, *box in lines]
-    found.sort(key=lambda row: -row[1])
+    # The printed scores have three digits; boxes are compared within half a pixel, unclipped ones after clipping.
+    clipped = [(label, score, np.clip(box, 0, [128, 77] * 2).tolist()) for label, score, box in found]
     expected = rows_of(load(best["tiny"])(str(tmp_path / "small.png")))
-    scores = [row[1] for row in expected]
-    assert [round(row[1], 2) for row in found[:5]] == [round(score, 2) for score in scores[:5]]
+    assert len(found) == len(expected) > 0
+    for label, score, box in expected:
+        same = [row for row in clipped if row[0] == label and abs(row[1] - score) < 1.6e-3]
+        assert any(np.abs(np.subtract(row[2], box)).max() < 0.5 for row in same), (label, score, box)
 
 
 def test_safetensors_come_back(best, tmp_path):
@@ -239,6 +244,7 @@ def test_darknet_export_is_the_imported_file(tmp_path):
         ({"imgsz": [100]}, "expected multiples of 32"),
         ({"format": ["torchscript"], "layout": "nms"}, "--layout nms"),
         ({"format": ["darknet"]}, "decode: bounded"),
+        ({"half": True, "layout": "nms"}, "--half"),
         ({"weights": "nowhere.pt"}, "weights not found"),
     ],
 )
