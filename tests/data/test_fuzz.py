@@ -204,14 +204,15 @@ def test_broken_inputs_end_in_a_report_or_one_line(kind, count, folder):
     names = sorted(path.name for path in folder.rglob("*") if path.is_file())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for seed in range(count):
-        rng, start = random.Random(f"{kind} {seed}"), time.monotonic()
+        rng, start = random.Random(f"{kind} {seed}"), time.process_time()
         try:
             TRIES[kind](folder, rng)
         except UserError as error:
             one_line(error)
         except Exception as error:
             raise AssertionError(f"{kind}, seed {seed}") from error
-        assert time.monotonic() - start < 10, f"{kind}, seed {seed}: a hang"
+        # Of CPU: on a busy machine the wall clock says more about its other work. A refusal of deep YAML takes 1 s.
+        assert time.process_time() - start < 10, f"{kind}, seed {seed}: a hang"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000, "kilobytes: something was expanded"
     shutil.rmtree(folder / "cache", ignore_errors=True)
     inputs = {"a.txt", "a.xml", "val.json", "ids.json", "data.yaml"}
