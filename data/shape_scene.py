@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-SHAPE_CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "bar", "arrow")
-SLENDER = ("bar", "arrow")
+SHAPE_CLASSES = ("disc", "ring", "square", "triangle", "cross", "bar")
+SLENDER = ("bar",)
 SLENDER_SHARE = 0.35
 SMALLEST_SIDE = 8
 LEAST_VISIBLE = 0.3
@@ -134,20 +134,12 @@ def _outline(name: str, ratio: float, generator: Generator) -> list[np.ndarray]:
         return [np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2]
     if name == "triangle":
         return [_circle(0.5, 3)]
-    if name == "star":
-        points = _circle(0.5, 10)
-        points[1::2] *= generator.uniform(0.42, 0.52)
-        return [points]
     if name == "cross":
         arm = generator.uniform(0.13, 0.19)
         corner = np.array([(arm, arm), (arm, 0.5), (-arm, 0.5)])
         return [np.concatenate([_turned([corner], 90 * turn)[0] for turn in range(4)])]
     end = ratio / 2
-    if name == "bar":
-        return [np.array([(-end, -0.5), (end, -0.5), (end, 0.5), (-end, 0.5)])]
-    neck, shaft = end - generator.uniform(0.9, 1.3), generator.uniform(0.18, 0.26)
-    upper = np.array([(-end, shaft), (neck, shaft), (neck, 0.5), (end, 0)])
-    return [np.concatenate([upper, upper[-2::-1] * (1, -1)])]
+    return [np.array([(-end, -0.5), (end, -0.5), (end, 0.5), (-end, 0.5)])]
 
 
 def _circle(radius: float, points: int = 64) -> np.ndarray:
@@ -175,8 +167,7 @@ def _place(
     """The shape at a random place, rarely across the border, where it leaves enough of all others to see, if any."""
     size = len(seen)
     height, width = coverage.shape
-    # An arrow that loses its head at the border would be a bar.
-    overhang = 0.2 if generator.random() < 0.15 and SHAPE_CLASSES[label] != "arrow" else 0.0
+    overhang = 0.2 if generator.random() < 0.15 else 0.0
     needed = 1.5 * LEAST_VISIBLE * np.array([(shape.coverage >= DRAWN).sum() for shape in shapes])
     visible = np.bincount(seen[seen >= 0], minlength=len(shapes))
     for _ in range(12):

@@ -12,7 +12,7 @@ from utils.errors import UserError, printable
 __all__ = ["SHAPE_CLASSES", "ensure_shapes", "make_shapes"]
 
 TEMPLATE = Path(__file__).with_suffix(".yaml")
-STAMP = "AlignYOLO shapes, version 2"
+STAMP = "AlignYOLO shapes, version 3"
 JPEG_QUALITY = 95
 README = """{stamp}
 Drawn by data/shapes.py from seed {seed}: {train} pictures to train on and {val} to validate on, {size} x {size} pixels.
