@@ -100,7 +100,9 @@ def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) ->
 
 
 def _side(generator: Generator, smallest: float, largest: float) -> float:
-    """A side in pixels on a logarithmic scale, small ones less often: they take longest to learn."""
+    """A side in pixels on a logarithmic scale; few are tiny, since those take longest to learn."""
+    if generator.random() < 0.1:
+        return smallest * 2 ** generator.random()
     return smallest * (largest / smallest) ** (generator.random() ** 0.4)
 
 
