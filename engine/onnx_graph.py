@@ -125,77 +125,15 @@ def append_nms(
 
     boxes (B, M, 4) xyxy pixels, scores (B, M), labels (B, M) and count (B,): best first, zeros after `count`.
     """
-    graph, nodes, constants = model.graph, [], []
-
-    def constant(name: str, value: object, dtype: type) -> str:
-        constants.append(numpy_helper.from_array(np.asarray(value, dtype), f"nms_{name}"))
-        return f"nms_{name}"
-
-    def op(kind: str, inputs: list[str], output: str, **attributes: object) -> str:
-        nodes.append(helper.make_node(kind, inputs, [output], name=f"nms/{output}", **attributes))
-        return output
-
-    ints = {number: constant(f"int{number}", [number], np.int64) for number in (0, 1, 2, 3, max_detections)}
-    zero, zero_float = constant("zero", 0, np.int64), constant("zero_float", 0.0, np.float32)
-    empty = constant("padding", np.full(max_detections, SUPPRESSED), np.float32)
-    below = constant("below", SUPPRESSED, np.float32)
-
-    split = constant("split", [4, num_classes], np.int64)
-    nodes.append(helper.make_node("Split", ["output0", split], ["nms_cxcywh", "nms_scores"], name="nms/split", axis=1))
-    op("Transpose", ["nms_cxcywh"], "nms_rows", perm=[0, 2, 1])
-    limits = [
-        constant(name, value, dtype)
-        for name, value, dtype in (
-            ("max", max_detections, np.int64),
-            ("iou", iou, np.float32),
-            ("confidence", confidence, np.float32),
-        )
-    ]
-    op("NonMaxSuppression", ["nms_rows", "nms_scores", *limits], "nms_selected", center_point_box=1)
-    columns = [
-        op("Gather", ["nms_selected", constant(f"c{i}", i, np.int64)], f"nms_{part}", axis=1)
-        for i, part in enumerate(("image", "label", "anchor"))
-    ]
-    op("GatherND", ["nms_scores", "nms_selected"], "nms_score")
-
-    # Per image, the scores of its own detections, others pushed below all, then the best of them.
-    op("Shape", ["nms_rows"], "nms_shape")
-    op("Gather", ["nms_shape", zero], "nms_batch", axis=0)
-    op("Range", [zero, "nms_batch", constant("one", 1, np.int64)], "nms_images")
-    op("Unsqueeze", ["nms_images", ints[1]], "nms_images_column")
-    op("Equal", ["nms_images_column", columns[0]], "nms_mine")
-    op("Where", ["nms_mine", "nms_score", below], "nms_own")
-    op("Unsqueeze", ["nms_batch", ints[0]], "nms_batch1")
-    op("Concat", ["nms_batch1", ints[max_detections]], "nms_padding_shape", axis=0)
-    op("Expand", [empty, "nms_padding_shape"], "nms_padded")
-    op("Concat", ["nms_own", "nms_padded"], "nms_all", axis=1)
-    nodes.append(helper.make_node("TopK", ["nms_all", ints[max_detections]], ["nms_best", "nms_place"], name="nms/top"))
-    op("Greater", ["nms_best", zero_float], "nms_valid")
-
-    zeros = constant("zeros", np.zeros(max_detections), np.int64)
-    filled = [op("Concat", [column, zeros], f"{column}_filled", axis=0) for column in columns]
-    label, anchor = (op("Gather", [column, "nms_place"], f"{column}_best", axis=0) for column in filled[1:])
-    op("Unsqueeze", [anchor, ints[2]], "nms_anchor_column")
-    op("GatherND", ["nms_rows", "nms_anchor_column"], "nms_boxes", batch_dims=1)
-    center, size = (
-        op("Slice", ["nms_boxes", ints[low], constant(f"to{low}", [low + 2], np.int64), ints[2]], f"nms_{low}")
-        for low in (0, 2)
-    )
-    op("Mul", [size, constant("half", 0.5, np.float32)], "nms_half_size")
-    op("Sub", [center, "nms_half_size"], "nms_low")
-    op("Add", [center, "nms_half_size"], "nms_high")
-    op("Concat", ["nms_low", "nms_high"], "nms_xyxy", axis=2)
-    op("Unsqueeze", ["nms_valid", ints[2]], "nms_valid_column")
-    op("Where", ["nms_valid_column", "nms_xyxy", zero_float], "boxes")
-    op("Where", ["nms_valid", "nms_best", zero_float], "scores")
-    op("Where", ["nms_valid", label, zero], "labels")
-    op("Cast", ["nms_valid"], "nms_valid_int", to=TensorProto.INT64)
-    op("ReduceSum", ["nms_valid_int", ints[1]], "count", keepdims=0)
+    nms, graph = NmsNodes(max_detections), model.graph
+    columns = nms.select(confidence, iou, num_classes)
+    nms.best_per_image(columns[0])
+    nms.outputs(columns[1], columns[2])
 
     batch = graph.input[0].type.tensor_type.shape.dim[0]
     batch = batch.dim_param or batch.dim_value
-    graph.node.extend(nodes)
-    graph.initializer.extend(constants)
+    graph.node.extend(nms.nodes)
+    graph.initializer.extend(nms.constants)
     del graph.output[:]
     for name, kind, shape in (
         ("boxes", TensorProto.FLOAT, [batch, max_detections, 4]),
@@ -205,3 +143,81 @@ def append_nms(
     ):
         graph.output.append(helper.make_tensor_value_info(name, kind, shape))
     return model
+
+
+class NmsNodes:
+    """The nodes and constants of the NMS; nodes name each other's outputs."""
+
+    def __init__(self, max_detections: int):
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.max_detections = max_detections
+        self.zero, self.no_score = self.constant("zero", 0, np.int64), self.constant("zero_float", 0.0, np.float32)
+        self.ints = {number: self.constant(f"int{number}", [number], np.int64) for number in (0, 1, 2)}
+
+    def constant(self, name: str, value: object, dtype: type) -> str:
+        """A constant and its name in the graph."""
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), f"nms_{name}"))
+        return f"nms_{name}"
+
+    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: object) -> str:
+        """A node; returns the name of its first output."""
+        self.nodes.append(helper.make_node(kind, inputs, list(outputs), name=f"nms/{outputs[0]}", **attributes))
+        return outputs[0]
+
+    def select(self, confidence: float, iou: float, num_classes: int) -> list[str]:
+        """Class-aware NMS over the whole batch: the image, label and anchor (K,) of every detection, and its score."""
+        split = self.constant("split", [4, num_classes], np.int64)
+        self.op("Split", ["output0", split], "nms_cxcywh", "nms_scores", axis=1)
+        self.op("Transpose", ["nms_cxcywh"], "nms_rows", perm=[0, 2, 1])
+        limits = [
+            self.constant("max", self.max_detections, np.int64),
+            self.constant("iou", iou, np.float32),
+            self.constant("confidence", confidence, np.float32),
+        ]
+        self.op("NonMaxSuppression", ["nms_rows", "nms_scores", *limits], "nms_selected", center_point_box=1)
+        self.op("GatherND", ["nms_scores", "nms_selected"], "nms_score")
+        return [
+            self.op("Gather", ["nms_selected", self.constant(f"column{i}", i, np.int64)], f"nms_{part}", axis=1)
+            for i, part in enumerate(("image", "label", "anchor"))
+        ]
+
+    def best_per_image(self, image: str) -> None:
+        """Per image, the scores of its own detections, others pushed below all, then the best M of them."""
+        below = self.constant("below", SUPPRESSED, np.float32)
+        empty = self.constant("padding", np.full(self.max_detections, SUPPRESSED), np.float32)
+        count = self.constant("count", [self.max_detections], np.int64)
+        self.op("Shape", ["nms_rows"], "nms_shape")
+        self.op("Gather", ["nms_shape", self.zero], "nms_batch", axis=0)
+        self.op("Range", [self.zero, "nms_batch", self.constant("one", 1, np.int64)], "nms_images")
+        self.op("Unsqueeze", ["nms_images", self.ints[1]], "nms_images_column")
+        self.op("Equal", ["nms_images_column", image], "nms_mine")
+        self.op("Where", ["nms_mine", "nms_score", below], "nms_own")
+        self.op("Unsqueeze", ["nms_batch", self.ints[0]], "nms_batch1")
+        self.op("Concat", ["nms_batch1", count], "nms_padding_shape", axis=0)
+        self.op("Expand", [empty, "nms_padding_shape"], "nms_padded")
+        self.op("Concat", ["nms_own", "nms_padded"], "nms_all", axis=1)
+        self.op("TopK", ["nms_all", count], "nms_best", "nms_place")
+        self.op("Greater", ["nms_best", self.no_score], "nms_valid")
+
+    def outputs(self, label: str, anchor: str) -> None:
+        """boxes, scores, labels and count of the best, zeros where there are fewer."""
+        zeros = self.constant("zeros", np.zeros(self.max_detections), np.int64)
+        for column in (label, anchor):
+            self.op("Concat", [column, zeros], f"{column}_filled", axis=0)
+            self.op("Gather", [f"{column}_filled", "nms_place"], f"{column}_best", axis=0)
+        self.op("Unsqueeze", [f"{anchor}_best", self.ints[2]], "nms_anchor_column")
+        self.op("GatherND", ["nms_rows", "nms_anchor_column"], "nms_boxes", batch_dims=1)
+        end = self.constant("end", [4], np.int64)
+        center = self.op("Slice", ["nms_boxes", self.ints[0], self.ints[2], self.ints[2]], "nms_center")
+        size = self.op("Slice", ["nms_boxes", self.ints[2], end, self.ints[2]], "nms_size")
+        self.op("Mul", [size, self.constant("half", 0.5, np.float32)], "nms_half_size")
+        self.op("Sub", [center, "nms_half_size"], "nms_low")
+        self.op("Add", [center, "nms_half_size"], "nms_high")
+        self.op("Concat", ["nms_low", "nms_high"], "nms_xyxy", axis=2)
+        self.op("Unsqueeze", ["nms_valid", self.ints[2]], "nms_valid_column")
+        self.op("Where", ["nms_valid_column", "nms_xyxy", self.no_score], "boxes")
+        self.op("Where", ["nms_valid", "nms_best", self.no_score], "scores")
+        self.op("Where", ["nms_valid", f"{label}_best", self.zero], "labels")
+        self.op("Cast", ["nms_valid"], "nms_valid_int", to=TensorProto.INT64)
+        self.op("ReduceSum", ["nms_valid_int", self.ints[1]], "count", keepdims=0)
