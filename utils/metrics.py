@@ -396,11 +396,14 @@ def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
 
 
 def _float64(values: ArrayLike) -> NDArray:
-    return torch.as_tensor(values).detach().to("cpu", torch.float64).numpy()
+    """On the CPU in double precision; torch would read a list of Python's numbers as float32."""
+    return np.asarray(
+        values.detach().to("cpu", torch.float64) if isinstance(values, torch.Tensor) else values, np.float64
+    )
 
 
 def _int64(values: ArrayLike) -> NDArray:
-    return torch.as_tensor(values).detach().to("cpu", torch.int64).numpy()
+    return np.asarray(values.detach().to("cpu", torch.int64) if isinstance(values, torch.Tensor) else values, np.int64)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
