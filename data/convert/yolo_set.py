@@ -105,7 +105,7 @@ def check_target(target: Path, source: Path, exist_ok: bool, inside: bool = Fals
 
 
 def write_yolo_set(conversion: Conversion, target: Path, images: str, exist_ok: bool = False) -> None:
-    """Writes photos, labels, data.yaml, names.txt and report to `target`, all or nothing; UserError where that fails."""
+    """Writes photos, labels, data.yaml, names.txt and report to `target`, all or nothing; UserError if that fails."""
     target = Path(target).absolute()
     check_target(target, conversion.source, exist_ok)
     try:
