@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import ASSIGNER_NAMES, BOX_LOSSES, RunConfig
+from utils.config import ASSIGNER_NAMES, BOX_LOSSES, ENCODED_LOSSES, RunConfig
 from utils.errors import run_command
 from utils.flags import Parser, add_knobs
 
@@ -21,7 +21,9 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The flags that were given; UserError for a wrong one."""
     parser = Parser(prog="train.py", usage="python train.py [flags]", description=(__doc__ or "").splitlines()[0])
     choice = parser.add_argument_group("loss and assignment")
-    choice.add_argument("--loss", metavar="|".join(BOX_LOSSES), help="box loss (hyperparameter box_loss)")
+    choice.add_argument(
+        "--loss", metavar="|".join(BOX_LOSSES + ENCODED_LOSSES), help="box loss (hyperparameter box_loss)"
+    )
     choice.add_argument(
         "--assign", metavar="|".join(ASSIGNER_NAMES), help="target assignment (hyperparameter assigner)"
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.anchors import build_anchors, decode
 from models.weights import load_detector, read_weights
-from utils.config import Config
+from utils.config import Config, TorchvisionConfig
 from utils.errors import UserError, printable
 
 Candidates = tuple[Tensor, Tensor]  # boxes (B, A, 4) xyxy pixels, scores (B, A, C)
@@ -59,6 +59,9 @@ def torch_backend(detector: torch.nn.Module, config: Config) -> Backend:
 
     @torch.inference_mode()
     def run(images: Tensor) -> Candidates:
+        if isinstance(model, TorchvisionConfig):
+            boxes, scores = detector.candidates(images.to(next(detector.parameters()).device))
+            return boxes.cpu(), scores.cpu()
         raw = detector.network(images.to(next(detector.parameters()).device)).float()
         return candidates_of_raw(raw.cpu(), tuple(images.shape[-2:]), model.strides, model.anchors, model)
 

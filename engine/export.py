@@ -23,7 +23,7 @@ from models.exported import ExportNetwork
 from models.postprocess import Postprocess
 from models.weights import load_detector, read_weights
 from utils.checkpoint import newest
-from utils.config import Config, ExportConfig, plain
+from utils.config import Config, ExportConfig, ModelConfig, plain
 from utils.errors import ExportMismatch, UserError, printable
 from utils.letterbox import Letterbox
 from utils.ultralytics_door import file_loader
@@ -55,6 +55,8 @@ def run(settings: ExportConfig) -> list[Path]:
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     contents = read_weights(weights, settings.cfg or None)
     config = Config.from_dict(contents["config"], str(weights))
+    if not isinstance(config.model, ModelConfig):
+        raise UserError(f"{printable(weights)}: {config.model.detector} of torchvision: export.py writes YOLOv3 alone")
     size = (settings.imgsz[0], settings.imgsz[-1]) if settings.imgsz else config.run.image_size
     stride = max(config.model.strides)
     if any(side % stride for side in size):

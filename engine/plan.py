@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import DataSpec, data_root, read_data_yaml
-from utils.config import Config, RunConfig
+from utils.config import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig
 from utils.config_sources import hyperparameters, model_config, parse_settings
 from utils.errors import UserError
 from utils.flags import parsed
@@ -32,10 +32,11 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
         if flags.get(flag):
             overrides[key] = flags[flag]
-    demo = DEMO if flags.get("data", "shapes") == "shapes" else {}
+    model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
+    demo = demo_of(model) if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
-    hyper = hyperparameters(run.hyp, overrides)
-    model = model_config(run.cfg, overrides)
+    hyper = hyperparameters(run.hyp, overrides, base=model.hyp if isinstance(model, TorchvisionConfig) else "")
+    check_choices(run, model, hyper)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -46,6 +47,27 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     if missing:
         raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val")
     return Plan(Config(run, model, hyper, spec.names), spec)
+
+
+def demo_of(model: ModelConfig | TorchvisionConfig) -> dict[str, Any]:
+    """The demo's flags; a detector of torchvision keeps its own optimiser and hyperparameters."""
+    return DEMO if isinstance(model, ModelConfig) else {k: v for k, v in DEMO.items() if k not in ("optimizer", "hyp")}
+
+
+def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:
+    """UserError for a loss, an assigner or a flag that the model's kind does not have."""
+    if isinstance(model, ModelConfig):
+        if hyper.box_loss in ENCODED_LOSSES:
+            raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
+        return
+    if hyper.assigner not in ("iou", "ggiou"):
+        raise UserError(f"assigner {hyper.assigner}: YOLOv3's alone; expected iou or ggiou for {model.detector}")
+    if hyper.box_gain_match == "iou":
+        raise UserError(
+            f"box_gain_match iou: measured for YOLOv3 alone; expected none or a number for {model.detector}"
+        )
+    if run.autoanchor:
+        raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
 
 
 def open_data(name: str, root: Path) -> DataSpec:

@@ -24,9 +24,10 @@ from engine.interrupts import StopRequest, stop_requests
 from engine.records import Records
 from engine.report import EpochReport
 from models.build import build_detector, with_network
+from models.torchvision_weights import read_torchvision
 from models.weights import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import Config, ModelConfig, plain
+from utils.config import Config, ModelConfig, TorchvisionConfig, plain
 from utils.device import worker_count
 from utils.diagnosis import diagnose
 from utils.distributed import Group
@@ -76,15 +77,15 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def load_weights(network: nn.Module, path: str, model: ModelConfig | None = None) -> str:
+def load_weights(network: nn.Module, path: str, model: ModelConfig | TorchvisionConfig | None = None) -> str:
     """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
 
     With `model`, what differs between it and the model the weights were trained in is said too.
     """
-    contents = read_weights(path)
+    contents = read_torchvision(path) if isinstance(model, TorchvisionConfig) else read_weights(path)
     source, target = contents["model"], network.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
-    if not any(name.endswith("conv.weight") for name in fitting):
+    if not any(value.ndim == 4 for value in fitting.values()):
         raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
     network.load_state_dict(fitting, strict=False)
     lines = [f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}"]

@@ -21,7 +21,7 @@ from engine.records import NoRecords, Records
 from engine.trainer import Trainer, load_weights
 from models.anchor_fit import fit_anchors
 from models.anchors import best_possible_recall
-from utils.config import Config
+from utils.config import Config, TorchvisionConfig
 from utils.device import autocast_dtype, choose_device
 from utils.distributed import Group, group_of_environment, joined, restart_note
 from utils.errors import UserError, printable
@@ -65,9 +65,10 @@ def train_on(
     if resumed:
         require_same_data(resumed, train_index)
         trainer.restore(resumed)
-    elif config.run.weights:
-        print(load_weights(trainer.detector.network, config.run.weights, config.model))
-        trainer.restart_average()
+    else:
+        for path in start_weights(config):
+            print(load_weights(trainer.detector.network, path, config.model))
+            trainer.restart_average()
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:
         protocol = protocol_line(config, "val", len(val_index), val_truths)
@@ -78,6 +79,12 @@ def train_on(
     trainer.fit(records)
     print(next_steps(folder, config))
     return folder
+
+
+def start_weights(config: Config) -> list[str]:
+    """The files that a new run starts from: a backbone's first, `--weights` over it."""
+    backbone = config.model.backbone_weights if isinstance(config.model, TorchvisionConfig) else ""
+    return [path for path in (backbone, config.run.weights) if path]
 
 
 def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
@@ -147,6 +154,8 @@ def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tenso
 
 def with_anchors(config: Config, index: LabelIndex) -> Config:
     """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
+    if isinstance(config.model, TorchvisionConfig):
+        return config
     sizes, model = network_sizes(index, config.run.image_size), config.model
     if config.run.autoanchor:
         try:

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 from models.assigners import ASSIGNERS
+from models.balance import balanced_weight
 from models.box_losses import BOX_SIMILARITIES
+from models.box_matching import BoxMatcher
+from models.dense_loss import BoxTerm, RetinaNetLoss
 from models.detector import Detector
 from models.loss import DetectionLoss
 from models.network import Network
 from models.postprocess import Postprocess
-from utils.config import Config, Hyperparameters, ModelConfig
+from models.torchvision_detectors import DenseDetector, retinanet
+from utils.config import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, TorchvisionConfig
 from utils.distributed import Group
 
 LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
@@ -112,8 +116,12 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
     )
 
 
-def build_detector(config: Config, observe: Callable | None = None, group: Group | None = None) -> Detector:
+def build_detector(
+    config: Config, observe: Callable | None = None, group: Group | None = None
+) -> Detector | DenseDetector:
     """The detector of a config, its weights drawn from the config's seed."""
+    if isinstance(config.model, TorchvisionConfig):
+        return build_torchvision(config, observe, group or Group())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, len(config.names))
@@ -129,6 +137,50 @@ def build_detector(config: Config, observe: Callable | None = None, group: Group
     )
 
 
-def with_network(detector: Detector, network: torch.nn.Module) -> Detector:
+def with_network(detector: Detector | DenseDetector, network: torch.nn.Module) -> Detector | DenseDetector:
     """The same detector around other weights, such as the averaged ones."""
-    return Detector(network, detector.strides, detector.anchor_sizes, detector.loss, detector.postprocess)
+    return detector.with_network(network)
+
+
+def build_box_matcher(hyper: Hyperparameters, forced: str) -> BoxMatcher:
+    """The matcher of the config, for anchors without a limit to their reach."""
+    gaussian = (hyper.ggiou_alpha, hyper.ggiou_beta, hyper.ggiou_sigma)
+    return BoxMatcher(hyper.assigner, hyper.assign_positive, hyper.assign_negative, forced, *gaussian)
+
+
+def build_box_term(hyper: Hyperparameters, coder: object, group: Group) -> BoxTerm:
+    """The box loss of the config on a torchvision detector's codes."""
+    weight = functools.partial(
+        balanced_weight,
+        gamma=hyper.ggiou_gamma,
+        wloc=hyper.ggiou_wloc,
+        metric=hyper.balance_metric,
+        alpha=hyper.ggiou_alpha,
+        beta=hyper.ggiou_beta,
+        sigma=hyper.ggiou_sigma,
+        over_ranks=group.sum,
+    )
+    similarity = None if hyper.box_loss in ENCODED_LOSSES else build_similarity(hyper)
+    return BoxTerm(coder, similarity, hyper.box_loss, hyper.smooth_l1_beta, weight)
+
+
+def build_torchvision(config: Config, observe: Callable | None, group: Group) -> DenseDetector:
+    """The detector of torchvision that a config describes; its losses are divided by the nominal batch.
+
+    A step adds up the gradients of all images, and these detectors' learning rates are meant for their mean.
+    """
+    hyper, model, flags = config.hyper, config.model, config.run
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(flags.seed)
+        network = retinanet(model.backbone, len(config.names), model.fpn_channels, model.norm)
+    loss = RetinaNetLoss(
+        build_box_term(hyper, network.box_coder, group),
+        build_box_matcher(hyper, forced="best"),
+        box_gain=matched_gain(hyper.box, hyper.box_gain_match) / hyper.nominal_batch,
+        cls_gain=hyper.cls / hyper.nominal_batch,
+        observe=observe,
+        ranks=group.world_size,
+        over_ranks=group.sum,
+        focal_gamma=hyper.fl_gamma,
+    )
+    return DenseDetector(network, loss, Postprocess(flags.conf, flags.nms_iou, flags.max_det))

@@ -36,6 +36,10 @@ class Detector(nn.Module):
             self._anchors[key] = build_anchors(image_size, self.strides, self.anchor_sizes, where)
         return self._anchors[key]
 
+    def with_network(self, network: nn.Module) -> "Detector":
+        """The same detector around other weights."""
+        return Detector(network, self.strides, self.anchor_sizes, self.loss, self.postprocess)
+
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image.
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.anchors import Anchors, decode, take
-from models.assigners import Assignment, ggiou
+from models.assigners import Assignment
+from models.balance import balanced_weight
 from models.box_losses import iou
 from utils.targets import Targets
 
@@ -89,18 +90,9 @@ class DetectionLoss:
 
     def box_weight(self, boxes: Tensor, truths: Tensor) -> Tensor | float:
         """GGIoU-balanced (or IoU-balanced) weight of every positive (P,), 1 with gamma 0 (GGIoU Eq. 6)."""
-        if self.ggiou_gamma == 0:
-            return 1.0
-        if self.balance_metric == "iou":
-            metric = iou(boxes, truths)
-        else:
-            metric = ggiou(boxes, truths, self.ggiou_alpha, self.ggiou_beta, self.ggiou_sigma)
-        weight = metric**self.ggiou_gamma
-        if self.ggiou_wloc == "auto":
-            # The floors keep an empty batch, and one whose boxes all miss, from dividing by zero.
-            total, count = self.over_ranks(torch.stack([weight.sum(), weight.new_tensor(len(weight))]))
-            return weight / (total / count.clamp(min=1)).clamp(min=1e-6)
-        return weight * self.ggiou_wloc
+        gaussian = (self.ggiou_alpha, self.ggiou_beta, self.ggiou_sigma)
+        balance = (self.ggiou_gamma, self.ggiou_wloc, self.balance_metric)
+        return balanced_weight(boxes, truths, *balance, *gaussian, over_ranks=self.over_ranks)
 
     def objectness(self, logits: Tensor, anchors: Anchors, assignment: Assignment, quality: Tensor) -> Tensor:
         """Mean over each level's anchors of the BCE towards the quality of its box; ignored anchors count as zero loss.

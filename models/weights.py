@@ -29,7 +29,7 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
     with path.open("rb") as file:
         start = file.read(20)
     if start.startswith(ZIP_MAGIC):
-        return load_checkpoint(path) if _is_ours(path) else read_ultralytics(path)
+        return load_checkpoint(path) if is_ours(path) else read_ultralytics(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if looks_like_darknet(path, start):
@@ -78,7 +78,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {"config": config, "names": names, "epoch": 0, "metrics": metrics, "model": whole, "source": source}
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether a PyTorch archive says that this project wrote it."""
     try:
         with zipfile.ZipFile(path) as archive:

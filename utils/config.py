@@ -14,6 +14,7 @@ from typing import Any, Union
 from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = ("iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd")
+ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 ASSIGNER_NAMES = ("anchor_ratio", "best_anchor", "iou", "ggiou")
 
 
@@ -42,6 +43,30 @@ class ModelConfig:
         "zeros", "padding of yolov3-tiny's stride 1 pool: ultralytics' 0, Darknet's -inf", choices=("zeros", "lowest")
     )
     norm_eps: float = knob(0.001, "epsilon of the batch normalisation (Darknet: 1e-6)", 1e-12, 1)
+
+
+@dataclass(frozen=True)
+class TorchvisionConfig:
+    """A model YAML with a key `detector`: one of torchvision's detectors, which have anchors and codes of their own."""
+
+    detector: str = knob("retinanet", "torchvision's detector", choices=("retinanet",))
+    backbone: str = knob("resnet50", "feature extractor", choices=("resnet18", "resnet34", "resnet50", "resnet101"))
+    fpn_channels: int = knob(256, "channels of the feature pyramid and of the heads", 8, 4096)
+    norm: str = knob(
+        "batch", "backbone's normalisation: learnt, or frozen for pretrained weights", choices=("batch", "frozen")
+    )
+    backbone_weights: str = knob("", "local file of torchvision's classification weights to start the backbone from")
+    hyp: str = knob("", "hyperparameter YAML of this detector, below --hyp and --set")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """What divides both sides of the network input."""
+        return (32,)
+
+    @property
+    def anchors(self) -> tuple:
+        """None to set: the detector brings its own."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,12 @@ class Hyperparameters:
     fl_gamma: float = knob(0.0, "focal loss gamma, 0 = plain cross entropy", 0, 10)
     label_smoothing: float = knob(0.0, "label smoothing of the class loss", 0, 1)
 
-    box_loss: str = knob("ciou", "box similarity; the loss is 1 - similarity", choices=BOX_LOSSES)
+    box_loss: str = knob(
+        "ciou",
+        "box similarity, the loss is 1 - similarity; torchvision's detectors know l1 and smooth_l1 of the box codes too",
+        choices=BOX_LOSSES + ENCODED_LOSSES,
+    )
+    smooth_l1_beta: float = knob(1 / 9, "smooth_l1: size of an error from which on it counts linearly", 1e-6, 10)
     sca_alpha: float = knob(0.5, "weight of the corner distance in sca and iou_cd (the authors' code uses 1)", 0, 10)
     sca_corner: str = knob(
         "euclidean", "corner distance: Eq. 3, or squared as in Figure 1", choices=("euclidean", "squared")
@@ -136,7 +166,7 @@ class RunConfig:
 
     data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc, lvis)")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
-    cfg: str = knob("yolov3-tiny", "model YAML, or a built-in name (yolov3, yolov3-tiny, yolov3-spp)")
+    cfg: str = knob("yolov3-tiny", "model YAML, or a name in models (yolov3, yolov3-tiny, retinanet_resnet18_fpn, ...)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
     weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
     epochs: int = knob(100, "passes over the training images", 1, 100000)
@@ -305,7 +335,7 @@ class Config:
     """A whole run: what is printed in the banner, saved as config.yaml and stored in the checkpoint."""
 
     run: RunConfig
-    model: ModelConfig
+    model: ModelConfig | TorchvisionConfig
     hyper: Hyperparameters
     names: tuple[str, ...]
 
@@ -323,10 +353,15 @@ class Config:
         """The inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
         return Config(
             build(RunConfig, values["run"], where),
-            build(ModelConfig, values["model"], where),
+            build(model_kind(values["model"]), values["model"], where),
             build(Hyperparameters, values["hyper"], where),
             tuple(values["names"]),
         )
+
+
+def model_kind(values: Mapping[str, Any]) -> type:
+    """The dataclass that describes a model YAML's contents."""
+    return TorchvisionConfig if "detector" in values else ModelConfig
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from utils.config import FOREIGN_KEYS, Hyperparameters, ModelConfig, build, checked
+from utils.config import FOREIGN_KEYS, Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
 from utils.errors import UserError, nearest, printable
 from utils.yaml_file import find_yaml, read_mapping
 
@@ -18,7 +18,9 @@ MODELS, HYPS, DATA = ROOT / "models", ROOT / "data" / "hyps", ROOT / "data"
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """`key=value` strings as a mapping, values read as YAML; UserError with the nearest name for an unknown key."""
-    known = {each.name for kind in (Hyperparameters, ModelConfig) for each in dataclasses.fields(kind)}
+    known = {
+        each.name for kind in (Hyperparameters, ModelConfig, TorchvisionConfig) for each in dataclasses.fields(kind)
+    }
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -33,26 +35,31 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def hyperparameters(hyp: str, overrides: Mapping[str, Any]) -> Hyperparameters:
-    """The hyperparameters of a YAML (or the defaults for ""), with overrides; ultralytics' foreign keys only warn."""
+def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> Hyperparameters:
+    """The hyperparameters of a YAML over those of `base` (defaults for ""), with overrides; foreign keys only warn."""
     values: dict[str, Any] = {}
     where = "--set"
-    if hyp:
-        path = find_yaml(hyp, HYPS, "hyperparameter YAML")
-        values, where = read_mapping(path), str(path)
-        foreign = sorted(str(key) for key in values if key in FOREIGN_KEYS)
+    for name in filter(None, (base, hyp)):
+        path = find_yaml(name, HYPS, "hyperparameter YAML")
+        found, where = read_mapping(path), str(path)
+        foreign = sorted(str(key) for key in found if key in FOREIGN_KEYS)
         if foreign:
             print(f"note: {where}: no meaning here, ignored: {', '.join(foreign)}", file=sys.stderr)
-        values = checked(Hyperparameters, {k: v for k, v in values.items() if k not in FOREIGN_KEYS}, where)
+        values |= checked(Hyperparameters, {k: v for k, v in found.items() if k not in FOREIGN_KEYS}, where)
     values |= checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
     return build(Hyperparameters, values, where)
 
 
-def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig:
-    """The model of a YAML, with overrides."""
+def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | TorchvisionConfig:
+    """The model of a YAML, with overrides; UserError for one that this kind of model does not have."""
     path = find_yaml(cfg, MODELS, "model YAML")
-    model = build(ModelConfig, {**read_mapping(path), **_only(ModelConfig, overrides)}, str(path))
-    return checked_model(model, str(path))
+    values = read_mapping(path)
+    kind = model_kind(values)
+    meant = overrides.keys() - _only(Hyperparameters, overrides).keys() - _only(kind, overrides).keys()
+    if meant:
+        raise UserError(f"--set {min(meant)}: no key of {path.name}, which has {', '.join(_keys(kind))}")
+    model = build(kind, {**values, **_only(kind, overrides)}, str(path))
+    return model if isinstance(model, TorchvisionConfig) else checked_model(model, str(path))
 
 
 def checked_model(model: ModelConfig, where: str) -> ModelConfig:
@@ -74,7 +81,11 @@ def checked_model(model: ModelConfig, where: str) -> ModelConfig:
     return model
 
 
+def _keys(kind: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [each.name for each in dataclasses.fields(kind)]
+
+
 def _only(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values whose keys are fields of a dataclass."""
-    names = {each.name for each in dataclasses.fields(kind)}
-    return {key: value for key, value in values.items() if key in names}
+    return {key: value for key, value in values.items() if key in _keys(kind)}

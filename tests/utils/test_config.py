@@ -18,6 +18,7 @@ from utils.config import (
     Hyperparameters,
     ModelConfig,
     RunConfig,
+    TorchvisionConfig,
     ValConfig,
     build,
     plain,
@@ -38,13 +39,13 @@ def test_every_key_is_consumed():
         if inside[0] in ("tests", ".venv") or path.name in ("config.py", "config_sources.py", "flags.py", "banner.py"):
             continue
         read |= {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
-    for kind in (Hyperparameters, ModelConfig, RunConfig, ValConfig):
+    for kind in (Hyperparameters, ModelConfig, TorchvisionConfig, RunConfig, ValConfig):
         unread = {knob.name for knob in dataclasses.fields(kind)} - read
         assert not unread, f"{kind.__name__} keys that nothing reads: {unread}"
 
 
 def test_every_knob_has_a_meaning_and_a_default_in_its_range():
-    for kind in (Hyperparameters, RunConfig, ValConfig):
+    for kind in (Hyperparameters, TorchvisionConfig, RunConfig, ValConfig):
         values = plain(kind())
         assert build(kind, values, "defaults") == kind()
         assert all(knob.metadata["meaning"] for knob in dataclasses.fields(kind))
@@ -57,7 +58,7 @@ def test_shipped_hyperparameters_load(path):
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_models_load(path):
-    assert isinstance(model_config(path.stem, {}), ModelConfig)
+    assert isinstance(model_config(path.stem, {}), (ModelConfig, TorchvisionConfig))
 
 
 def test_flags_beat_set_beats_file_beats_default(tmp_path):
@@ -125,10 +126,11 @@ def test_broken_models_are_named(change, message, tmp_path):
         model_config(str(file), {})
 
 
-def test_config_survives_its_round_trip():
+@pytest.mark.parametrize("cfg", ["yolov3", "retinanet_resnet18_fpn"])
+def test_config_survives_its_round_trip(cfg):
     config = Config(
         build(RunConfig, {"imgsz": [256, 320], "cache": True}, "test"),
-        model_config("yolov3", {}),
+        model_config(cfg, {}),
         hyperparameters("ggiou-yolo", {}),
         ("a", "b"),
     )

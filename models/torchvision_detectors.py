@@ -1,0 +1,78 @@
+"""torchvision's detectors behind this project's contract: their networks, our matching, losses and postprocessing.
+
+The classes are subclassed, not patched. Their own resizing is left out (letterboxed images come as they are); images in
+[0, 1] are normalised with ImageNet's mean and deviation, as torchvision does. Nothing is downloaded.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from models.dense_loss import DenseLoss, DenseOutput
+from models.postprocess import Postprocess
+from utils.targets import Targets
+
+NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
+
+
+def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """The anchors (A, 4) over any one of a batch's images, in full precision whatever the features' is."""
+    shapes = [images.new_empty((0, 0, *feature.shape[-2:])) for feature in features]
+    return generator(ImageList(images[:1], [tuple(images.shape[-2:])]), shapes)[0]
+
+
+class RetinaNetNetwork(RetinaNet):
+    """torchvision's RetinaNet from images (B, 3, H, W) in [0, 1] to what it says of every anchor."""
+
+    def forward(self, images: Tensor) -> DenseOutput:
+        """Box codes, class logits (without a background class) and anchors."""
+        features = list(self.backbone(self.transform.normalize(images)).values())
+        outputs = self.head(features)
+        anchors = dense_anchors(self.anchor_generator, images, features)
+        return DenseOutput(outputs["bbox_regression"], outputs["cls_logits"], anchors)
+
+    @staticmethod
+    def scores(logits: Tensor) -> Tensor:
+        """Class probabilities (..., C)."""
+        return logits.sigmoid()
+
+
+def retinanet(backbone: str, num_classes: int, fpn_channels: int = 256, norm: str = "batch") -> RetinaNetNetwork:
+    """RetinaNet on a ResNet with levels P3 to P7, as torchvision builds it, randomly initialised."""
+    body = resnet.__dict__[backbone](weights=None, norm_layer=NORMS[norm])
+    inputs = [body.inplanes // 4, body.inplanes // 2, body.inplanes]
+    layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
+    extra = LastLevelP6P7(fpn_channels, fpn_channels)
+    return RetinaNetNetwork(BackboneWithFPN(body, layers, inputs, fpn_channels, extra), num_classes)
+
+
+class DenseDetector(nn.Module):
+    """A network of torchvision's with its loss and its postprocessing: images and targets to losses or detections."""
+
+    def __init__(self, network: nn.Module, loss: DenseLoss, postprocess: Postprocess):
+        super().__init__()
+        self.network, self.loss, self.postprocess = network, loss, postprocess
+
+    def with_network(self, network: nn.Module) -> "DenseDetector":
+        """The same detector around other weights."""
+        return DenseDetector(network, self.loss, self.postprocess)
+
+    @torch.no_grad()
+    def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
+        codes, logits, anchors = self.network(images)
+        boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), anchors.repeat(len(codes), 1))
+        return boxes.view_as(codes), self.network.scores(logits.float())
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Images (B, 3, H, W) in [0, 1]: losses {box, class} with targets, else detections per image, best first."""
+        if targets is not None:
+            return self.loss(self.network(images), targets)
+        return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]

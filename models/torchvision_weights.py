@@ -1,0 +1,39 @@
+"""Weights for torchvision's detectors: ours, torchvision's own detection files, and its classification files."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.weights import is_ours
+from utils.checkpoint import load_checkpoint
+from utils.errors import UserError, printable
+
+
+def read_torchvision(path: str | Path) -> dict[str, Any]:
+    """The contents {model, config} of a checkpoint of this project, or of a state dict that torchvision saved.
+
+    Classification weights get the names of a detector's backbone. UserError for anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights not found: {printable(path.absolute())}")
+    if is_ours(path):
+        return load_checkpoint(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for damaged files
+        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 100)
+        raise UserError(f"{printable(path)}: not weights of torchvision, or damaged ({reason})") from None
+    state = state.get("model", state) if isinstance(state, dict) else None  # as torchvision's references save it
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{printable(path)}: expected a state dict of torchvision: names with tensors")
+    return {"model": with_detector_names(state), "config": {"model": {}}}
+
+
+def with_detector_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ResNet's classification weights by the names they have in a detector's backbone; others as they are."""
+    if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        return {f"backbone.body.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+    return state

@@ -1,0 +1,236 @@
+"""torchvision's detectors behind our contract: their own losses to the digit, the paper's weights, training."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.models import resnet18
+from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
+
+from engine.plan import check_choices, demo_of
+from engine.trainer import load_weights
+from models.build import build_detector
+from models.dense_loss import BoxTerm
+from models.torchvision_weights import read_torchvision
+from utils.config import Config, RunConfig
+from utils.config_sources import hyperparameters, model_config
+from utils.errors import UserError
+from utils.targets import Targets
+
+SIDE = 128
+SMALL = {"fpn_channels": 16}
+
+
+def config_of(cfg, side=SIDE, **changes):
+    """A small detector whose losses are not divided by the nominal batch."""
+    changes = {"nominal_batch": 1, **changes}
+    model = model_config(cfg, SMALL)
+    hyper = hyperparameters("", changes, base=model.hyp)
+    return Config(RunConfig(imgsz=(side,), conf=0.0), model, hyper, ("a", "b", "c"))
+
+
+def scene(side=SIDE, dtype=torch.float64):
+    """Three images, the second without truths, with truths of every size, two of them in nearly one place."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, side, side, generator=generator, dtype=dtype)
+    boxes = [
+        torch.tensor([[10.0, 20, 60, 50], [12, 22, 61, 49], [90, 90, 97, 96]], dtype=dtype),
+        torch.zeros(0, 4, dtype=dtype),
+        torch.tensor([[3.0, 5, 120, 110], [40, 8, 44, 100]], dtype=dtype),
+    ]
+    labels = [torch.tensor([0, 2, 1]), torch.zeros(0, dtype=torch.long), torch.tensor([1, 2])]
+    lists = [{"boxes": box, "labels": label} for box, label in zip(boxes, labels, strict=True)]
+    return images, Targets.stack(boxes, labels), lists
+
+
+def stock_retinanet(network, kind):
+    stock = RetinaNet(network.backbone, 3, min_size=SIDE, max_size=SIDE)
+    stock.head.regression_head._loss_type = kind
+    stock.to(next(network.parameters()).dtype).load_state_dict(network.state_dict())
+    return stock.train()
+
+
+def compare(detector, stock, images, targets, lists, names):
+    """The largest differences of losses and gradients, relative to the largest gradient."""
+    ours = detector(images, targets)
+    mine = torch.autograd.grad(sum(ours.values()), list(detector.network.parameters()))
+    theirs = stock(list(images), lists)
+    expected = torch.autograd.grad(sum(theirs.values()), list(stock.parameters()))
+    assert set(theirs) == set(names.values())
+    losses = max(abs(ours[name] - theirs[other]).item() for name, other in names.items())
+    scale = max(part.abs().max() for part in expected)
+    gradients = max(((a - b).abs().max() / scale).item() for a, b in zip(mine, expected, strict=True))
+    return losses, gradients
+
+
+RETINANET = {"box": "bbox_regression", "class": "classification"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm"), [("l1", "batch"), ("l1", "frozen"), ("smooth_l1", "batch"), ("giou", "batch")]
+)
+def test_retinanet_is_torchvisions(loss, norm):
+    """In double precision to 1e-6, an image without truths included."""
+    config = config_of("retinanet_resnet18_fpn", box_loss=loss, smooth_l1_beta=1.0)
+    config = replace(config, model=replace(config.model, norm=norm))
+    images, targets, lists = scene()
+    detector = build_detector(config).double().train()
+    losses, gradients = compare(detector, stock_retinanet(detector.network, loss), images, targets, lists, RETINANET)
+    print(f"{loss} {norm}: losses {losses:.1e}, gradients {gradients:.1e}")
+    assert losses < 1e-6 and gradients < 1e-6
+
+
+@pytest.mark.parametrize("loss", ["diou", "ciou"])
+def test_retinanets_other_box_losses_are_torchvisions(loss):
+    detector = build_detector(config_of("retinanet_resnet18_fpn", box_loss=loss)).double().train()
+    stock = stock_retinanet(detector.network, loss)
+    losses, gradients = compare(detector, stock, *scene(), RETINANET)
+    assert losses < 1e-5 and gradients < 1e-5
+
+
+def test_retinanet_without_any_truth():
+    detector = build_detector(config_of("retinanet_resnet18_fpn")).train()
+    images, _, _ = scene(dtype=torch.float32)
+    empty = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    losses = detector(images, empty)
+    sum(losses.values()).backward()
+    assert losses["box"] == 0 and losses["class"] > 0
+    assert all(parameter.grad is not None for parameter in detector.network.parameters())
+
+
+def test_ggiou_changes_the_positives_alone():
+    """The matching reaches the loss: other positives, the same number of classes and gains."""
+    images, targets, _ = scene(dtype=torch.float32)
+    seen = {}
+    for assigner in ("iou", "ggiou"):
+        config = config_of("retinanet_resnet18_fpn", assigner=assigner)
+        detector = build_detector(config, lambda *parts, assigner=assigner: seen.update({assigner: parts})).train()
+        detector(images, targets)
+    pairs = {name: set(zip(a.image.tolist(), a.anchor.tolist(), strict=True)) for name, (a, *_) in seen.items()}
+    assert pairs["iou"] and pairs["ggiou"] and pairs["iou"] != pairs["ggiou"]
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("iou", 1 / 3), ("ggiou", 0.0)])
+def test_the_papers_weights_by_hand(metric, expected):
+    """Table 3: w_loc metric^gamma of the predicted box, times smooth L1 of the codes (GGIoU Eq. 5, 6).
+
+    The anchor and the prediction are a unit of 10 px; the truth is shifted by half of it: IoU 1/3, GGIoU
+    (1/3)^.7 exp(-.3/2 (5 / (5/6))^2).
+    """
+    detector = build_detector(config_of("retinanet_resnet18_fpn"))
+    metric_value = expected or (1 / 3) ** 0.7 * torch.exp(torch.tensor(-0.15 * 36.0)).item()
+    anchors, truths = torch.tensor([[0.0, 0, 10, 10]] * 2), torch.tensor([[5.0, 0, 15, 10], [0, 0, 10, 10]])
+    config = config_of(
+        "retinanet_resnet18_fpn", box_loss="smooth_l1", balance_metric=metric, ggiou_gamma=1.4, ggiou_wloc=2.8
+    )
+    term: BoxTerm = build_detector(config).loss.box
+    value, boxes = term(torch.zeros(2, 4), anchors, truths)
+    codes = detector.network.box_coder.encode_single(truths, anchors)
+    torch.testing.assert_close(codes, torch.tensor([[0.5, 0, 0, 0], [0, 0, 0, 0]]))
+    by_hand = 0.5 - 0.5 / 9  # |x| - beta / 2 above beta 1/9
+    torch.testing.assert_close(value, torch.tensor([by_hand, 0.0]))
+    weight = term.weight(boxes, truths)
+    torch.testing.assert_close(weight, torch.tensor([2.8 * metric_value**1.4, 2.8]))
+    automatic = build_detector(config_of("retinanet_resnet18_fpn", balance_metric=metric, ggiou_gamma=1.4)).loss.box
+    assert automatic.weight(boxes, truths).mean().item() == pytest.approx(1)
+
+
+def test_the_weights_reach_the_loss():
+    """The balanced loss is the sum of Eq. 5 over the positives of every image, over their number."""
+    images, targets, _ = scene(dtype=torch.float32)
+    settings = {"box_loss": "smooth_l1", "ggiou_gamma": 1.4, "ggiou_wloc": 2.8, "assigner": "ggiou"}
+    seen = []
+    detector = build_detector(config_of("retinanet_resnet18_fpn", **settings), lambda *parts: seen.append(parts))
+    found = detector(images, targets)["box"]
+    (assignment, _, _, _), output = seen[0], detector.network(images)
+    total = 0.0
+    for image in range(3):
+        mine = assignment.image == image
+        if not mine.any():
+            continue
+        anchors, truths = output.anchors[assignment.anchor[mine]], targets.boxes[assignment.target[mine]].float()
+        codes = output.codes[image, assignment.anchor[mine]]
+        boxes = detector.network.box_coder.decode_single(codes, anchors)
+        weight = detector.loss.box.weight(boxes.detach(), truths)
+        wanted = detector.network.box_coder.encode_single(truths, anchors)
+        smooth = functional.smooth_l1_loss(codes, wanted, reduction="none", beta=1 / 9).sum(-1)
+        total = total + (weight * smooth).sum() / mine.sum() / 3
+    torch.testing.assert_close(found, total)
+
+
+def test_detections_are_sorted_and_within_reason():
+    detector = build_detector(config_of("retinanet_resnet18_fpn")).eval()
+    found = detector(scene(dtype=torch.float32)[0])
+    assert len(found) == 3
+    for image in found:
+        assert image["boxes"].shape == (len(image["scores"]), 4) and len(image["scores"]) <= 300
+        assert (image["scores"].diff() <= 0).all() and image["labels"].max() < 3
+
+
+def test_autocast_keeps_the_loss_in_full_precision():
+    detector = build_detector(config_of("retinanet_resnet18_fpn", box_loss="sca")).train()
+    images, targets, _ = scene(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(images, targets)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    assert detector.network(images).anchors.dtype == torch.float32
+
+
+def test_the_detectors_own_settings_are_below_those_of_the_user():
+    model = model_config("retinanet_resnet18_fpn", {})
+    assert not {"optimizer", "hyp"} & demo_of(model).keys()
+    hyper = hyperparameters("ggiou", {"box": 2.0}, base=model.hyp)
+    assert (hyper.assigner, hyper.box, hyper.box_loss, hyper.lr0, hyper.nominal_batch) == ("ggiou", 2.0, "l1", 0.01, 16)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "changes", "flags", "message"),
+    [
+        ("retinanet_resnet18_fpn", {"assigner": "anchor_ratio"}, {}, "expected iou or ggiou for retinanet"),
+        ("retinanet_resnet18_fpn", {"box_gain_match": "iou"}, {}, "measured for YOLOv3 alone"),
+        ("retinanet_resnet18_fpn", {}, {"autoanchor": True}, "anchors of its own"),
+        ("yolov3-tiny", {"box_loss": "l1"}, {}, "box_loss l1: for torchvision's detectors alone"),
+    ],
+)
+def test_what_a_detector_does_not_have_is_said(cfg, changes, flags, message):
+    model = model_config(cfg, {})
+    hyper = hyperparameters("", changes, base=getattr(model, "hyp", ""))
+    with pytest.raises(UserError, match=message):
+        check_choices(RunConfig(**flags), model, hyper)
+
+
+def test_keys_of_another_kind_of_model_are_said():
+    with pytest.raises(UserError, match=r"--set xy_reach: no key of retinanet_resnet18_fpn.yaml, which has detector"):
+        model_config("retinanet_resnet18_fpn", {"xy_reach": 1, "box_loss": "iou"})
+    with pytest.raises(UserError, match=r"--set norm: no key of yolov3-tiny.yaml"):
+        model_config("yolov3-tiny", {"norm": "frozen"})
+
+
+def test_a_backbone_starts_from_classification_weights(tmp_path, capsys):
+    config = config_of("retinanet_resnet18_fpn")
+    state = resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    detector = build_detector(config)
+    said = load_weights(detector.network, str(tmp_path / "resnet18.pth"), config.model)
+    body = detector.network.backbone.body.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in body.items())
+    assert f"weights: {len(body)} of" in said and "started afresh: backbone.fpn" in said
+
+
+def test_torchvisions_own_detection_weights_fit(tmp_path):
+    config = replace(config_of("retinanet_resnet50_fpn"), names=tuple(map(str, range(91))))
+    config = replace(config, model=replace(config.model, fpn_channels=256))
+    state = retinanet_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    torch.save({"model": state, "epoch": 25}, tmp_path / "coco.pth")
+    detector = build_detector(config)
+    load_weights(detector.network, str(tmp_path / "coco.pth"), config.model)
+    assert all(torch.equal(value, state[name]) for name, value in detector.network.state_dict().items())
+
+
+@pytest.mark.parametrize("contents", [b"", b"hello", {"model": 3}, [1, 2]], ids=str)
+def test_what_is_no_weights_is_said(contents, tmp_path):
+    path = tmp_path / "wrong.pth"
+    path.write_bytes(contents) if isinstance(contents, bytes) else torch.save(contents, path)
+    with pytest.raises(UserError, match=r"wrong\.pth"):
+        read_torchvision(path)
