@@ -102,7 +102,7 @@ class Hyperparameters:
 
     box_loss: str = knob(
         "ciou",
-        "box similarity, the loss is 1 - similarity; torchvision's detectors know l1 and smooth_l1 of the box codes too",
+        "box similarity, the loss is 1 - similarity; torchvision's detectors also know l1 and smooth_l1 of box codes",
         choices=BOX_LOSSES + ENCODED_LOSSES,
     )
     smooth_l1_beta: float = knob(1 / 9, "smooth_l1: size of an error from which on it counts linearly", 1e-6, 10)

@@ -5,6 +5,8 @@ import pytest
 from data.shapes import make_shapes
 
 NARROW = ["channels=[8,8,16,16,32,32,64]"]
+# One model of every kind, as small as it gets.
+FAMILIES = {"yolov3-tiny": NARROW, "retinanet_resnet18_fpn": ["fpn_channels=16"]}
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from models.anchors import build_anchors
 from models.assigners import AnchorRatio
 from models.box_losses import BOX_SIMILARITIES
 from models.loss import DetectionLoss
-from tests.engine.conftest import NARROW
+from tests.engine.conftest import FAMILIES, NARROW
 from tests.paths import ROOT
 from utils.distributed import Group, group_of_environment
 from utils.targets import Targets
@@ -36,7 +36,7 @@ def keep(self, *arguments):
     return original(self, *arguments)
 Trainer.validate = keep
 train(data=sys.argv[2], project=sys.argv[3], epochs=2, imgsz=[64], batch_size=8, workers=0, device="cpu", amp="off",
-      plots=False, set=[sys.argv[4], "nominal_batch=8"])
+      plots=False, cfg=sys.argv[4], set=[sys.argv[5], "nominal_batch=8"])
 """
 
 
@@ -55,14 +55,16 @@ def torchrun(*arguments, restarts=0):
     )
 
 
-@pytest.fixture(scope="module")
-def pair(small_shapes, tmp_path_factory):
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request, small_shapes, tmp_path_factory):
     """A run of two processes, in which one image of every shuffled share may be without objects."""
     folder = tmp_path_factory.mktemp("pair")
     script = folder / "script.py"
     script.write_text(TRAIN)
     (folder / "weights").mkdir()
-    process = torchrun(script, folder / "weights", small_shapes, folder / "runs", NARROW[0])
+    process = torchrun(
+        script, folder / "weights", small_shapes, folder / "runs", request.param, *FAMILIES[request.param]
+    )
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return folder, said

@@ -16,6 +16,7 @@ from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
 from models.build import build_detector
+from tests.engine.conftest import FAMILIES
 from train import train
 from utils.config import ASSIGNER_NAMES
 from utils.errors import UserError
@@ -56,6 +57,34 @@ def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flag
     assert sum(boxes[-5:]) < sum(boxes[:5])
 
 
+@pytest.mark.parametrize(
+    ("cfg", "loss", "assigner"),
+    [
+        pytest.param(cfg, loss, assigner, marks=() if (loss, assigner) == ("sca", "ggiou") else pytest.mark.slow)
+        for cfg in FAMILIES
+        if cfg != "yolov3-tiny"
+        for loss in ("smooth_l1", "giou", "sca")
+        for assigner in ("iou", "ggiou")
+    ],
+)
+def test_torchvisions_detectors_learn(cfg, loss, assigner, fixed_batch, flags):
+    settings = [*FAMILIES[cfg], "nominal_batch=1"]
+    config = plan_run({**flags, "cfg": cfg, "loss": loss, "assign": assigner, "set": settings}).config
+    detector = build_detector(config).train()
+    optimizer, rows = build_optimizer("adamw", detector.network, 0.001, 0.9, 0.0), []
+    guard, schedule = Guard(detector.network, patience=1), constant_schedule(0.001)
+    for _ in range(30):
+        report = EpochReport()
+        train_one_epoch(
+            detector, [fixed_batch], optimizer, schedule, 0, report, guard, device=torch.device("cpu"), grad_clip=10.0
+        )
+        rows.append(report.row())
+    for name in ("loss", "box_loss"):
+        values = [row[name] for row in rows]
+        print(f"{cfg} {loss} {assigner} {name}: {values[0]:.3f} -> {values[-1]:.3f}")
+        assert sum(values[-5:]) < 0.9 * sum(values[:5])
+
+
 @pytest.fixture(scope="module")
 def finished(small_shapes, tmp_path_factory):
     """A run of four epochs with mosaic, averaging, accumulation and workers."""
@@ -63,8 +92,18 @@ def finished(small_shapes, tmp_path_factory):
     return train(**flags, epochs=4)
 
 
-def resumable_flags(small_shapes, folder):
+@pytest.fixture(scope="module", params=FAMILIES)
+def finished_family(request, small_shapes, tmp_path_factory):
+    """A finished run of every kind of model, and its flags but for the folder."""
+    if request.param == "yolov3-tiny":
+        return request.getfixturevalue("finished"), request.param
+    flags = resumable_flags(small_shapes, tmp_path_factory.mktemp(request.param), request.param)
+    return train(**flags, epochs=4), request.param
+
+
+def resumable_flags(small_shapes, folder, cfg="yolov3-tiny"):
     return {
+        "cfg": cfg,
         "data": str(small_shapes),
         "imgsz": [96, 128],
         "batch_size": 4,
@@ -73,7 +112,7 @@ def resumable_flags(small_shapes, folder):
         "project": str(folder),
         "amp": "off",
         "plots": False,
-        "set": ["channels=[8,8,16,16,32,32,64]", "nominal_batch=8", "mixup=0.2"],
+        "set": [*FAMILIES[cfg], "nominal_batch=8", "mixup=0.2"],
     }
 
 
@@ -83,8 +122,9 @@ def comparable_rows(folder):
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
-def test_resuming_changes_nothing(finished, small_shapes, tmp_path):
+def test_resuming_changes_nothing(finished_family, small_shapes, tmp_path):
     """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
+    finished, cfg = finished_family
 
     class Stopped(Exception):
         pass
@@ -101,7 +141,7 @@ def test_resuming_changes_nothing(finished, small_shapes, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_epoch", stop_after_two)
         with pytest.raises(Stopped):
-            train(**resumable_flags(small_shapes, tmp_path), epochs=4)
+            train(**resumable_flags(small_shapes, tmp_path, cfg), epochs=4)
     resumed = train(resume=str(tmp_path / "exp"))
     whole, parts = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (finished, resumed))
     assert whole["epoch"] == parts["epoch"] == 4
@@ -143,8 +183,9 @@ def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):
         train(resume=str(tmp_path / "run"), epochs=5)
 
 
-def test_the_epochs_validation_equals_val(finished, monkeypatch, tmp_path):
+def test_the_epochs_validation_equals_val(finished_family, monkeypatch, tmp_path):
     """metrics.json, the best epoch's row in results.csv and val.py agree to the digit."""
+    finished, _ = finished_family
     result = validate(weights=str(finished / "weights" / "best.pt"), project=str(tmp_path), workers=0, plots=False)
     written = json.loads((finished / "metrics.json").read_text())
     again = json.loads((tmp_path / "exp" / "metrics.json").read_text())
