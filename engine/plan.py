@@ -51,7 +51,11 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
 
 def demo_of(model: ModelConfig | TorchvisionConfig) -> dict[str, Any]:
     """The demo's flags; a detector of torchvision keeps its own optimiser and hyperparameters."""
-    return DEMO if isinstance(model, ModelConfig) else {k: v for k, v in DEMO.items() if k not in ("optimizer", "hyp")}
+    if isinstance(model, ModelConfig):
+        return DEMO
+    kept = {name: value for name, value in DEMO.items() if name not in ("optimizer", "hyp")}
+    side = max(model.strides)
+    return kept if kept["imgsz"][0] % side == 0 else {**kept, "imgsz": (side,)}
 
 
 def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:

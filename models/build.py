@@ -10,12 +10,12 @@ from models.assigners import ASSIGNERS
 from models.balance import balanced_weight
 from models.box_losses import BOX_SIMILARITIES
 from models.box_matching import BoxMatcher
-from models.dense_loss import BoxTerm, RetinaNetLoss
+from models.dense_loss import BoxTerm, RetinaNetLoss, SSDLoss
 from models.detector import Detector
 from models.loss import DetectionLoss
 from models.network import Network
 from models.postprocess import Postprocess
-from models.torchvision_detectors import DenseDetector, retinanet
+from models.torchvision_detectors import DenseDetector, retinanet, ssd300
 from utils.config import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, TorchvisionConfig
 from utils.distributed import Group
 
@@ -164,6 +164,13 @@ def build_box_term(hyper: Hyperparameters, coder: object, group: Group) -> BoxTe
     return BoxTerm(coder, similarity, hyper.box_loss, hyper.smooth_l1_beta, weight)
 
 
+def build_torchvision_network(model: TorchvisionConfig, num_classes: int) -> torch.nn.Module:
+    """The network of torchvision that a model YAML describes, randomly initialised."""
+    if model.detector == "ssd":
+        return ssd300(num_classes)
+    return retinanet(model.backbone, num_classes, model.fpn_channels, model.norm)
+
+
 def build_torchvision(config: Config, observe: Callable | None, group: Group) -> DenseDetector:
     """The detector of torchvision that a config describes; its losses are divided by the nominal batch.
 
@@ -172,15 +179,16 @@ def build_torchvision(config: Config, observe: Callable | None, group: Group) ->
     hyper, model, flags = config.hyper, config.model, config.run
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(flags.seed)
-        network = retinanet(model.backbone, len(config.names), model.fpn_channels, model.norm)
-    loss = RetinaNetLoss(
-        build_box_term(hyper, network.box_coder, group),
-        build_box_matcher(hyper, forced="best"),
-        box_gain=matched_gain(hyper.box, hyper.box_gain_match) / hyper.nominal_batch,
-        cls_gain=hyper.cls / hyper.nominal_batch,
-        observe=observe,
-        ranks=group.world_size,
-        over_ranks=group.sum,
-        focal_gamma=hyper.fl_gamma,
-    )
+        network = build_torchvision_network(model, len(config.names))
+    is_ssd = model.detector == "ssd"
+    settings = {
+        "box": build_box_term(hyper, network.box_coder, group),
+        "assigner": build_box_matcher(hyper, forced="claim" if is_ssd else "best"),
+        "box_gain": matched_gain(hyper.box, hyper.box_gain_match) / hyper.nominal_batch,
+        "cls_gain": hyper.cls / hyper.nominal_batch,
+        "observe": observe,
+        "ranks": group.world_size,
+        "over_ranks": group.sum,
+    }
+    loss = SSDLoss(**settings) if is_ssd else RetinaNetLoss(**settings, focal_gamma=hyper.fl_gamma)
     return DenseDetector(network, loss, Postprocess(flags.conf, flags.nms_iou, flags.max_det))

@@ -1,4 +1,4 @@
-"""The losses of torchvision's detectors, over any matching: RetinaNet's per image, focal; SSD's and others in time."""
+"""The losses of torchvision's detectors, over any matching: RetinaNet's and SSD's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,16 +74,15 @@ class DenseLoss:
         truths = targets.boxes[assignment.target].to(codes.dtype)
         value, boxes = self.box(codes[assignment.image, assignment.anchor], anchors[assignment.anchor], truths)
         boxes = boxes.detach()
-        share = self.share(assignment)[assignment.image]
 
-        box = (share * self.box.weight(boxes, truths) * value).sum()
+        box = (self.box.weight(boxes, truths) * value / self.divisor(assignment)[assignment.image]).sum()
         classes = self.class_loss(logits, assignment, targets.labels[assignment.target])
         if self.observe is not None:
             self.observe(assignment, targets, iou(boxes, truths), 1 - value.detach())
         return {"box": box * self.box_gain, "class": classes * self.cls_gain}
 
-    def share(self, assignment: Assignment) -> Tensor:
-        """The weight that a positive of every image has in the mean (B,)."""
+    def divisor(self, assignment: Assignment) -> Tensor:
+        """What the losses of every image are divided by (B,)."""
         raise NotImplementedError
 
     def class_loss(self, logits: Tensor, assignment: Assignment, labels: Tensor) -> Tensor:
@@ -98,10 +97,10 @@ class RetinaNetLoss(DenseLoss):
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
 
-    def share(self, assignment: Assignment) -> Tensor:
-        """One over the positives of every image and over the images (B,)."""
+    def divisor(self, assignment: Assignment) -> Tensor:
+        """The positives of every image times the images (B,)."""
         positives = torch.bincount(assignment.image, minlength=len(assignment.ignored))
-        return 1 / (positives.clamp(min=1) * len(positives))
+        return positives.clamp(min=1) * len(positives)
 
     def class_loss(self, logits: Tensor, assignment: Assignment, labels: Tensor) -> Tensor:
         """Focal loss (Lin et al. 2017, Eq. 5)."""
@@ -109,4 +108,28 @@ class RetinaNetLoss(DenseLoss):
         target[assignment.image, assignment.anchor, labels] = 1
         loss = sigmoid_focal_loss(logits, target, self.focal_alpha, self.focal_gamma).sum(-1)
         per_image = loss.masked_fill(assignment.ignored, 0).sum(1)
-        return (per_image * self.share(assignment)).sum()
+        return (per_image / self.divisor(assignment)).sum()
+
+
+@dataclass(frozen=True)
+class SSDLoss(DenseLoss):
+    """Means over the batch's positives; softmax over background and classes, with the hardest negatives alone."""
+
+    negatives_per_positive: float = 3.0
+
+    def divisor(self, assignment: Assignment) -> Tensor:
+        """The positives of the batch, of which every rank has its part, for every image (B,)."""
+        positives = self.over_ranks(torch.tensor(float(len(assignment.image)), device=assignment.image.device))
+        return (positives.clamp(min=1) / self.ranks).expand(len(assignment.ignored))
+
+    def class_loss(self, logits: Tensor, assignment: Assignment, labels: Tensor) -> Tensor:
+        """Cross entropy of the positives and, per image, of three times as many negatives (Liu et al. 2016, 2.2)."""
+        target = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+        target[assignment.image, assignment.anchor] = labels + 1  # 0 is the background
+        loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        positive = target > 0
+        negative = ~positive & ~assignment.ignored
+        hardest = loss.masked_fill(~negative, -torch.inf).argsort(1, descending=True).argsort(1)
+        wanted = self.negatives_per_positive * positive.sum(1, keepdim=True)
+        counted = loss * (positive | (negative & (hardest < wanted)))
+        return (counted.sum(1) / self.divisor(assignment)).sum()

@@ -1,7 +1,7 @@
 """torchvision's detectors behind this project's contract: their networks, our matching, losses and postprocessing.
 
 The classes are subclassed, not patched. Their own resizing is left out (letterboxed images come as they are); images in
-[0, 1] are normalised with ImageNet's mean and deviation, as torchvision does. Nothing is downloaded.
+[0, 1] are normalised with the mean and deviation that torchvision uses for each. Nothing is downloaded.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
-from torchvision.models.detection import RetinaNet
+from torchvision.models.detection import RetinaNet, ssd300_vgg16
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -51,6 +52,29 @@ def retinanet(backbone: str, num_classes: int, fpn_channels: int = 256, norm: st
     layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
     extra = LastLevelP6P7(fpn_channels, fpn_channels)
     return RetinaNetNetwork(BackboneWithFPN(body, layers, inputs, fpn_channels, extra), num_classes)
+
+
+class SSDNetwork(SSD):
+    """torchvision's SSD from images (B, 3, 300, 300) in [0, 1] to what it says of every anchor."""
+
+    def forward(self, images: Tensor) -> DenseOutput:
+        """Box codes, class logits (the background first) and anchors."""
+        features = list(self.backbone(self.transform.normalize(images)).values())
+        outputs = self.head(features)
+        anchors = dense_anchors(self.anchor_generator, images, features)
+        return DenseOutput(outputs["bbox_regression"], outputs["cls_logits"], anchors)
+
+    @staticmethod
+    def scores(logits: Tensor) -> Tensor:
+        """Class probabilities (..., C)."""
+        return logits.softmax(-1)[..., 1:]
+
+
+def ssd300(num_classes: int) -> SSDNetwork:
+    """SSD300 on VGG16 as torchvision builds it, randomly initialised."""
+    stock = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=num_classes + 1)
+    normal = {"image_mean": stock.transform.image_mean, "image_std": stock.transform.image_std}
+    return SSDNetwork(stock.backbone, stock.anchor_generator, (300, 300), num_classes + 1, head=stock.head, **normal)
 
 
 class DenseDetector(nn.Module):

@@ -33,7 +33,14 @@ def read_torchvision(path: str | Path) -> dict[str, Any]:
 
 
 def with_detector_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet's classification weights by the names they have in a detector's backbone; others as they are."""
+    """A ResNet's or VGG16's classification weights by their names in a detector's backbone; others as they are."""
     if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
         return {f"backbone.body.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+    if "features.28.weight" in state and "classifier.0.weight" in state:
+        # SSD's first feature map ends before the fourth pool, number 23 of VGG16's layers.
+        layers = {name: int(name.split(".")[1]) for name in state if name.startswith("features.")}
+        return {
+            f"backbone.{name}" if layer < 23 else f"backbone.extra.0.{layer - 23}.{name.split('.')[2]}": state[name]
+            for name, layer in layers.items()
+        }
     return state

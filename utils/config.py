@@ -45,12 +45,15 @@ class ModelConfig:
     norm_eps: float = knob(0.001, "epsilon of the batch normalisation (Darknet: 1e-6)", 1e-12, 1)
 
 
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
 @dataclass(frozen=True)
 class TorchvisionConfig:
     """A model YAML with a key `detector`: one of torchvision's detectors, which have anchors and codes of their own."""
 
-    detector: str = knob("retinanet", "torchvision's detector", choices=("retinanet",))
-    backbone: str = knob("resnet50", "feature extractor", choices=("resnet18", "resnet34", "resnet50", "resnet101"))
+    detector: str = knob("retinanet", "torchvision's detector", choices=("retinanet", "ssd"))
+    backbone: str = knob("resnet50", "feature extractor; ssd has vgg16", choices=(*RESNETS, "vgg16"))
     fpn_channels: int = knob(256, "channels of the feature pyramid and of the heads", 8, 4096)
     norm: str = knob(
         "batch", "backbone's normalisation: learnt, or frozen for pretrained weights", choices=("batch", "frozen")
@@ -58,10 +61,18 @@ class TorchvisionConfig:
     backbone_weights: str = knob("", "local file of torchvision's classification weights to start the backbone from")
     hyp: str = knob("", "hyperparameter YAML of this detector, below --hyp and --set")
 
+    def __post_init__(self):
+        """Checks what no single range can say."""
+        wanted = ("vgg16",) if self.detector == "ssd" else RESNETS
+        if self.backbone not in wanted:
+            raise UserError(f"backbone is {self.backbone!r}: {self.detector} has {', '.join(wanted)}")
+        if self.detector == "ssd" and (self.norm, self.fpn_channels) != ("batch", 256):
+            raise UserError("norm, fpn_channels: ssd on vgg16 has neither a normalisation nor a feature pyramid")
+
     @property
     def strides(self) -> tuple[int, ...]:
         """What divides both sides of the network input."""
-        return (32,)
+        return (300,) if self.detector == "ssd" else (32,)
 
     @property
     def anchors(self) -> tuple:

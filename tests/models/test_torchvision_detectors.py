@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional
-from torchvision.models import resnet18
-from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
+from torchvision.models import resnet18, vgg16
+from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn, ssd300_vgg16
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou
 
 from engine.plan import check_choices, demo_of
 from engine.trainer import load_weights
 from models.build import build_detector
-from models.dense_loss import BoxTerm
-from models.torchvision_weights import read_torchvision
+from models.dense_loss import BoxTerm, DenseOutput
+from models.torchvision_detectors import dense_anchors
+from models.torchvision_weights import read_torchvision, with_detector_names
 from utils.config import Config, RunConfig
 from utils.config_sources import hyperparameters, model_config
 from utils.errors import UserError
@@ -25,7 +28,7 @@ SMALL = {"fpn_channels": 16}
 def config_of(cfg, side=SIDE, **changes):
     """A small detector whose losses are not divided by the nominal batch."""
     changes = {"nominal_batch": 1, **changes}
-    model = model_config(cfg, SMALL)
+    model = model_config(cfg, SMALL if cfg.startswith("retinanet") else {})
     hyper = hyperparameters("", changes, base=model.hyp)
     return Config(RunConfig(imgsz=(side,), conf=0.0), model, hyper, ("a", "b", "c"))
 
@@ -87,6 +90,63 @@ def test_retinanets_other_box_losses_are_torchvisions(loss):
     stock = stock_retinanet(detector.network, loss)
     losses, gradients = compare(detector, stock, *scene(), RETINANET)
     assert losses < 1e-5 and gradients < 1e-5
+
+
+@pytest.fixture(scope="module")
+def ssd():
+    """An SSD without weights, which take long to draw."""
+    with torch.device("meta"):
+        return build_detector(config_of("ssd300_vgg16", 300))
+
+
+@pytest.mark.parametrize("truths", ["as they are", "none"])
+def test_ssds_loss_is_torchvisions(ssd, truths):
+    """Losses and their gradients at the network's outputs, in double precision to 1e-6."""
+    _, targets, lists = scene(300)
+    if truths == "none":
+        lists = [lists[1]] * 3
+        targets = Targets.stack([each["boxes"] for each in lists], [each["labels"] for each in lists])
+    lists = [{**each, "labels": each["labels"] + 1} for each in lists]  # torchvision counts the background
+    shapes = [torch.empty(1, 1, side, side, dtype=torch.float64) for side in (38, 19, 10, 5, 3, 1)]
+    anchors = dense_anchors(ssd.network.anchor_generator, torch.empty(1, 3, 300, 300, dtype=torch.float64), shapes)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(3, len(anchors), 4, generator=generator, dtype=torch.float64).requires_grad_()
+    logits = torch.randn(3, len(anchors), 4, generator=generator, dtype=torch.float64).requires_grad_()
+    ours = ssd.loss(DenseOutput(codes, logits, anchors), targets)
+    mine = torch.autograd.grad(sum(ours.values()), (codes, logits))
+    matched = [
+        ssd.network.proposal_matcher(box_iou(each["boxes"], anchors))
+        if len(each["boxes"])
+        else torch.full((len(anchors),), -1)
+        for each in lists
+    ]
+    outputs = {"bbox_regression": codes, "cls_logits": logits}
+    theirs = ssd.network.compute_loss(lists, outputs, [anchors] * 3, matched)
+    expected = torch.autograd.grad(sum(theirs.values()), (codes, logits))
+    losses = max(abs(ours[name] - theirs[other]).item() for name, other in RETINANET.items())
+    gradients = max((a - b).abs().max().item() for a, b in zip(mine, expected, strict=True))
+    print(f"ssd, truths {truths}: losses {losses:.1e}, gradients {gradients:.1e}")
+    assert losses < 1e-6 and gradients < 1e-6
+
+
+@pytest.mark.slow
+def test_ssd_is_torchvisions():
+    images, targets, lists = scene(300)
+    detector = build_detector(config_of("ssd300_vgg16", 300)).double().train()
+    network = detector.network
+    normal = {"image_mean": network.transform.image_mean, "image_std": network.transform.image_std}
+    stock = SSD(network.backbone, network.anchor_generator, (300, 300), 4, head=network.head, **normal).train()
+    lists = [{**each, "labels": each["labels"] + 1} for each in lists]
+    losses, gradients = compare(detector, stock, images, targets, lists, RETINANET)
+    print(f"ssd: losses {losses:.1e}, gradients {gradients:.1e}")
+    assert losses < 1e-6 and gradients < 1e-6
+
+
+def test_ssd_takes_vgg16s_classification_weights(ssd):
+    with torch.device("meta"):
+        found = with_detector_names(vgg16(weights=None).state_dict())
+    network = ssd.network.state_dict()
+    assert len(found) == 26 and all(value.shape == network[name].shape for name, value in found.items())
 
 
 def test_retinanet_without_any_truth():
@@ -190,6 +250,7 @@ def test_the_detectors_own_settings_are_below_those_of_the_user():
         ("retinanet_resnet18_fpn", {"assigner": "anchor_ratio"}, {}, "expected iou or ggiou for retinanet"),
         ("retinanet_resnet18_fpn", {"box_gain_match": "iou"}, {}, "measured for YOLOv3 alone"),
         ("retinanet_resnet18_fpn", {}, {"autoanchor": True}, "anchors of its own"),
+        ("ssd300_vgg16", {"assigner": "best_anchor"}, {}, "expected iou or ggiou for ssd"),
         ("yolov3-tiny", {"box_loss": "l1"}, {}, "box_loss l1: for torchvision's detectors alone"),
     ],
 )
@@ -207,6 +268,15 @@ def test_keys_of_another_kind_of_model_are_said():
         model_config("yolov3-tiny", {"norm": "frozen"})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"backbone": "resnet18"}, "ssd has vgg16"), ({"norm": "frozen"}, "neither a normalisation")],
+)
+def test_parts_that_do_not_fit_are_said(change, message):
+    with pytest.raises(UserError, match=message):
+        model_config("ssd300_vgg16", change)
+
+
 def test_a_backbone_starts_from_classification_weights(tmp_path, capsys):
     config = config_of("retinanet_resnet18_fpn")
     state = resnet18(weights=None).state_dict()
@@ -218,14 +288,22 @@ def test_a_backbone_starts_from_classification_weights(tmp_path, capsys):
     assert f"weights: {len(body)} of" in said and "started afresh: backbone.fpn" in said
 
 
-def test_torchvisions_own_detection_weights_fit(tmp_path):
-    config = replace(config_of("retinanet_resnet50_fpn"), names=tuple(map(str, range(91))))
-    config = replace(config, model=replace(config.model, fpn_channels=256))
-    state = retinanet_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
-    torch.save({"model": state, "epoch": 25}, tmp_path / "coco.pth")
-    detector = build_detector(config)
-    load_weights(detector.network, str(tmp_path / "coco.pth"), config.model)
-    assert all(torch.equal(value, state[name]) for name, value in detector.network.state_dict().items())
+@pytest.mark.parametrize(
+    ("cfg", "builder"), [("retinanet_resnet50_fpn", retinanet_resnet50_fpn), ("ssd300_vgg16", ssd300_vgg16)]
+)
+def test_torchvisions_own_detection_weights_fit(cfg, builder):
+    """The COCO weights that torchvision publishes have 91 classes, for SSD with the background."""
+    classes = 91 if cfg.startswith("retinanet") else 90
+    config = replace(config_of(cfg, 300), names=tuple(map(str, range(classes))), model=model_config(cfg, {}))
+    with torch.device("meta"):
+        stock = builder(weights=None, weights_backbone=None).state_dict()
+        ours = build_detector(config).network.state_dict()
+    assert {name: value.shape for name, value in stock.items()} == {name: v.shape for name, v in ours.items()}
+
+
+def test_weights_as_torchvisions_references_save_them(tmp_path):
+    torch.save({"model": {"a": torch.ones(1)}, "epoch": 25}, tmp_path / "coco.pth")
+    assert read_torchvision(tmp_path / "coco.pth")["model"] == {"a": torch.ones(1)}
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello", {"model": 3}, [1, 2]], ids=str)
