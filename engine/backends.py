@@ -18,7 +18,8 @@ from models.weights import load_detector, read_weights
 from utils.config import Config, TorchvisionConfig
 from utils.errors import UserError, printable
 
-Candidates = tuple[Tensor, Tensor]  # boxes (B, A, 4) xyxy pixels, scores (B, A, C)
+# Boxes (B, A, 4) xyxy pixels, scores (B, A, C); a list of B where images have unlike many.
+Candidates = tuple[Tensor, Tensor] | tuple[list[Tensor], list[Tensor]]
 Detections = list[dict[str, Tensor]]
 
 
@@ -61,7 +62,7 @@ def torch_backend(detector: torch.nn.Module, config: Config) -> Backend:
     def run(images: Tensor) -> Candidates:
         if isinstance(model, TorchvisionConfig):
             boxes, scores = detector.candidates(images.to(next(detector.parameters()).device))
-            return boxes.cpu(), scores.cpu()
+            return [part.cpu() for part in boxes], [part.cpu() for part in scores]
         raw = detector.network(images.to(next(detector.parameters()).device)).float()
         return candidates_of_raw(raw.cpu(), tuple(images.shape[-2:]), model.strides, model.anchors, model)
 

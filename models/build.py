@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from models.detector import Detector
 from models.loss import DetectionLoss
 from models.network import Network
 from models.postprocess import Postprocess
-from models.torchvision_detectors import DenseDetector, retinanet, ssd300
+from models.torchvision_detectors import DenseDetector, resnet_fpn, retinanet, ssd300
+from models.two_stage import TwoStageDetector, TwoStageLoss, faster_rcnn
 from utils.config import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, TorchvisionConfig
 from utils.distributed import Group
 
+AnyDetector = Detector | DenseDetector | TwoStageDetector
 LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
 
 
@@ -116,9 +119,7 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
     )
 
 
-def build_detector(
-    config: Config, observe: Callable | None = None, group: Group | None = None
-) -> Detector | DenseDetector:
+def build_detector(config: Config, observe: Callable | None = None, group: Group | None = None) -> AnyDetector:
     """The detector of a config, its weights drawn from the config's seed."""
     if isinstance(config.model, TorchvisionConfig):
         return build_torchvision(config, observe, group or Group())
@@ -137,7 +138,7 @@ def build_detector(
     )
 
 
-def with_network(detector: Detector | DenseDetector, network: torch.nn.Module) -> Detector | DenseDetector:
+def with_network(detector: AnyDetector, network: torch.nn.Module) -> AnyDetector:
     """The same detector around other weights, such as the averaged ones."""
     return detector.with_network(network)
 
@@ -164,31 +165,42 @@ def build_box_term(hyper: Hyperparameters, coder: object, group: Group) -> BoxTe
     return BoxTerm(coder, similarity, hyper.box_loss, hyper.smooth_l1_beta, weight)
 
 
-def build_torchvision_network(model: TorchvisionConfig, num_classes: int) -> torch.nn.Module:
-    """The network of torchvision that a model YAML describes, randomly initialised."""
-    if model.detector == "ssd":
-        return ssd300(num_classes)
-    return retinanet(model.backbone, num_classes, model.fpn_channels, model.norm)
+def build_torchvision_network(config: Config) -> torch.nn.Module:
+    """The network of torchvision that a config describes, its weights drawn from the config's seed."""
+    model, num_classes = config.model, len(config.names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        if model.detector == "ssd":
+            return ssd300(num_classes)
+        if model.detector == "retinanet":
+            return retinanet(model.backbone, num_classes, model.fpn_channels, model.norm)
+        backbone = resnet_fpn(model.backbone, model.fpn_channels, model.norm, first=1, extra=None)
+        hyper, second = config.hyper, build_box_matcher(config.hyper, forced="none")
+        first = replace(second, positive=hyper.rpn_positive, negative=hyper.rpn_negative, forced="best")
+        return faster_rcnn(backbone, num_classes, first, second)
 
 
-def build_torchvision(config: Config, observe: Callable | None, group: Group) -> DenseDetector:
+def build_torchvision(config: Config, observe: Callable | None, group: Group) -> DenseDetector | TwoStageDetector:
     """The detector of torchvision that a config describes; its losses are divided by the nominal batch.
 
     A step adds up the gradients of all images, and these detectors' learning rates are meant for their mean.
     """
-    hyper, model, flags = config.hyper, config.model, config.run
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(flags.seed)
-        network = build_torchvision_network(model, len(config.names))
-    is_ssd = model.detector == "ssd"
+    hyper, flags, detector = config.hyper, config.run, config.model.detector
+    network = build_torchvision_network(config)
+    postprocess = Postprocess(flags.conf, flags.nms_iou, flags.max_det)
+    coder = network.roi_heads.box_coder if detector == "fasterrcnn" else network.box_coder
     settings = {
-        "box": build_box_term(hyper, network.box_coder, group),
-        "assigner": build_box_matcher(hyper, forced="claim" if is_ssd else "best"),
+        "box": build_box_term(hyper, coder, group),
         "box_gain": matched_gain(hyper.box, hyper.box_gain_match) / hyper.nominal_batch,
         "cls_gain": hyper.cls / hyper.nominal_batch,
         "observe": observe,
-        "ranks": group.world_size,
-        "over_ranks": group.sum,
     }
-    loss = SSDLoss(**settings) if is_ssd else RetinaNetLoss(**settings, focal_gamma=hyper.fl_gamma)
-    return DenseDetector(network, loss, Postprocess(flags.conf, flags.nms_iou, flags.max_det))
+    if detector == "fasterrcnn":
+        loss = TwoStageLoss(**settings, obj_gain=hyper.obj / hyper.nominal_batch)
+        return TwoStageDetector(network, loss, postprocess)
+    settings |= {"ranks": group.world_size, "over_ranks": group.sum}
+    if detector == "ssd":
+        loss = SSDLoss(**settings, assigner=build_box_matcher(hyper, forced="claim"))
+    else:
+        loss = RetinaNetLoss(**settings, assigner=build_box_matcher(hyper, forced="best"), focal_gamma=hyper.fl_gamma)
+    return DenseDetector(network, loss, postprocess)

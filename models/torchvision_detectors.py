@@ -45,13 +45,19 @@ class RetinaNetNetwork(RetinaNet):
         return logits.sigmoid()
 
 
+def resnet_fpn(name: str, fpn_channels: int, norm: str, first: int, extra: nn.Module | None) -> BackboneWithFPN:
+    """A ResNet with a feature pyramid over its layers from number `first` (1 to 4) on, randomly initialised."""
+    body = resnet.__dict__[name](weights=None, norm_layer=NORMS[norm])
+    layers = range(first, 5)
+    names = {f"layer{layer}": str(place) for place, layer in enumerate(layers)}
+    inputs = [body.inplanes // 2 ** (4 - layer) for layer in layers]
+    return BackboneWithFPN(body, names, inputs, fpn_channels, extra)
+
+
 def retinanet(backbone: str, num_classes: int, fpn_channels: int = 256, norm: str = "batch") -> RetinaNetNetwork:
     """RetinaNet on a ResNet with levels P3 to P7, as torchvision builds it, randomly initialised."""
-    body = resnet.__dict__[backbone](weights=None, norm_layer=NORMS[norm])
-    inputs = [body.inplanes // 4, body.inplanes // 2, body.inplanes]
-    layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
     extra = LastLevelP6P7(fpn_channels, fpn_channels)
-    return RetinaNetNetwork(BackboneWithFPN(body, layers, inputs, fpn_channels, extra), num_classes)
+    return RetinaNetNetwork(resnet_fpn(backbone, fpn_channels, norm, 2, extra), num_classes)
 
 
 class SSDNetwork(SSD):

@@ -52,7 +52,7 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 class TorchvisionConfig:
     """A model YAML with a key `detector`: one of torchvision's detectors, which have anchors and codes of their own."""
 
-    detector: str = knob("retinanet", "torchvision's detector", choices=("retinanet", "ssd"))
+    detector: str = knob("retinanet", "torchvision's detector", choices=("retinanet", "ssd", "fasterrcnn"))
     backbone: str = knob("resnet50", "feature extractor; ssd has vgg16", choices=(*RESNETS, "vgg16"))
     fpn_channels: int = knob(256, "channels of the feature pyramid and of the heads", 8, 4096)
     norm: str = knob(
@@ -137,6 +137,8 @@ class Hyperparameters:
     ignore_iou: float = knob(0.7, "best_anchor: other anchors above this IoU are ignored", 0.01, 1)
     assign_positive: float = knob(0.5, "iou, ggiou: positive at or above this metric", 0.01, 1)
     assign_negative: float = knob(0.4, "iou, ggiou: negative below this metric", 0.01, 1)
+    rpn_positive: float = knob(0.7, "fasterrcnn, first stage: positive at or above this metric", 0.01, 1)
+    rpn_negative: float = knob(0.3, "fasterrcnn, first stage: negative below this metric", 0.01, 1)
     min_positives: int = knob(1, "iou, ggiou: anchors that every reachable truth gets", 0, 100)
     ggiou_alpha: float = knob(0.3, "exponent of the Gaussian factor", 0, 0.99)
     ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)

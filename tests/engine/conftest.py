@@ -6,7 +6,11 @@ from data.shapes import make_shapes
 
 NARROW = ["channels=[8,8,16,16,32,32,64]"]
 # One model of every kind, as small as it gets.
-FAMILIES = {"yolov3-tiny": NARROW, "retinanet_resnet18_fpn": ["fpn_channels=16"]}
+FAMILIES = {
+    "yolov3-tiny": NARROW,
+    "retinanet_resnet18_fpn": ["fpn_channels=16"],
+    "fasterrcnn_resnet50_fpn": ["backbone=resnet18", "fpn_channels=8"],
+}
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,20 @@ import pytest
 import torch
 from torch.nn import functional
 from torchvision.models import resnet18, vgg16
-from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn, ssd300_vgg16
+from torchvision.models.detection import (
+    FasterRCNN,
+    RetinaNet,
+    fasterrcnn_resnet50_fpn,
+    retinanet_resnet50_fpn,
+    ssd300_vgg16,
+)
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 from engine.plan import check_choices, demo_of
 from engine.trainer import load_weights
+from models.assigners import ggiou
+from models.box_losses import sca
 from models.build import build_detector
 from models.dense_loss import BoxTerm, DenseOutput
 from models.torchvision_detectors import dense_anchors
@@ -28,7 +36,7 @@ SMALL = {"fpn_channels": 16}
 def config_of(cfg, side=SIDE, **changes):
     """A small detector whose losses are not divided by the nominal batch."""
     changes = {"nominal_batch": 1, **changes}
-    model = model_config(cfg, SMALL if cfg.startswith("retinanet") else {})
+    model = model_config(cfg, {} if cfg.startswith("ssd") else SMALL)
     hyper = hyperparameters("", changes, base=model.hyp)
     return Config(RunConfig(imgsz=(side,), conf=0.0), model, hyper, ("a", "b", "c"))
 
@@ -60,14 +68,19 @@ def compare(detector, stock, images, targets, lists, names):
     mine = torch.autograd.grad(sum(ours.values()), list(detector.network.parameters()))
     theirs = stock(list(images), lists)
     expected = torch.autograd.grad(sum(theirs.values()), list(stock.parameters()))
-    assert set(theirs) == set(names.values())
-    losses = max(abs(ours[name] - theirs[other]).item() for name, other in names.items())
+    assert set(theirs) == {name for parts in names.values() for name in parts}
+    losses = max(abs(ours[name] - sum(theirs[part] for part in parts)).item() for name, parts in names.items())
     scale = max(part.abs().max() for part in expected)
     gradients = max(((a - b).abs().max() / scale).item() for a, b in zip(mine, expected, strict=True))
     return losses, gradients
 
 
-RETINANET = {"box": "bbox_regression", "class": "classification"}
+RETINANET = {"box": ["bbox_regression"], "class": ["classification"]}
+FASTER_RCNN = {
+    "box": ["loss_box_reg"],
+    "class": ["loss_classifier"],
+    "objectness": ["loss_objectness", "loss_rpn_box_reg"],
+}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +136,7 @@ def test_ssds_loss_is_torchvisions(ssd, truths):
     outputs = {"bbox_regression": codes, "cls_logits": logits}
     theirs = ssd.network.compute_loss(lists, outputs, [anchors] * 3, matched)
     expected = torch.autograd.grad(sum(theirs.values()), (codes, logits))
-    losses = max(abs(ours[name] - theirs[other]).item() for name, other in RETINANET.items())
+    losses = max(abs(ours[name] - theirs[other]).item() for name, (other,) in RETINANET.items())
     gradients = max((a - b).abs().max().item() for a, b in zip(mine, expected, strict=True))
     print(f"ssd, truths {truths}: losses {losses:.1e}, gradients {gradients:.1e}")
     assert losses < 1e-6 and gradients < 1e-6
@@ -140,6 +153,64 @@ def test_ssd_is_torchvisions():
     losses, gradients = compare(detector, stock, images, targets, lists, RETINANET)
     print(f"ssd: losses {losses:.1e}, gradients {gradients:.1e}")
     assert losses < 1e-6 and gradients < 1e-6
+
+
+@pytest.fixture(scope="module")
+def two_stage():
+    """Faster R-CNN on ResNet-18 with narrow levels, and its config."""
+    config = config_of("fasterrcnn_resnet50_fpn")
+    config = replace(config, model=replace(config.model, backbone="resnet18"))
+    return build_detector(config).double(), config
+
+
+def test_faster_rcnn_is_torchvisions(two_stage):
+    """With the same draw of anchors and proposals, an image without truths included."""
+    detector, _ = two_stage
+    images, targets, lists = scene()
+    stock = FasterRCNN(detector.network.backbone, 4, min_size=SIDE, max_size=SIDE).double().train()
+    stock.load_state_dict(detector.network.state_dict())
+    seed = detector.network.sampling_seed(targets)  # not before: torchvision's resizing draws numbers too
+    stock.rpn.register_forward_pre_hook(lambda *_: torch.manual_seed(seed) and None)
+    lists = [{**each, "labels": each["labels"] + 1} for each in lists]
+    losses, gradients = compare(detector.train(), stock, images, targets, lists, FASTER_RCNN)
+    print(f"fasterrcnn: losses {losses:.1e}, gradients {gradients:.1e}")
+    assert losses < 1e-6 and gradients < 1e-6
+
+
+def test_faster_rcnns_second_stage_compares_decoded_boxes(two_stage):
+    """SCA between the boxes decoded from the sampled proposals and their truths, over all sampled proposals."""
+    _, config = two_stage
+    config = replace(config, hyper=replace(config.hyper, box_loss="sca", assigner="ggiou"))
+    detector = build_detector(config).train()
+    images, targets, _ = scene(dtype=torch.float32)
+    found = detector(images, targets)
+    proposals, _ = detector.network(images, targets)
+    total = 0.0
+    for row, label in enumerate(proposals.labels.tolist()):
+        if label > 0:
+            code, box = proposals.codes[row, label][None], proposals.boxes[row][None]
+            truth = targets.boxes[proposals.rows[row]]
+            assert targets.labels[proposals.rows[row]] == label - 1
+            assert targets.image[proposals.rows[row]] == proposals.image[row]
+            assert ggiou(box[0], truth) >= 0.5
+            total += 1 - sca(detector.network.roi_heads.box_coder.decode_single(code, box)[0], truth)
+    torch.testing.assert_close(found["box"], total / len(proposals.labels))
+    assert found["box"] > 0
+
+
+def test_faster_rcnn_detects_and_takes_autocast(two_stage):
+    _, config = two_stage
+    detector = build_detector(config)
+    images, targets, _ = scene(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector.train()(images, targets)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    before = torch.get_rng_state()
+    found = detector.eval()(images)
+    assert torch.equal(before, torch.get_rng_state())
+    for image in found:
+        assert image["boxes"].shape == (len(image["scores"]), 4) and len(image["scores"]) <= 300
+        assert (image["scores"].diff() <= 0).all() and image["labels"].max() < 3
 
 
 def test_ssd_takes_vgg16s_classification_weights(ssd):
@@ -289,7 +360,12 @@ def test_a_backbone_starts_from_classification_weights(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("cfg", "builder"), [("retinanet_resnet50_fpn", retinanet_resnet50_fpn), ("ssd300_vgg16", ssd300_vgg16)]
+    ("cfg", "builder"),
+    [
+        ("retinanet_resnet50_fpn", retinanet_resnet50_fpn),
+        ("ssd300_vgg16", ssd300_vgg16),
+        ("fasterrcnn_resnet50_fpn", fasterrcnn_resnet50_fpn),
+    ],
 )
 def test_torchvisions_own_detection_weights_fit(cfg, builder):
     """The COCO weights that torchvision publishes have 91 classes, for SSD with the background."""
