@@ -12,6 +12,7 @@ from data.coco_truths import split_truths
 from data.data_yaml import DataSpec
 from data.doctor import Settings, examine
 from data.labels import LabelIndex
+from data.repeat import repeated
 from data.split import fingerprint, load_split
 from engine.banner import banner, next_steps
 from engine.evaluation import protocol_line
@@ -58,6 +59,7 @@ def train_on(
 ) -> Path:
     """The run proper, in every process of the group."""
     dtype = autocast_dtype(plan.config.run.amp, device)
+    train_index = repeated(train_index, plan.config.hyper.repeat_threshold)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
     config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
     val_truths = split_truths(plan.data, "val", val_index)

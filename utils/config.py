@@ -144,6 +144,10 @@ class Hyperparameters:
     ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
     ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
 
+    repeat_threshold: float = knob(
+        0.0, "photos with a class in fewer than this fraction of photos come more often (LVIS .001), 0 = off", 0, 1
+    )
+
     hsv_h: float = knob(0.015, "hue jitter, fraction", 0, 1)
     hsv_s: float = knob(0.7, "saturation jitter, fraction", 0, 1)
     hsv_v: float = knob(0.4, "brightness jitter, fraction", 0, 1)
