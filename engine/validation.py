@@ -14,6 +14,7 @@ from data.loader import build_loader
 from data.split import load_split
 from engine.detection_files import write_coco_files, write_texts
 from engine.evaluation import collect, protocol_line
+from engine.failures import explained
 from engine.html_report import write_report
 from engine.plan import open_data
 from engine.records import ValRecords, attempt
@@ -62,7 +63,8 @@ def run(settings: ValConfig) -> Metrics:
     records = ValRecords(folder, config, protocol)
     start = time.perf_counter()
     names = (index, config.names, device)
-    collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
+    with explained(lambda: f"at --batch-size {config.run.batch_size}"):
+        collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
     metrics = collected.compute()
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))
