@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import NamedTuple
 
 import cv2
@@ -130,3 +131,10 @@ def _start_worker(_: int) -> None:
     # One thread per process: threads would only fight for the cores, and OpenCV's do not survive a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _told_by_the_trainer
+
+
+def _told_by_the_trainer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says nothing when a batch finds nobody to take it: the training process has said why it ended."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

@@ -40,7 +40,7 @@ def explained(doing: Callable[[], str]) -> Iterator[None]:
             raise
         why = printable(worker[2].strip(" .") or "is gone", 120)
         raise CommandError(
-            f"a data loading process ({worker[1].strip()}) {why} {doing()}; what is saved is untouched. If nobody "
+            f"a data loading process ({worker[1].strip()}) {why}; what is saved is untouched. If nobody "
             "killed it, memory ran out: try fewer --workers or no --cache"
         ) from None
 

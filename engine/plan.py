@@ -35,7 +35,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
             overrides[key] = flags[flag]
     demo = DEMO if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
-    check_sync_bn(run)
+    check_device(run)
     hyper = hyperparameters(run.hyp, overrides)
     model = model_config(run.cfg, overrides)
     stride = max(model.strides)
@@ -50,9 +50,12 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 
-def check_sync_bn(run: RunConfig) -> None:
-    """UserError where --sync-bn has nothing to synchronise, or nothing that can."""
-    if run.sync_bn and run.device.strip().lower() == "cpu":
+def check_device(run: RunConfig) -> None:
+    """UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
+    on_cpu = run.device.strip().lower() == "cpu"
+    if on_cpu and run.amp == "fp16":
+        raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")
+    if on_cpu and run.sync_bn:
         raise UserError("--sync-bn: torch synchronises batch statistics on GPUs only; leave it out on a CPU")
     if run.sync_bn and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError("--sync-bn: one process has nothing to synchronise; start several: torchrun --nproc_per_node=N")

@@ -65,7 +65,9 @@ def train_on(
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
     config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
     val_truths = split_truths(plan.data, "val", val_index)
-    config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if group.main else None)
+    # A resumed run has been rehearsed, and could not change its batch size.
+    rehearse = group.main and not resumed
+    config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if rehearse else (config, 0))
     resources = plan_resources(config.run, {"train": train_index, "val": val_index}, group, peak)
     print(resources.said)
     trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group, resources)
@@ -105,6 +107,7 @@ def check_group(config: Config, group: Group, device: torch.device) -> None:
             f"--batch-size {config.run.batch_size} is the batch of all {group.world_size} processes together: "
             f"expected a multiple of {group.world_size}"
         )
+    autocast_dtype(config.run.amp, device)
     if config.run.sync_bn and (device.type != "cuda" or group.world_size == 1):
         raise UserError(f"--sync-bn: expected several processes on GPUs, found {group.world_size} on {device.type}")
 
