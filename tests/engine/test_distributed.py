@@ -89,8 +89,10 @@ def test_both_processes_hold_equal_weights_after_every_epoch(pair):
 
 
 def test_one_process_has_a_batch_without_objects_while_the_other_has_some(pair):
-    counts = [[int(line) for line in (pair[0] / "weights" / f"{rank}.txt").read_text().split()] for rank in (0, 1)]
-    assert len(counts[0]) == len(counts[1]) == 6
+    files = [(pair[0] / "weights" / f"{rank}.txt").read_text().split() for rank in (0, 1)]
+    # The main process has rehearsed before.
+    counts = [[int(count) for count in file[-6:]] for file in files]
+    assert len(files[1]) == 6
     assert any(min(both) == 0 < max(both) for both in zip(*counts, strict=True))
 
 

@@ -171,6 +171,25 @@ def test_an_address_space_that_is_too_small_is_one_line(small_shapes, tmp_path, 
     assert "out of memory at --batch-size 24" in one_error(process)
 
 
+def test_names_that_attack_a_terminal_or_a_path_do_no_harm(small_shapes, flags, tmp_path, capfd):
+    data = tmp_path / "data"
+    shutil.copytree(Path(small_shapes).parent, data)
+    hostile = "a\x1b[31m\nb"
+    (data / "images" / "train" / "000003.jpg").rename(data / "images" / "train" / f"{hostile}.jpg")
+    (data / "images" / "val" / f"{hostile} broken.jpg").write_bytes(b"no photo")
+    (data / "labels" / "train" / f"{hostile}.txt").write_text("0 0.5 0.5 0.2 0.2\n1 0.5 0.5 3 3\n")
+    names = '["../../up", "/etc/passwd", "c\\e[2Jd", "e\\nf", "<script>", "$(touch x)"]'
+    (data / "hostile.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+    before = {path for path in tmp_path.rglob("*") if "runs" not in path.parts}
+    folder = train(**{**flags, "data": str(data / "hostile.yaml"), "epochs": 1, "plots": True})
+    said = "".join(capfd.readouterr())
+    assert "broken.jpg" in said
+    assert "\x1b" not in said
+    assert not [line for line in said.splitlines() if line.startswith(("b.jpg", "b broken", "b.txt", "f "))]
+    assert {path for path in tmp_path.rglob("*") if "runs" not in path.parts} == before
+    assert {path.suffix for path in folder.iterdir()} <= {".csv", ".json", ".yaml", ".png", ".jpg", ".html", ".0", ""}
+
+
 def test_the_wrapped_error_of_a_worker_is_unwrapped():
     from engine.failures import explained
 
