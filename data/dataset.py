@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from data.augment import Augmentation, Labelled, hsv_jitter, mixup, mosaic, warp_single
 from data.images import ImageError, read_image
 from data.labels import LabelIndex
+from data.paths import FlatPaths
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
 from utils.machine import usable_cores
@@ -53,6 +54,8 @@ class DetectionDataset(Dataset):
         cache: bool = False,
     ) -> None:
         self.index = index
+        # All that workers read are arrays: these, and the index's own.
+        self._paths = FlatPaths(index.images)
         self.image_size = image_size
         self.augmentation = augmentation
         self.seed = seed
@@ -76,7 +79,7 @@ class DetectionDataset(Dataset):
     @property
     def undecodable(self) -> list[str]:
         """Paths of the photos that could not be decoded so far, in any worker."""
-        return [self.index.images[row] for row in self._undecodable.nonzero().flatten().tolist()]
+        return [self._paths[row] for row in self._undecodable.nonzero().flatten().tolist()]
 
     def _letterboxed(self, row: int) -> Sample:
         letterbox = self._fit(row)
@@ -125,12 +128,12 @@ class DetectionDataset(Dataset):
         if self._cache is None:
             return self._load(row)
         if self._undecodable[row]:
-            raise ImageError(self.index.images[row], "cannot be decoded")
+            raise ImageError(self._paths[row], "cannot be decoded")
         height, width = self._fit(row).inner
         return self._cache.numpy()[self._starts[row] : self._starts[row + 1]].reshape(height, width, 3)
 
     def _load(self, row: int) -> np.ndarray:
-        path = self.index.images[row]
+        path = self._paths[row]
         try:
             photo = read_image(path)
             if photo.shape[:2] != tuple(self.index.sizes[row]):
