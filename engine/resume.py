@@ -42,7 +42,7 @@ def resume(flags: Mapping[str, Any]) -> Path:
     spec = open_data(config.run.data, data_root(config.run.data_root))
     if spec.names != config.names:
         raise UserError(
-            f"{printable(spec.yaml)}: its classes differ from those of the run: {printable(', '.join(spec.names), 120)} "
+            f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
             f"now, {printable(', '.join(config.names), 120)} then"
         )
     return run(Plan(config, spec), contents, path.parents[1])
