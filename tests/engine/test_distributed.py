@@ -200,6 +200,30 @@ def test_a_killed_process_ends_the_job(small_shapes, tmp_path):
     assert "SIGKILL" in errors
 
 
+FAIL = """
+import os, sys
+from engine.trainer import Trainer
+from train import train
+def fail(self, *arguments):
+    if self.group.rank == 1:
+        raise ZeroDivisionError("planted")
+    return original(self, *arguments)
+original, Trainer.train_epoch = Trainer.train_epoch, fail
+train(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=[64], batch_size=8, workers=0, device="cpu", amp="off",
+      plots=False, set=[sys.argv[3]])
+"""
+
+
+@pytest.mark.slow
+def test_an_exception_in_one_process_ends_all_with_its_traceback(small_shapes, tmp_path):
+    (tmp_path / "script.py").write_text(FAIL)
+    process = torchrun(tmp_path / "script.py", small_shapes, tmp_path / "runs", NARROW[0])
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "ZeroDivisionError: planted" in errors
+    assert "in fail" in errors
+
+
 @pytest.mark.slow
 def test_a_restart_goes_on_by_itself(small_shapes, tmp_path):
     process = torchrun(*flags_of(small_shapes, tmp_path, 30), restarts=1)
