@@ -81,6 +81,7 @@ def train_one_epoch(
     `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
+    scale = scaler.get_scale if scaler.is_enabled() else None
     last = schedule.steps_per_epoch - 1
     waiting = 0
     for index, batch in enumerate(batches):
@@ -97,7 +98,7 @@ def train_one_epoch(
         loss = sum(losses.values()) * len(images) * ranks
         scaler.scale(loss).backward()
         report.add(losses, len(images))
-        guard.after_backward(losses, Place(epoch, index, settings.lr, batch))
+        guard.after_backward(losses, Place(epoch, index, settings.lr, batch, scale))
 
         waiting += 1
         if waiting >= settings.accumulate or index == last:

@@ -84,8 +84,9 @@ def resume_after_restart(plan: Plan) -> Path | None:
     last = folder / "weights" / "last.pt"
     if not last.is_file():
         return None
-    _, contents = load_last(last)
-    return run(plan, contents, folder)
+    path, contents = load_last(last)
+    # The config of the checkpoint, not of the flags: what was measured or fitted is resolved in it.
+    return run(replace(plan, config=Config.from_dict(contents["config"], str(path))), contents, folder)
 
 
 def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
