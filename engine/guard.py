@@ -10,7 +10,7 @@ from utils.errors import DivergedError
 
 
 class Place(NamedTuple):
-    """Where a step was: epoch and batch counted from 0, learning rate, the batch itself, and how to ask the amp scale."""
+    """Where a step was: epoch and batch counted from 0, learning rate, the batch itself, how to ask the amp scale."""
 
     epoch: int
     index: int

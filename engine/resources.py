@@ -24,17 +24,25 @@ class Resources:
     said: str
 
 
+def loading_processes(
+    wanted: int, batch_size: int, image_size: tuple[int, int], processes: int = 1, cores: int | None = None
+) -> tuple[int, str]:
+    """Loading processes for each training process, as many as shared memory holds the batches of, and what was short."""
+    workers, shared = worker_count(wanted, processes, cores), free_shared_memory()
+    needed = BATCHES_EACH * batch_size * 3 * image_size[0] * image_size[1] * processes
+    if shared is None or workers * needed <= shared:
+        return workers, ""
+    return shared // needed, f"{workers} would need {gib(workers * needed)} of shared memory"
+
+
 def plan_resources(
     flags: RunConfig, splits: dict[str, LabelIndex], group: Group, reserved: int = 0, cores: int | None = None
 ) -> Resources:
     """Workers by cores and shared memory, cache by the memory that is free beside `reserved` bytes for training."""
     shared, free = free_shared_memory(), available_memory()
     cores = cores or usable_cores()
-    workers, notes = worker_count(flags.workers, group.local_size, cores), []
-    batch = flags.batch_size * 3 * flags.image_size[0] * flags.image_size[1]
-    bearable = workers if shared is None else min(workers, shared // (BATCHES_EACH * batch * group.local_size))
-    if bearable < workers:
-        notes.append(f"{workers} would need {gib(BATCHES_EACH * batch * group.local_size * workers)} of shared memory")
+    workers, short = loading_processes(flags.workers, flags.batch_size, flags.image_size, group.local_size, cores)
+    notes = [short] if short else []
     cached, taken = set(), 0
     for split, index in splits.items() if flags.cache else ():
         needed = cache_bytes(index, flags.image_size) * group.local_size
@@ -45,7 +53,7 @@ def plan_resources(
             notes.append(f"--cache: the {split} photos would take {gib(needed)}: they are read from disk instead")
     memory = "" if free is None else f", {gib(free)} of memory"
     memory += "" if shared is None else f", {gib(shared)} of shared memory free"
-    plural = "process" if bearable == 1 else "processes"
-    said = f"machine {cores} cores{memory}: {bearable} loading {plural}"
+    plural = "process" if workers == 1 else "processes"
+    said = f"machine {cores} cores{memory}: {workers} loading {plural}"
     said += f", {gib(taken)} of photos cached" if cached else ""
-    return Resources(int(bearable), frozenset(cached), "; ".join([said, *notes]))
+    return Resources(workers, frozenset(cached), "; ".join([said, *notes]))

@@ -18,13 +18,12 @@ from engine.failures import explained
 from engine.html_report import write_report
 from engine.plan import open_data
 from engine.records import ValRecords, attempt
-from engine.resources import plan_resources
+from engine.resources import loading_processes
 from models.weights import is_nameless, load_detector, read_weights
 from utils.checkpoint import newest
 from utils.config import Config, ValConfig
 from utils.device import choose_device
 from utils.diagnosis import diagnose
-from utils.distributed import Group
 from utils.errors import UserError, printable
 from utils.metrics import Metrics
 from utils.run_folder import new_run_folder
@@ -52,7 +51,7 @@ def run(settings: ValConfig) -> Metrics:
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
     truths = split_truths(spec, settings.split, index)
     dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, cache=False)
-    workers = plan_resources(replace(config.run, workers=settings.workers, cache=False), {}, Group()).workers
+    workers, _ = loading_processes(settings.workers, config.run.batch_size, config.run.image_size)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
     detector = load_detector(checkpoint, config, str(weights))
