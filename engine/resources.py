@@ -27,7 +27,7 @@ class Resources:
 def loading_processes(
     wanted: int, batch_size: int, image_size: tuple[int, int], processes: int = 1, cores: int | None = None
 ) -> tuple[int, str]:
-    """Loading processes for each training process, as many as shared memory holds the batches of, and what was short."""
+    """Loading processes for each training process, as many as shared memory bears, and what was short."""
     workers, shared = worker_count(wanted, processes, cores), free_shared_memory()
     needed = BATCHES_EACH * batch_size * 3 * image_size[0] * image_size[1] * processes
     if shared is None or workers * needed <= shared:
