@@ -226,7 +226,7 @@ def check(path: Path, job: Job, size: tuple[int, int], images: Sequence[np.ndarr
     exported = open_backend(path)
     batch = exported.batch or settings.batch_size
     reference = torch_backend(job.detector, job.config)
-    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det)
+    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det, multi_label=False)
     worst = np.zeros(2)
     for tensor in _batches(images, batch):
         worst = np.maximum(worst, differences(exported, reference, tensor, postprocess))

@@ -19,6 +19,7 @@ _OFFLINE = {
     "YOLO_AUTOINSTALL": "0",
     "YOLO_VERBOSE": "0",
     "YOLO_CONFIG_DIR": _settings_folder.name,
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # what is wrong with a video or stream is said in our words
 }
 # With these set, importing waits at a barrier for the other ranks, which may never import it.
 _DISTRIBUTED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
@@ -66,12 +67,22 @@ def result(
     return Results(image, path=path, names=names, boxes=rows)
 
 
-def file_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
-    """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info])."""
+def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+    """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
+
+    Raises FileNotFoundError where the source holds nothing, and from `next` for a video that cannot be opened.
+    """
     with _process_state_kept():
         from ultralytics.data.loaders import LoadImagesAndVideos
 
-    return LoadImagesAndVideos(source, vid_stride=vid_stride)
+    class Loader(LoadImagesAndVideos):
+        cap, frame, frames, fps = None, 0, 0, 0.0
+
+        def _new_video(self, path: str) -> None:
+            if hasattr(self, "count"):  # not yet while constructing: a damaged first video would end everything
+                super()._new_video(path)
+
+    return Loader(source, vid_stride=vid_stride)
 
 
 def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
@@ -79,4 +90,8 @@ def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], lis
     with _process_state_kept():
         from ultralytics.data.loaders import LoadStreams
 
-    return LoadStreams(source, vid_stride=vid_stride)
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return LoadStreams(source, vid_stride=vid_stride)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
