@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["EarlyStopping", "ModelEMA", "file_loader", "result", "stream_loader"]
+__all__ = ["EarlyStopping", "ModelEMA", "file_loader", "inference_peer", "result", "stream_loader"]
 
 
 def result(
@@ -95,3 +96,12 @@ def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], lis
         return LoadStreams(source, vid_stride=vid_stride)
     finally:
         cv2.utils.logging.setLogLevel(level)
+
+
+def inference_peer() -> SimpleNamespace:
+    """The parts of ultralytics that benchmarks/inference.py measures: YOLO (its models, to export) and its NMS."""
+    with _process_state_kept():
+        from ultralytics import YOLO
+        from ultralytics.utils.nms import non_max_suppression
+
+    return SimpleNamespace(YOLO=YOLO, non_max_suppression=non_max_suppression)
