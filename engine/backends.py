@@ -137,17 +137,16 @@ def open_onnx(path: Path) -> Backend:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
-        errors.Fail,
-        errors.InvalidProtobuf,
-        errors.InvalidGraph,
-        errors.RuntimeException,
-        errors.NoSuchFile,
-    ) as error:
+    except _exceptions(errors) as error:
         raise UserError(f"{printable(path)}: not an ONNX file, or damaged ({printable(error, 120)})") from None
     metadata = session.get_modelmeta().custom_metadata_map
     name = session.get_inputs()[0].name
     return from_metadata(path, metadata, lambda images: session.run(None, {name: images}))
+
+
+def _exceptions(module: Any) -> tuple[type[Exception], ...]:
+    """All exceptions that a module defines."""
+    return tuple(each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Exception))
 
 
 def open_torchscript(path: Path) -> Backend:

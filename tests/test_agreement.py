@@ -112,7 +112,7 @@ def compare(weights: Path, size: tuple, dynamic: bool, batch: int, count: int, f
     reference = backend(weights)
     expected = [clipped(rows, size) for photo in photos for rows in reference([photo])]
     total = sum(len(rows) for rows in expected)
-    assert total > 2 * count, "too few detections to compare"
+    assert total > count, "too few detections to compare"
     worst = {}
     for name, run in runtimes(weights, size, dynamic, batch, folder):
         found = [clipped(rows, size) for each in batches for rows in run(each)]
