@@ -176,6 +176,9 @@ def open_openvino(path: Path) -> Backend:
     file = path if path.suffix == ".xml" else next(iter(sorted(path.glob("*.xml"))), None)
     if file is None or not (file.parent / "metadata.yaml").is_file():
         raise UserError(f"{printable(path)}: expected a folder with an .xml, a .bin and a metadata.yaml")
+    with file.open("rb") as opened:  # anything else OpenVINO would hand to its readers of other formats
+        if not opened.read(64).lstrip(b"\xef\xbb\xbf \r\n").startswith((b"<?xml", b"<net")):
+            raise UserError(f"{printable(file)}: not an OpenVINO model: no XML")
     try:
         # Float32 arithmetic: a CPU may otherwise take bfloat16, and the numbers would differ from PyTorch's.
         compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
