@@ -16,6 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -135,7 +136,8 @@ def row(what: str, found: Mapping[str, Sequence[float]]) -> dict[str, object]:
 def measure(settings: argparse.Namespace, folder: Path) -> tuple[list[dict], dict[str, dict]]:
     """All rows, and what the two files are."""
     size = settings.imgsz
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about the peer's code
         files = {OURS: our_file(folder, size), PEER: peer_file(folder, size)}
     graphs = {name: about(file) for name, file in files.items()}
     for name, facts in graphs.items():
