@@ -20,7 +20,6 @@ _OFFLINE = {
     "YOLO_AUTOINSTALL": "0",
     "YOLO_VERBOSE": "0",
     "YOLO_CONFIG_DIR": _settings_folder.name,
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # what is wrong with a video or stream is said in our words
 }
 # With these set, importing waits at a barrier for the other ranks, which may never import it.
 _DISTRIBUTED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
@@ -68,6 +67,19 @@ def result(
     return Results(image, path=path, names=names, boxes=rows)
 
 
+@contextmanager
+def _opencv_silent() -> Iterator[None]:
+    """Without OpenCV's and FFmpeg's own words on a video or stream that cannot be opened: ours are one line."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    given = os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+        if given == "-8":
+            os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)
+
+
 def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
     """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
 
@@ -81,7 +93,8 @@ def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list
 
         def _new_video(self, path: str) -> None:
             if hasattr(self, "count"):  # not yet while constructing: a damaged first video would end everything
-                super()._new_video(path)
+                with _opencv_silent():
+                    super()._new_video(path)
 
     return Loader(source, vid_stride=vid_stride)
 
@@ -91,11 +104,8 @@ def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], lis
     with _process_state_kept():
         from ultralytics.data.loaders import LoadStreams
 
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with _opencv_silent():
         return LoadStreams(source, vid_stride=vid_stride)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def inference_peer() -> SimpleNamespace:
