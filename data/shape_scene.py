@@ -175,8 +175,6 @@ def _place(
     overhang = 0.2 if generator.random() < 0.15 else 0.0
     covers = generator.random() < COVERING_SHARE
     fallback = None
-    if (1 - 2 * overhang) * max(height, width) > size:
-        return None  # turned, it is larger than a small picture
     needed = 1.5 * LEAST_VISIBLE * np.array([(shape.coverage >= DRAWN).sum() for shape in shapes])
     visible = np.bincount(seen[seen >= 0], minlength=len(shapes))
     for _ in range(12):
