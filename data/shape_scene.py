@@ -103,8 +103,10 @@ def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) ->
 def _side(generator: Generator, smallest: float, largest: float) -> float:
     """A side in pixels on a logarithmic scale; one in ten is tiny, since those take longest to learn."""
     if generator.random() < 0.1:
-        return smallest * 2 ** generator.random()
-    return 2 * smallest * (largest / (2 * smallest)) ** generator.random()
+        side = smallest * 2 ** generator.random()
+    else:
+        side = 2 * smallest * (largest / (2 * smallest)) ** generator.random()
+    return min(side, largest)  # in a small picture the range can be empty
 
 
 def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:

@@ -1,5 +1,6 @@
 """From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
     demo = demo_of(model) if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
+    check_device(run)
     hyper = hyperparameters(run.hyp, overrides, base=model.hyp if isinstance(model, TorchvisionConfig) else "")
     check_choices(run, model, hyper)
     stride = max(model.strides)
@@ -72,6 +74,17 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
         )
     if run.autoanchor:
         raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
+
+
+def check_device(run: RunConfig) -> None:
+    """UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
+    on_cpu = run.device.strip().lower() == "cpu"
+    if on_cpu and run.amp == "fp16":
+        raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")
+    if on_cpu and run.sync_bn:
+        raise UserError("--sync-bn: torch synchronises batch statistics on GPUs only; leave it out on a CPU")
+    if run.sync_bn and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError("--sync-bn: one process has nothing to synchronise; start several: torchrun --nproc_per_node=N")
 
 
 def open_data(name: str, root: Path) -> DataSpec:

@@ -1,10 +1,9 @@
 """The device of a run, and the precision that it computes fast in."""
 
-import os
-
 import torch
 
 from utils.errors import UserError, printable
+from utils.machine import usable_cores
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -48,7 +47,6 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
-def worker_count(wanted: int, processes: int = 1) -> int:
+def worker_count(wanted: int, processes: int = 1, cores: int | None = None) -> int:
     """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted if wanted >= 0 else min(cores // (2 * processes), 8)
+    return wanted if wanted >= 0 else min((cores or usable_cores()) // (2 * processes), 8)

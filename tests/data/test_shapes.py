@@ -122,6 +122,13 @@ def test_slender_objects_tiny_and_large_ones_and_all_classes(scenes):
     assert set(labels[ratio >= 4]) == set(slender)
 
 
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_small_pictures_hold_what_fits(size):
+    scenes = [draw_scene(np.random.default_rng(index), size) for index in range(40)]
+    assert sum(len(scene.shapes) for scene in scenes) > 40
+    assert all(scene.boxes.max(initial=0) <= size for scene in scenes)
+
+
 def test_some_shapes_cover_others(scenes):
     hidden = [
         (scene.seen == index).sum() < 0.95 * shape.mask(len(scene.image)).sum()
