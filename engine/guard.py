@@ -44,7 +44,8 @@ class Guard:
 
     def before(self) -> None:
         """Remembers the batch statistics, which a NaN in the forward pass would spoil for good."""
-        torch._foreach_copy_(self.saved, self.buffers)
+        if self.buffers:  # VGG16 has none
+            torch._foreach_copy_(self.saved, self.buffers)
 
     def after_backward(self, losses: dict[str, Tensor], place: Place) -> None:
         """Judges a step's losses and gives the statistics back if they are not finite; reports on the step before."""
