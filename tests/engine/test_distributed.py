@@ -18,7 +18,7 @@ from models.anchors import build_anchors
 from models.assigners import AnchorRatio
 from models.box_losses import BOX_SIMILARITIES
 from models.loss import DetectionLoss
-from tests.engine.conftest import FAMILIES, NARROW
+from tests.engine.conftest import ALL_FAMILIES, FAMILIES, NARROW
 from tests.paths import ROOT
 from utils.distributed import Group, group_of_environment
 from utils.targets import Targets
@@ -63,7 +63,7 @@ def torchrun(*arguments, restarts=0):
     )
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=ALL_FAMILIES)
 def pair(request, small_shapes, tmp_path_factory):
     """A run of two processes, on photos of which three of four are without objects."""
     folder = tmp_path_factory.mktemp("pair")

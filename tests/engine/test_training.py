@@ -17,7 +17,7 @@ from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
 from models.build import build_detector
-from tests.engine.conftest import FAMILIES
+from tests.engine.conftest import ALL_FAMILIES, FAMILIES
 from train import train
 from utils.config import ASSIGNER_NAMES
 from utils.errors import UserError
@@ -80,7 +80,7 @@ def assert_falls(rows, name, least):
     assert sum(values[-5:]) < least * sum(values[:5])
 
 
-@pytest.mark.parametrize("cfg", [cfg for cfg in FAMILIES if cfg != "yolov3-tiny"])
+@pytest.mark.parametrize("cfg", ALL_FAMILIES[1:])
 @pytest.mark.parametrize(
     ("loss", "assigner"),
     [
@@ -119,7 +119,7 @@ def finished(small_shapes, tmp_path_factory):
     return train(**flags, epochs=4)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=ALL_FAMILIES)
 def finished_family(request, small_shapes, tmp_path_factory):
     """A finished run of every kind of model, and its flags but for the folder."""
     if request.param == "yolov3-tiny":
