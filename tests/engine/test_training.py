@@ -62,7 +62,7 @@ def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flag
 def thirty_steps(cfg, batch, flags, lr):
     """The report's rows of 30 steps on one batch."""
     config = plan_run({**flags, "cfg": cfg}).config
-    detector = build_detector(config).train()
+    detector = build_detector(config, lambda *seen: report.observe(*seen)).train()
     optimizer, rows = build_optimizer("adamw", detector.network, lr, 0.9, 0.0), []
     guard, schedule = Guard(detector.network, patience=1), constant_schedule(lr)
     for _ in range(30):
