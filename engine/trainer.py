@@ -167,17 +167,19 @@ class Trainer:
 
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
-        flags, group = self.config.run, self.group
-        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, flags.cache)
-        batch = flags.batch_size // group.world_size if settings else flags.batch_size
+        flags, ranks = self.config.run, self.group
+        together = self.config.hyper.mosaic_from
+        group = flags.batch_size if together == "batch" or (together == "auto" and not flags.cache) else 0
+        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, flags.cache, group)
+        batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
         return build_loader(
             dataset,
             batch,
             self.workers,
             shuffle=settings is not None,
             seed=flags.seed,
-            rank=group.rank,
-            world_size=group.world_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
         )
 
     def restart_average(self) -> None:

@@ -112,6 +112,12 @@ class Hyperparameters:
     flipud: float = knob(0.0, "probability of an up-down flip", 0, 1)
     fliplr: float = knob(0.5, "probability of a left-right flip", 0, 1)
     mosaic: float = knob(1.0, "probability of a mosaic of four images", 0, 1)
+    mosaic_from: str = knob(
+        "auto",
+        "photos that a mosaic is made of: all, or batch = those of its batch, of which each is decoded once; auto = "
+        "batch where photos come from disk",
+        choices=("auto", "all", "batch"),
+    )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
 
     def __post_init__(self):

@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -52,7 +53,7 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["EarlyStopping", "ModelEMA", "file_loader", "result", "stream_loader"]
+__all__ = ["EarlyStopping", "ModelEMA", "benchmark_peer", "file_loader", "result", "stream_loader"]
 
 
 def result(
@@ -80,3 +81,26 @@ def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], lis
         from ultralytics.data.loaders import LoadStreams
 
     return LoadStreams(source, vid_stride=vid_stride)
+
+
+def benchmark_peer() -> SimpleNamespace:
+    """The parts of ultralytics that benchmarks/ measures: its trainer, validator, data set, model and settings.
+
+    `cv2_threads` and `threads` are what its own commands give OpenCV and, on a CPU, torch.
+    """
+    with _process_state_kept():
+        from ultralytics.cfg import get_cfg
+        from ultralytics.data.dataset import YOLODataset
+        from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.utils import NUM_THREADS
+
+    return SimpleNamespace(
+        get_cfg=get_cfg,
+        Dataset=YOLODataset,
+        Trainer=DetectionTrainer,
+        Validator=DetectionValidator,
+        Model=DetectionModel,
+        threads=NUM_THREADS,
+        cv2_threads=0,
+    )

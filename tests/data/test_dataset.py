@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from data.augment import Augmentation
 from data.dataset import DetectionDataset, cache_bytes
 from data.labels import load_labels
 from data.loader import EpochSampler, build_loader, collate
+from data.order import epoch_order
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 from utils.letterbox import PADDING, Letterbox
@@ -104,6 +106,48 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(index, augmentation, cac
     if augmentation is not None:
         assert not equal(samples[0, 4].image, samples[1, 4].image)
         assert not equal(DetectionDataset(index, SIZE, augmentation, 8)[0, 4].image, samples[0, 4].image)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_in_groups_a_sample_depends_on_seed_epoch_and_index_alone(index, cache):
+    first = DetectionDataset(index, SIZE, Augmentation(mixup=0.5), 7, False, group=3)
+    second = DetectionDataset(index, SIZE, Augmentation(mixup=0.5), 7, cache, group=3)
+    samples = {(epoch, i): first[epoch, i] for epoch in range(3) for i in range(len(index))}
+    for key in reversed(samples):
+        assert equal(second[key], samples[key])
+    assert len(first._decoded) == 3
+
+
+def test_the_partners_of_a_batch_are_the_batch_and_each_photo_is_decoded_once(index, monkeypatch):
+    dataset = DetectionDataset(index, SIZE, Augmentation(), 7, group=3)
+    decoded, load = [], dataset._load
+    monkeypatch.setattr(dataset, "_load", lambda row: decoded.append(row) or load(row))
+    for epoch in range(4):
+        order = epoch_order(len(index), 7, epoch).tolist()
+        for batch in (order[:3], order[3:6]):
+            decoded.clear()
+            dataset._decoded.clear()
+            for row in batch:
+                assert set(dataset.partners.of(epoch, row)) == set(batch)
+                dataset[epoch, row]
+            assert sorted(decoded) == sorted(batch)
+        # The last group is a full one too.
+        assert set(dataset.partners.of(epoch, order[6])) == set(order[4:])
+    sampler = EpochSampler(len(index), 7, shuffle=True)
+    sampler.set_epoch(3)
+    assert list(sampler) == [(3, row) for row in order]
+
+
+def test_a_photo_that_shrinks_is_decoded_at_reduced_scale_and_looks_the_same(index, tmp_path):
+    rng = np.random.default_rng(1)
+    photo = cv2.resize(rng.integers(0, 256, (30, 40, 3), np.uint8), (1281, 961), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(photo).save(tmp_path / "large.jpg", quality=95)
+    large = replace(index, images=(str(tmp_path / "large.jpg"),) * 7, sizes=np.array([[961, 1281]] * 7, np.int32))
+    for size in (640, 320, 300, 150):
+        reduced = DetectionDataset(large, (size, size), Augmentation())._photo(0)
+        exact = DetectionDataset(large, (size, size))._photo(0)
+        assert reduced.shape == exact.shape
+        assert np.abs(reduced.astype(int) - exact).mean() < 3
 
 
 def test_mosaic_and_mixup_end_at_the_given_epoch(index):
