@@ -138,16 +138,20 @@ def test_the_partners_of_a_batch_are_the_batch_and_each_photo_is_decoded_once(in
     assert list(sampler) == [(3, row) for row in order]
 
 
-def test_a_photo_that_shrinks_is_decoded_at_reduced_scale_and_looks_the_same(index, tmp_path):
-    rng = np.random.default_rng(1)
-    photo = cv2.resize(rng.integers(0, 256, (30, 40, 3), np.uint8), (1281, 961), interpolation=cv2.INTER_CUBIC)
-    Image.fromarray(photo).save(tmp_path / "large.jpg", quality=95)
-    large = replace(index, images=(str(tmp_path / "large.jpg"),) * 7, sizes=np.array([[961, 1281]] * 7, np.int32))
-    for size in (640, 320, 300, 150):
-        reduced = DetectionDataset(large, (size, size), Augmentation())._photo(0)
-        exact = DetectionDataset(large, (size, size))._photo(0)
-        assert reduced.shape == exact.shape
-        assert np.abs(reduced.astype(int) - exact).mean() < 3
+@needs_shared_data
+@pytest.mark.parametrize("size", [300, 200, 100])
+def test_photos_decoded_at_reduced_scale_are_nearer_to_area_averages_than_bilinear_ones(size, tmp_path):
+    images = sorted((SHARED_DATA / "coco128" / "images" / "train2017").glob("*.jpg"))[:8]
+    labels = [SHARED_DATA / "coco128" / "labels" / "train2017" / f"{image.stem}.txt" for image in images]
+    index = load_labels(images, labels, 80, tmp_path)
+    training, exact = (DetectionDataset(index, (size, size), settings) for settings in (Augmentation(), None))
+    differences = []
+    for row in range(len(index)):
+        oracle = exact._photo(row).astype(int)
+        bilinear = exact._fit(row).resize(np.asarray(Image.open(images[row]).convert("RGB")), cv2.INTER_LINEAR)
+        differences.append([np.abs(each - oracle).mean() for each in (training._photo(row), bilinear)])
+    reduced, bilinear = np.mean(differences, axis=0)
+    assert reduced < min(bilinear, 5)
 
 
 def test_mosaic_and_mixup_end_at_the_given_epoch(index):
