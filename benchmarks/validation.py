@@ -28,6 +28,7 @@ from data.loader import build_loader
 from data.split import load_split
 from engine.evaluation import collect
 from models.build import build_detector
+from models.exported import folded
 from utils.config import Config, RunConfig
 from utils.config_sources import hyperparameters, model_config
 from utils.errors import run_command
@@ -69,6 +70,7 @@ def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
 
     objectness = [conv.bias.view(-1, 5 + CLASSES)[:, 4] for conv in detector.network.head.convs]
     shift_bias(objectness, scores)
+    detector.network = folded(detector.network)
     index = load_split(read_data_yaml(str(data), data.parent), "val", data.parent / "cache")
     loader = build_loader(DetectionDataset(index, (imgsz, imgsz)), BATCH, 0, False, 0)
 

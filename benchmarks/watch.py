@@ -1,5 +1,6 @@
 """A command run to its end, with the most memory that it and its children held."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -40,21 +41,35 @@ def run_watched(module: str, *arguments: object, environment: dict[str, str] | N
     return Finished(seconds, output, peak)
 
 
-def tree_memory(root: int) -> int:
-    """Bytes that a process and its descendants hold, what they share counted once (Linux; 0 elsewhere)."""
+def tree(root: int) -> list[int]:
+    """The numbers of a process and its descendants (Linux)."""
     children: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        fields = _read(process / "stat").rpartition(")")[2].split()
+        fields = _fields(int(process.name))
         if fields:
             children.setdefault(int(fields[1]), []).append(int(process.name))
-    total, waiting = 0, [root]
-    while waiting:
-        number = waiting.pop()
-        waiting += children.get(number, [])
-        for line in _read(Path(f"/proc/{number}/smaps_rollup")).splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-    return total
+    found = [root]
+    for number in found:
+        found += children.get(number, [])
+    return found
+
+
+def tree_memory(root: int) -> int:
+    """Bytes that a process and its descendants hold, what they share counted once (Linux; 0 elsewhere)."""
+    rollups = [_read(Path(f"/proc/{number}/smaps_rollup")) for number in tree(root)]
+    lines = [line for rollup in rollups for line in rollup.splitlines() if line.startswith("Pss:")]
+    return sum(int(line.split()[1]) * 1024 for line in lines)
+
+
+def tree_seconds(root: int) -> float:
+    """CPU seconds that a process and its living descendants have used (Linux; 0 elsewhere)."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for fields in map(_fields, tree(root)) if fields)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _fields(process: int) -> list[str]:
+    """What /proc/N/stat says after the name: state, parent, ..., user and system ticks at 11 and 12."""
+    return _read(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
 
 
 def _read(path: Path) -> str:

@@ -24,6 +24,7 @@ from engine.interrupts import StopRequest, stop_requests
 from engine.records import Records
 from engine.report import EpochReport
 from models.build import build_detector, with_network
+from models.exported import folded
 from models.weights import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Config, ModelConfig, plain
@@ -150,7 +151,7 @@ class Trainer:
         if group.world_size > 1:
             self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)
 
-        self.workers = worker_count(run_config.workers, group.world_size)
+        self.workers = worker_count(run_config.workers, device, group.world_size)
         self.train_loader = self.build_loader(train_index, augmentation(config))
         self.val_loader = self.build_loader(val_index, None)
         self.schedule = build_schedule(config, math.ceil(len(train_index) / run_config.batch_size))
@@ -283,7 +284,7 @@ class Trainer:
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = with_network(self.detector, self.average.ema)
+        detector = with_network(self.detector, folded(self.average.ema))
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None

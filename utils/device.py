@@ -48,7 +48,12 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
-def worker_count(wanted: int, processes: int = 1) -> int:
-    """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8."""
+def worker_count(wanted: int, device: torch.device, processes: int = 1) -> int:
+    """Loading processes for each of the training processes of a machine; -1 = as many as help, at most 8.
+
+    Beside a GPU that is a core of every two. Where the CPU itself computes, with all its cores, loading is a small part
+    of the work, and a process of its own takes 300 MB and a core from the others: one for every four cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted if wanted >= 0 else min(cores // (2 * processes), 8)
+    share = 4 if device.type == "cpu" else 2
+    return wanted if wanted >= 0 else min(cores // (share * processes), 8)
