@@ -147,6 +147,9 @@ class Trainer:
         self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
         self.detector.network.to(device, memory_format=torch.channels_last)
         self.frozen = frozen_modules(self.detector.network, run_config.freeze)
+        if run_config.compile:
+            # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
+            self.detector.network.compile()
         self.parallel = self.detector
         if group.world_size > 1:
             self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)

@@ -1,6 +1,9 @@
 """The device of a run, and the precision that it computes fast in."""
 
+import importlib.util
 import os
+import shutil
+import sys
 
 import torch
 
@@ -46,6 +49,19 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cpu" and cpu_has_bf16():
         return torch.bfloat16
     return None
+
+
+def require_compiler(device: torch.device) -> None:
+    """UserError, with the reason, where torch.compile would find no compiler for a device."""
+    if device.type == "cuda":
+        wanted, found = "the package triton", importlib.util.find_spec("triton") is not None
+    elif device.type == "cpu":
+        wanted = os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+        found = shutil.which(wanted.split()[0]) is not None
+    else:
+        raise UserError(f"--compile: expected a CUDA device or a CPU, not {device.type}")
+    if not found:
+        raise UserError(f"--compile: needs {wanted}, which is not at hand; train without it")
 
 
 def worker_count(wanted: int, device: torch.device, processes: int = 1) -> int:
