@@ -32,7 +32,10 @@ def _parser() -> Parser:
     voc.add_argument("--splits", nargs="+", metavar="SPLIT", help="of train val test trainval (default: what is there)")
     voc.add_argument("--keep-difficult", action="store_true", help="keep objects that are marked difficult")
     voc.add_argument(
-        "--pixel-origin", choices=("auto", "0", "1"), default="auto", help="the number of the first pixel (VOC: 1)"
+        "--pixel-origin",
+        choices=("auto", "0", "1"),
+        default="auto",
+        help="the number of the first pixel: 1 in VOC's own files, 0 in those of other tools; auto tells them apart",
     )
     _add_images(voc, ("link", "copy", "list"))
     voc.set_defaults(run=_run_voc, parser=voc)

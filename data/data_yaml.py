@@ -50,8 +50,8 @@ def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     for key in values:
         if key not in KEYS and key not in WITHOUT_MEANING:
             raise _wrong(path, f"unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
-    names = _read_names(values, path)
     root = _read_root(values, path, data_root)
+    names = _read_names(values, path, root)
     splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
     if not splits:
         raise _wrong(path, "no split; expected at least one of train, val, test")
@@ -128,16 +128,19 @@ def find_data_yaml(name: str) -> Path:
     return path
 
 
-def _read_names(values: dict[Any, Any], path: Path) -> tuple[str, ...]:
-    """Class names by id, safe to print."""
+def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ...]:
+    """Class names by id, safe to print; a text is the name of a file with one of them a line."""
     names = values.get("names")
+    if isinstance(names, str) and names:
+        names = _read_names_file(_locate(names, root), path)
     if isinstance(names, dict):
         missing = [index for index in range(len(names)) if index not in names]
         if missing:
             raise _wrong(path, f"names: ids must run from 0 to {len(names) - 1}; {missing[0]} is missing")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise _wrong(path, f"names: expected a list of class names or `id: name` lines, found {kind_of(names)}")
+        expected = "a list of class names, `id: name` lines, or a text file with a name a line"
+        raise _wrong(path, f"names: expected {expected}, found {kind_of(names)}")
     ids: dict[str, int] = {}
     for index, name in enumerate(names):
         if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
@@ -152,6 +155,15 @@ def _read_names(values: dict[Any, Any], path: Path) -> tuple[str, ...]:
         shown = num_classes if type(num_classes) in (int, float) else kind_of(num_classes)
         raise _wrong(path, f"nc is {shown}, but there are {len(ids)} names; correct one of them")
     return tuple(ids)
+
+
+def _read_names_file(file: Path, path: Path) -> list[str]:
+    """The lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
+    try:
+        return file.read_text("utf-8-sig").rstrip().splitlines()
+    except (OSError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "cannot be read as text"
+        raise _wrong(path, f"names: {reason}: {printable(file)} (a class name a line; convert.py writes it)") from None
 
 
 def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:

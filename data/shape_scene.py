@@ -12,6 +12,7 @@ from numpy.random import Generator
 SHAPE_CLASSES = ("disc", "ring", "square", "triangle", "cross", "bar")
 SLENDER = ("bar",)
 SLENDER_SHARE = 0.35
+COVERING_SHARE = 0.3  # of the shapes lie where they fall; the others look for a free place
 SMALLEST_SIDE = 8
 LEAST_VISIBLE = 0.3
 DRAWN = 64  # of 255: the coverage from which a pixel counts as the object's
@@ -100,10 +101,12 @@ def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) ->
 
 
 def _side(generator: Generator, smallest: float, largest: float) -> float:
-    """A side in pixels on a logarithmic scale; few are tiny, since those take longest to learn."""
+    """A side in pixels on a logarithmic scale; one in ten is tiny, since those take longest to learn."""
     if generator.random() < 0.1:
-        return smallest * 2 ** generator.random()
-    return smallest * (largest / smallest) ** (generator.random() ** 0.4)
+        side = smallest * 2 ** generator.random()
+    else:
+        side = 2 * smallest * (largest / (2 * smallest)) ** generator.random()
+    return min(side, largest)  # in a small picture the range can be empty
 
 
 def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:
@@ -118,7 +121,7 @@ def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:
             (short, short * ratio) if np.ptp(contours[0][:, 0]) > np.ptp(contours[0][:, 1]) else (short * ratio, short)
         )
     else:
-        angle = generator.uniform(-12, 12) if name == "square" else generator.uniform(0, 360)
+        angle = generator.uniform(-15, 15)
         contours = _turned(_outline(name, 1, generator), angle)
         side = _side(generator, 1.4 * SMALLEST_SIDE, 0.75 * size)
         stretch = np.sqrt(generator.uniform(0.8, 1.25))
@@ -135,7 +138,7 @@ def _outline(name: str, ratio: float, generator: Generator) -> list[np.ndarray]:
     if name == "square":
         return [np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2]
     if name == "triangle":
-        return [_circle(0.5, 3)]
+        return _turned([_circle(0.5, 3)], -90)
     if name == "cross":
         arm = generator.uniform(0.13, 0.19)
         corner = np.array([(arm, arm), (arm, 0.5), (-arm, 0.5)])
@@ -166,10 +169,12 @@ def _coverage(contours: list[np.ndarray], height: int, width: int, oversampling:
 def _place(
     label: int, coverage: np.ndarray, seen: np.ndarray, shapes: list[Shape], generator: Generator
 ) -> Shape | None:
-    """The shape at a random place, rarely across the border, where it leaves enough of all others to see, if any."""
+    """The shape at a random place, mostly a free one, rarely across the border; None if it would hide too much."""
     size = len(seen)
     height, width = coverage.shape
     overhang = 0.2 if generator.random() < 0.15 else 0.0
+    covers = generator.random() < COVERING_SHARE
+    fallback = None
     needed = 1.5 * LEAST_VISIBLE * np.array([(shape.coverage >= DRAWN).sum() for shape in shapes])
     visible = np.bincount(seen[seen >= 0], minlength=len(shapes))
     for _ in range(12):
@@ -182,8 +187,10 @@ def _place(
         x1, y1, x2, y2 = shape.box(size)
         roomy = min(x2 - x1, y2 - y1) >= SMALLEST_SIDE
         if roomy and (remaining >= needed).all():
-            return shape
-    return None
+            if covers or (remaining == visible).all():
+                return shape
+            fallback = shape
+    return fallback
 
 
 def _color(hue: float, lightness: float, saturation: float) -> np.ndarray:

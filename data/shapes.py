@@ -12,7 +12,7 @@ from utils.errors import UserError, printable
 __all__ = ["SHAPE_CLASSES", "ensure_shapes", "make_shapes"]
 
 TEMPLATE = Path(__file__).with_suffix(".yaml")
-STAMP = "AlignYOLO shapes, version 3"
+STAMP = "AlignYOLO shapes, version 4"
 JPEG_QUALITY = 95
 README = """{stamp}
 Drawn by data/shapes.py from seed {seed}: {train} pictures to train on and {val} to validate on, {size} x {size} pixels.
@@ -30,7 +30,7 @@ def ensure_shapes(data_root: Path) -> Path:
     raise UserError(f"{printable(root)} is not the set that this version draws ({STAMP}); move or delete that folder")
 
 
-def make_shapes(root: Path, seed: int = 0, train: int = 320, val: int = 160, size: int = 320) -> Path:
+def make_shapes(root: Path, seed: int = 0, train: int = 320, val: int = 160, size: int = 256) -> Path:
     """Draws a set of size x size pictures into the new folder root, all or nothing; returns its YAML."""
     root = Path(root).absolute()
     if root.exists():

@@ -137,17 +137,16 @@ def open_onnx(path: Path) -> Backend:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
-        errors.Fail,
-        errors.InvalidProtobuf,
-        errors.InvalidGraph,
-        errors.RuntimeException,
-        errors.NoSuchFile,
-    ) as error:
+    except _exceptions(errors) as error:
         raise UserError(f"{printable(path)}: not an ONNX file, or damaged ({printable(error, 120)})") from None
     metadata = session.get_modelmeta().custom_metadata_map
     name = session.get_inputs()[0].name
     return from_metadata(path, metadata, lambda images: session.run(None, {name: images}))
+
+
+def _exceptions(module: Any) -> tuple[type[Exception], ...]:
+    """All exceptions that a module defines."""
+    return tuple(each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Exception))
 
 
 def open_torchscript(path: Path) -> Backend:
@@ -177,6 +176,9 @@ def open_openvino(path: Path) -> Backend:
     file = path if path.suffix == ".xml" else next(iter(sorted(path.glob("*.xml"))), None)
     if file is None or not (file.parent / "metadata.yaml").is_file():
         raise UserError(f"{printable(path)}: expected a folder with an .xml, a .bin and a metadata.yaml")
+    with file.open("rb") as opened:  # anything else OpenVINO would hand to its readers of other formats
+        if not opened.read(64).lstrip(b"\xef\xbb\xbf \r\n").startswith((b"<?xml", b"<net")):
+            raise UserError(f"{printable(file)}: not an OpenVINO model: no XML")
     try:
         # Float32 arithmetic: a CPU may otherwise take bfloat16, and the numbers would differ from PyTorch's.
         compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -24,7 +24,6 @@ from utils.letterbox import Letterbox
 from utils.run_folder import new_run_folder, write_json
 from utils.ultralytics_door import file_loader, result, stream_loader
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".jp2"}
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2")
 
@@ -57,25 +56,46 @@ class Model:
             results.append(self.detect(image, path, postprocess))
         return results
 
-    def detect(self, image: np.ndarray, path: str, postprocess: Postprocess | None = None) -> Any:
-        """The Results of one RGB image (h, w, 3)."""
+    def detect(
+        self,
+        image: np.ndarray,
+        path: str,
+        postprocess: Postprocess | None = None,
+        wanted: Sequence[int] | None = None,
+    ) -> Any:
+        """The Results of one RGB image (h, w, 3), with `wanted` of these classes only."""
         postprocess = postprocess or self.postprocess
         letterbox = Letterbox.fit(image.shape[:2], self.image_size)
         tensor = torch.from_numpy(letterbox.apply(image)).permute(2, 0, 1)[None].float() / 255
         copies = self.backend.batch or 1
         outputs = self.backend.run(tensor.expand(copies, -1, -1, -1).contiguous())
         if self.backend.final:
-            found = {part: value[outputs[0]["scores"] >= postprocess.confidence] for part, value in outputs[0].items()}
-            top = outputs[0]["scores"][:1], outputs[0]["labels"][:1]
+            found = _taken(outputs[0], outputs[0]["scores"] >= postprocess.confidence)
+            everything = outputs[0]["scores"], outputs[0]["labels"]
         else:
             boxes, scores = outputs[0][0], outputs[1][0]
             found = postprocess.select(boxes, scores)
-            score, label = scores.max(1)
-            top = score[score.argmax()][None], label[score.argmax()][None]
-        self.best = (float(top[0][0]), self.backend.names[int(top[1][0])]) if len(top[0]) else (0.0, "")
+            everything = scores.amax(0), torch.arange(scores.shape[1])
+        if wanted is not None:
+            found = _taken(found, torch.isin(found["labels"], torch.tensor(wanted)))
+            of_wanted = torch.isin(everything[1], torch.tensor(wanted))
+            everything = everything[0][of_wanted], everything[1][of_wanted]
+        self.best = self._best(*everything)
         boxes = letterbox.undo(found["boxes"].float())
         bgr = np.ascontiguousarray(image[..., ::-1])
         return result(bgr, path, self.names, boxes, found["scores"], found["labels"])
+
+    def _best(self, scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, str]:
+        """The best of scores (N,) and the name of its class (N,); (0, "") where there is none."""
+        if not len(scores):
+            return 0.0, ""
+        row = int(scores.argmax())
+        return float(scores[row]), self.backend.names[int(labels[row])]
+
+
+def _taken(found: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The detections of these rows (N,)."""
+    return {part: value[rows] for part, value in found.items()}
 
 
 def load(
@@ -104,27 +124,38 @@ def run(settings: DetectConfig) -> Path:
     model = load(weights, settings.imgsz, settings.conf, settings.nms_iou, settings.max_det, settings.device)
     wanted = wanted_classes(settings.classes, model.backend.names)
     frames = Frames(settings.source, settings.vid_stride)
-    folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-    output = Output(folder, settings, model.backend.names)
-    for path, frame, image in frames:
-        found = model.detect(image, path)
-        if wanted is not None:
-            keep = [int(label) in wanted for label in found.boxes.cls]
-            found = found[torch.tensor(keep, dtype=torch.bool)]
-        print(line(path, frame, found, model, settings.conf))
-        output.add(path, frame, image, found, frames.fps)
-    output.close()
-    unread = f", {frames.unread} could not be read" if frames.unread else ""
-    print(f"{output.frames} images, {output.detections} detections{unread}; written to {printable(folder)}")
-    return folder
+    output: Output | None = None
+    try:
+        for path, frame, image in frames:
+            if output is None:  # a source of which nothing can be read leaves no folder behind
+                folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
+                output = Output(folder, settings, model.backend.names)
+            found = model.detect(image, path, wanted=wanted)
+            print(line(path, frame, found, model, settings.conf))
+            output.add(path, frame, image, found, frames.fps)
+    finally:  # also when a webcam is stopped with Ctrl-C
+        if output:
+            output.close()
+            print(summary(output, frames.unread))
+    if output is None:
+        raise UserError(f"--source {printable(settings.source)}: nothing in it could be read")
+    return output.folder
 
 
-def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> set[int] | None:
+def summary(output: "Output", unread: int) -> str:
+    """What a run came to."""
+    images = f"{output.frames} image{'' if output.frames == 1 else 's'}"
+    detections = f"{output.detections} detection{'' if output.detections == 1 else 's'}"
+    skipped = f", {unread} could not be read" if unread else ""
+    return f"{images}, {detections}{skipped}; written to {printable(output.folder)}"
+
+
+def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
     """The numbers of the classes to report, None for all; UserError with the nearest name for an unknown one."""
     for name in classes:
         if name not in names:
             raise UserError(f"--classes: no class {printable(name)!r}{nearest(name, names)}")
-    return {names.index(name) for name in classes} or None
+    return sorted({names.index(name) for name in classes}) or None
 
 
 def line(path: str, frame: int | None, found: Any, model: Model, conf: float) -> str:
@@ -152,12 +183,33 @@ class Frames:
         self.unread, self.stream, self.fps = 0, source.isnumeric() or source.lower().startswith(STREAMS), 30.0
         self.source = source
         try:
-            self.loader = (stream_loader if self.stream else file_loader)(source, vid_stride)
-        except (FileNotFoundError, ConnectionError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--source {printable(source)}: {printable(str(error).splitlines()[0], 200)}") from None
+            if self.stream:
+                self.loader = stream_loader(source, vid_stride)
+            else:
+                files = self._listed(Path(source)) if source.lower().endswith(".txt") else source
+                self.loader = file_loader(files, vid_stride)
+        except ConnectionError:
+            raise UserError(f"--source {printable(source)}: no such webcam or stream, or it sends nothing") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0].partition(" Supported formats")[0]
+            raise UserError(f"--source {printable(source)}: {printable(reason, 200)}") from None
 
     def __iter__(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
         yield from (self._of_stream() if self.stream else self._of_files())
+
+    def _listed(self, path: Path) -> list[str]:
+        """The files that a list names, relative to the working directory or to the list; missing ones are said."""
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        files = []
+        for name in names:
+            found = next((each for each in (Path(name), path.parent / name) if each.exists()), None)
+            if found or "*" in name:
+                files.append(str(found or name))
+            else:
+                self._said(name, "does not exist")
+        if not files:
+            raise FileNotFoundError(f"a list of {len(names)} files, none of which exists")
+        return files
 
     def _said(self, path: str, reason: str) -> None:
         self.unread += 1
@@ -170,31 +222,37 @@ class Frames:
                 yield path, None, read_image(path)
             except ImageError as error:
                 self._said(path, error.reason)
-        batches, frames = iter(self.loader), 0
+        videos = self.loader.files[self.loader.ni :]
+        batches, seen = iter(self.loader), dict.fromkeys(videos, 0)
         self.loader.count = self.loader.ni
         while True:
-            at = self.loader.count
             try:
-                paths, images, _ = next(batches)
+                (path,), (image,), _ = next(batches)
             except StopIteration:
                 break
-            except FileNotFoundError as error:
-                self._said(self.loader.files[at], str(error))
+            except FileNotFoundError:
                 self.loader.count += 1
                 continue
             self.fps = self.loader.fps or 30.0
-            for path, image in zip(paths, images, strict=True):
-                frames = self.loader.frame
-                yield path, frames, np.ascontiguousarray(image[..., ::-1])
+            seen[path] = self.loader.frame
+            yield path, self.loader.frame, np.ascontiguousarray(image[..., ::-1])
+        for path in videos:
+            if not seen[path]:
+                self._said(path, "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
         """Frames until the stream ends."""
         self.fps = self.loader.fps[0] or 30.0
-        number = 0
+        number = lost = 0
         try:
-            for paths, images, _ in self.loader:
-                number += 1
-                yield paths[0], number, np.ascontiguousarray(images[0][..., ::-1])
+            for (path,), (image,), _ in self.loader:
+                if image.any():
+                    number, lost = number + 1, 0
+                    yield path, number, np.ascontiguousarray(image[..., ::-1])
+                    continue
+                lost += 1  # the loader shows black while it opens a lost stream again
+                if lost == 1:
+                    print(f"warning: {printable(self.source)}: no signal after {number} frames", file=sys.stderr)
         finally:
             self.loader.close()
         print(f"{printable(self.source)}: the stream ended after {number} frames")

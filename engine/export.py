@@ -17,7 +17,6 @@ from torch import Tensor
 from data.images import ImageError, read_image
 from data.shape_scene import draw_scene
 from engine.backends import Backend, open_backend, torch_backend
-from engine.onnx_graph import append_nms, to_half, trace_onnx, write_onnx
 from models.darknet_weights import write_darknet
 from models.exported import ExportNetwork
 from models.postprocess import Postprocess
@@ -139,7 +138,11 @@ def metadata_of(job: Job, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _graph(job: Job, size: tuple[int, int]) -> Any:
-    """The ONNX graph that the flags ask for."""
+    """The ONNX graph that the flags ask for; UserError where onnx is not installed."""
+    try:
+        from engine.onnx_graph import append_nms, to_half, trace_onnx
+    except ImportError:
+        raise UserError("--format onnx and openvino: need onnx: pip install onnx onnxruntime onnxslim") from None
     settings = job.settings
     network = ExportNetwork(job.detector.network, job.config.model, settings.layout)
     model = trace_onnx(network, torch.zeros(settings.batch_size, 3, *size), settings.opset, settings.dynamic)
@@ -151,7 +154,10 @@ def _graph(job: Job, size: tuple[int, int]) -> Any:
 
 
 def _write_onnx(path: Path, job: Job, size: tuple[int, int]) -> None:
-    write_onnx(_graph(job, size), path, metadata_of(job, size))
+    graph = _graph(job, size)
+    from engine.onnx_graph import write_onnx
+
+    write_onnx(graph, path, metadata_of(job, size))
 
 
 def _write_openvino(path: Path, job: Job, size: tuple[int, int]) -> None:
@@ -226,7 +232,7 @@ def check(path: Path, job: Job, size: tuple[int, int], images: Sequence[np.ndarr
     exported = open_backend(path)
     batch = exported.batch or settings.batch_size
     reference = torch_backend(job.detector, job.config)
-    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det)
+    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det, multi_label=False)
     worst = np.zeros(2)
     for tensor in _batches(images, batch):
         worst = np.maximum(worst, differences(exported, reference, tensor, postprocess))

@@ -31,7 +31,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p.note { opacity: .75; } code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .55rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th, td { padding: .2rem .4rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; max-width: 22ch; overflow: hidden; text-overflow: ellipsis; }
 tr.all td { font-weight: 600; border-bottom: 2px solid; }
 .cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }

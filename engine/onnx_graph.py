@@ -145,7 +145,7 @@ class _Writer:
 def append_nms(
     model: onnx.ModelProto, confidence: float, iou: float, max_detections: int, num_classes: int
 ) -> onnx.ModelProto:
-    """The decoded graph (B, 4 + C, A) followed by class-aware NMS, with fixed-size outputs.
+    """The decoded graph (B, 4 + C, A) followed by class-aware NMS of every box's best class, with fixed-size outputs.
 
     boxes (B, M, 4) xyxy pixels, scores (B, M), labels (B, M) and count (B,): best first, zeros after `count`.
     """
@@ -180,7 +180,11 @@ def _select(write: _Writer, confidence: float, iou: float, max_detections: int, 
         write.constant("iou", iou, np.float32),
         write.constant("confidence", confidence, np.float32),
     ]
-    write.op("NonMaxSuppression", ["nms_rows", "nms_scores", *limits], "nms_selected", center_point_box=1)
+    write.op("ArgMax", ["nms_scores"], "nms_top_class", axis=1)
+    classes = write.constant("classes", np.arange(num_classes)[None, :, None], np.int64)
+    write.op("Equal", ["nms_top_class", classes], "nms_is_top")
+    write.op("Where", ["nms_is_top", "nms_scores", write.constant("zero_float", 0.0, np.float32)], "nms_top_scores")
+    write.op("NonMaxSuppression", ["nms_rows", "nms_top_scores", *limits], "nms_selected", center_point_box=1)
     write.op("GatherND", ["nms_scores", "nms_selected"], "nms_score")
     return [
         write.op("Gather", ["nms_selected", write.constant(f"c{i}", i, np.int64)], f"nms_{part}", axis=1)

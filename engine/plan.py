@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.flags import parsed
 
 # What suits the embedded shapes: about three minutes on two CPU cores.
-DEMO = {"imgsz": (256,), "epochs": 16, "batch_size": 8, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
+DEMO = {"imgsz": (256,), "epochs": 10, "batch_size": 8, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
 
 
 @dataclass(frozen=True)

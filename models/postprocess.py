@@ -39,9 +39,9 @@ class Postprocess:
             anchor, label = (scores > self.confidence).nonzero(as_tuple=True)
             score = scores[anchor, label]
         else:
-            score, label = scores.max(1)
-            anchor = (score > self.confidence).nonzero().flatten()
-            score, label = score[anchor], label[anchor]
+            # Few boxes pass, and the best class is searched for these alone.
+            anchor = (scores.amax(1) > self.confidence).nonzero().flatten()
+            score, label = scores[anchor].max(1)
         # A stable sort makes ties, and with them the metrics, independent of the machine.
         order = score.argsort(descending=True, stable=True)[: self.top_k]
         box, score, label = boxes[anchor[order]], score[order], label[order]

@@ -1,6 +1,8 @@
 """The commands as a person runs them: exit codes, one-line errors, nothing downloaded, nothing half-written."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,21 @@ command, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = command
 runpy.run_path(command, run_name="__main__")
 """
+WITH_TORCH_ALONE = """
+import json, sys
+TORCH = {"torch", "torchgen", "functorch", "filelock", "typing_extensions", "sympy", "mpmath", "networkx", "jinja2"}
+TORCH |= {"markupsafe", "fsspec", "setuptools", "nvidia", "triton"}
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in TORCH and top not in sys.stdlib_module_names and not top.startswith("_"):
+            raise ModuleNotFoundError(f"not in this environment: {name}", name=name)
+sys.meta_path.insert(0, Nothing())
+import torch
+best = torch.load("best.pt", weights_only=True)
+print(json.dumps([best["names"], best["epoch"], best["config"]["model"]["backbone"], "numpy" in sys.modules]))
+assert all(tensor.isfinite().all() for tensor in best["model"].values())
+"""
 FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]
 FAST += ["--set", "channels=[8,8,16,16,32,32,64]"]
 
@@ -44,7 +61,10 @@ def data(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("my data é") / "shapes", seed=3, train=8, val=8, size=96)
 
 
-@pytest.mark.parametrize("command", ["train.py", "val.py", "convert.py"])
+COMMANDS = ["train.py", "val.py", "convert.py", "detect.py", "export.py", "import_weights.py"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_needs_no_torch(command):
     script = f"import runpy, sys; sys.argv = [{command!r}, '--help']\n"
     script += f"try:\n    runpy.run_path({command!r}, run_name='__main__')\n"
@@ -106,12 +126,21 @@ def test_train_and_val_without_network_home_or_terminal(data, tmp_path):
     assert expected <= pictures
     val_folder = tmp_path / "runs" / "val" / "exp"
     assert {"metrics.json", "metrics.csv", "val_batch0.jpg"} <= {path.name for path in val_folder.iterdir()}
+    check_that_torch_alone_loads(folder / "weights" / "best.pt", tmp_path / "alone")
+
+
+def check_that_torch_alone_loads(best, folder):
+    """In an empty folder, where neither this project nor any package but torch and what torch needs can be imported."""
+    folder.mkdir()
+    shutil.copy(best, folder)
+    result = run("-I", "-c", WITH_TORCH_ALONE, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    names, epoch, backbone, with_numpy = json.loads(result.stdout)
+    assert (names[0], epoch, backbone, with_numpy) == ("disc", 1, "darknet_tiny", False)
 
 
 def broken(data, tmp_path, change):
     """A copy of the data set with something broken in it."""
-    import shutil
-
     copy = tmp_path / "broken"
     shutil.copytree(Path(data).parent, copy)
     change(copy)

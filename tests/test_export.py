@@ -1,6 +1,7 @@
 """Exported files compute what the model computes, in every runtime; a wrong one is not left behind."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -106,7 +107,7 @@ def test_nms_in_the_graph(fmt, dynamic, best, tmp_path):
     boxes, scores = open_backend(best["tiny"]).run(images)
     found = open_backend(file).run(images)
     for box, score, each in zip(boxes, scores, found, strict=True):
-        expected = Postprocess(0.4, 0.5, 20).select(box, score)
+        expected = Postprocess(0.4, 0.5, 20, multi_label=False).select(box, score)
         assert 0 < len(expected["labels"]) <= 20
         assert torch.equal(each["labels"], expected["labels"])
         assert torch.allclose(each["boxes"], expected["boxes"], atol=0.01)
@@ -242,9 +243,10 @@ def test_darknet_export_is_the_imported_file(tmp_path):
     [
         ({"format": ["onx"]}, "did you mean 'onnx'"),
         ({"imgsz": [100]}, "expected multiples of 32"),
-        ({"format": ["torchscript"], "layout": "nms"}, "--layout nms"),
+        ({"format": ["torchscript"], "layout": "nms"}, "--layout nms: for onnx and openvino"),
         ({"format": ["darknet"]}, "decode: bounded"),
-        ({"half": True, "layout": "nms"}, "--half"),
+        ({"half": True, "layout": "nms"}, "--half with --layout nms: cannot be checked"),
+        ({"half": True, "format": ["torchscript"]}, "--half: for onnx, openvino and safetensors"),
         ({"weights": "nowhere.pt"}, "weights not found"),
     ],
 )
@@ -252,6 +254,21 @@ def test_mistakes(flags, message, best, tmp_path):
     with pytest.raises(UserError, match=message):
         export(**{"weights": str(best["tiny"]), "output": str(tmp_path / "e"), **flags})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("package", "fmt"),
+    [("onnx", "onnx"), ("onnx", "openvino"), ("onnxruntime", "onnx"), ("openvino", "openvino")]
+    + [("safetensors.torch", "safetensors")],
+)
+def test_a_package_that_is_not_installed_is_named(package, fmt, best, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "engine.onnx_graph", raising=False)
+    flags = {"weights": str(best["tiny"]), "output": str(tmp_path / "e")}
+    with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
+        export(**flags, format=[fmt])
+    assert not list(tmp_path.iterdir())
+    assert export(**flags, format=["torchscript"])[0].is_file()
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".torchscript", ".xml", ".safetensors"])

@@ -54,10 +54,10 @@ def test_imported_weights_need_a_data_set():
 @needs_shared_data
 @pytest.mark.parametrize(("split", "ap", "ap50"), [("test", 0.3706, 0.7104), ("val", 0.3925, 0.7384)])
 def test_val_gives_the_reference_metrics(split, ap, ap50, tmp_path):
-    """Its truths count pixels from 0: with --pixel-origin 1, which `auto` chooses, AP on test is .3765."""
+    """Its truths count pixels from 0, as `--pixel-origin auto` finds; counted from 1, AP on test would be .3765."""
     import json
 
-    names = ["--names", "RBC,WBC,Platelets", "--pixel-origin", "0", "--images", "list"]
+    names = ["--names", "RBC,WBC,Platelets", "--images", "list"]
     assert run("convert.py", "voc", SHARED_DATA / "bccd", tmp_path / "bccd", *names).returncode == 0
     flags = ["--weights", CHECKPOINTS / "ultralytics-yolov3-tiny-bccd.pt", "--data", tmp_path / "bccd" / "data.yaml"]
     flags += ["--split", split, "--imgsz", "320", "--conf", ".001", "--nms-iou", ".6", "--no-plots", "--workers", "0"]

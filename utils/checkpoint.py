@@ -64,7 +64,8 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"weights not found: {printable(path.absolute())}")
     try:
-        contents = torch.load(path, map_location=device, weights_only=True)
+        with path.open("rb") as file:  # from a path, torch would let the suffix decide how it is read
+            contents = torch.load(file, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
         reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
         raise UserError(f"{printable(path)}: not a checkpoint of this project, or damaged ({reason})") from None

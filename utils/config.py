@@ -140,7 +140,7 @@ FOREIGN_KEYS = frozenset(
 class RunConfig:
     """The flags of train.py."""
 
-    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc)")
+    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc, lvis)")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     cfg: str = knob("yolov3-tiny", "model YAML, or a built-in name (yolov3, yolov3-tiny, yolov3-spp)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")

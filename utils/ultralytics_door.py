@@ -53,7 +53,7 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["EarlyStopping", "ModelEMA", "benchmark_peer", "file_loader", "result", "stream_loader"]
+__all__ = ["EarlyStopping", "ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "stream_loader"]
 
 
 def result(
@@ -67,12 +67,36 @@ def result(
     return Results(image, path=path, names=names, boxes=rows)
 
 
-def file_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
-    """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info])."""
+@contextmanager
+def _opencv_silent() -> Iterator[None]:
+    """Without OpenCV's and FFmpeg's own words on a video or stream that cannot be opened: ours are one line."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    given = os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+        if given == "-8":
+            os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)
+
+
+def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+    """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
+
+    Raises FileNotFoundError where the source holds nothing, and from `next` for a video that cannot be opened.
+    """
     with _process_state_kept():
         from ultralytics.data.loaders import LoadImagesAndVideos
 
-    return LoadImagesAndVideos(source, vid_stride=vid_stride)
+    class Loader(LoadImagesAndVideos):
+        cap, frame, frames, fps = None, 0, 0, 0.0
+
+        def _new_video(self, path: str) -> None:
+            if hasattr(self, "count"):  # not yet while constructing: a damaged first video would end everything
+                with _opencv_silent():
+                    super()._new_video(path)
+
+    return Loader(source, vid_stride=vid_stride)
 
 
 def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
@@ -80,7 +104,17 @@ def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], lis
     with _process_state_kept():
         from ultralytics.data.loaders import LoadStreams
 
-    return LoadStreams(source, vid_stride=vid_stride)
+    with _opencv_silent():
+        return LoadStreams(source, vid_stride=vid_stride)
+
+
+def inference_peer() -> SimpleNamespace:
+    """The parts of ultralytics that benchmarks/inference.py measures: YOLO (its models, to export) and its NMS."""
+    with _process_state_kept():
+        from ultralytics import YOLO
+        from ultralytics.utils.nms import non_max_suppression
+
+    return SimpleNamespace(YOLO=YOLO, non_max_suppression=non_max_suppression)
 
 
 def benchmark_peer() -> SimpleNamespace:

@@ -26,6 +26,7 @@ LARGEST_XML = 4 * 2**20
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
 PIXEL_ORIGINS = ("auto", "0", "1")
+VOC_ITSELF = re.compile(r"\bVOC ?20\d\d\b")  # "The VOC2007 Database", "PASCAL VOC2012"
 DIFFICULT = "difficult (--keep-difficult keeps such objects)"
 
 
@@ -46,11 +47,15 @@ class VocObject(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """An annotation file: the photo's (height, width), (0, 0) if it does not say, its file name, its objects."""
+    """An annotation file: the photo's (height, width), (0, 0) if it does not say, its file name, its objects.
+
+    `by_voc` is whether it says that the PASCAL VOC challenge annotated it.
+    """
 
     size: tuple[int, int]
     photo: str
     objects: list[VocObject]
+    by_voc: bool
 
 
 class AnnotatedPhoto(NamedTuple):
@@ -61,6 +66,7 @@ class AnnotatedPhoto(NamedTuple):
     photo: Path
     size: tuple[int, int]
     objects: list[VocObject]
+    by_voc: bool
 
 
 def convert_voc(
@@ -160,7 +166,7 @@ def _read_folder(
                     raise BadAnnotation("photo belongs to another annotation already", photo.name)
                 size = frame(photo, annotation.size, split, findings)
                 taken.add(photo)
-                yield AnnotatedPhoto(split, xml, photo, size, annotation.objects)
+                yield AnnotatedPhoto(split, xml, photo, size, annotation.objects, annotation.by_voc)
             except ImageError as error:
                 findings.append(Finding("dropped photo", split, file, "", printable(error.reason), photo.name))
             except BadAnnotation as error:
@@ -208,7 +214,8 @@ def read_annotation(path: Path) -> Annotation:
         raise BadAnnotation("annotation is no XML", error) from error
     size = (_pixels(root.findtext("size/height")), _pixels(root.findtext("size/width")))
     objects = [_read_object(element) for element in root.iterfind("object")]
-    return Annotation(size, (root.findtext("filename") or "").strip(), objects)
+    source = " ".join(root.findtext(f"source/{part}") or "" for part in ("database", "annotation"))
+    return Annotation(size, (root.findtext("filename") or "").strip(), objects, bool(VOC_ITSELF.search(source)))
 
 
 def _pixels(text: str | None) -> int:
@@ -245,15 +252,21 @@ def _class_names(photos: Sequence[AnnotatedPhoto], wanted: Sequence[str] | None,
     return tuple(wanted)
 
 
-def _choose_origin(photos: Iterable[AnnotatedPhoto], wanted: str) -> tuple[int, str]:
-    """Whether the first pixel is 0 or 1, and why: VOC counts from 1, but many tools that write VOC files from 0."""
+def _choose_origin(photos: Sequence[AnnotatedPhoto], wanted: str) -> tuple[int, str]:
+    """Whether the first pixel is 0 or 1, and why.
+
+    The VOC challenge counts pixels from 1. Tools that write its format count from 0, and the coordinates need not show
+    it: labelImg writes every 0 as a 1. So the files' own word for who annotated them decides.
+    """
     if wanted != "auto":
         return int(wanted), "as asked"
     corners = [box for photo in photos for box in (item.corners() for item in photo.objects) if box]
     zeros = sum(any(0 <= side < 1 for side in box[:2]) for box in corners)
     if zeros:
         return 0, f"{zeros:,} of {len(corners):,} boxes start at 0"
-    return 1, "no box starts at 0"
+    by_voc = sum(photo.by_voc for photo in photos)
+    told = f"{by_voc:,} of {len(photos):,} annotations name the VOC challenge as their source"
+    return (1, told) if 2 * by_voc > len(photos) else (0, f"{told}; other tools, such as labelImg, count from 0")
 
 
 def _labelled(

@@ -105,7 +105,7 @@ def check_target(target: Path, source: Path, exist_ok: bool, inside: bool = Fals
 
 
 def write_yolo_set(conversion: Conversion, target: Path, images: str, exist_ok: bool = False) -> None:
-    """Writes images/, labels/, data.yaml and the report to `target`, all or nothing; UserError where that fails."""
+    """Writes photos, labels, data.yaml, names.txt and report to `target`, all or nothing; UserError if that fails."""
     target = Path(target).absolute()
     check_target(target, conversion.source, exist_ok)
     try:
@@ -116,6 +116,8 @@ def write_yolo_set(conversion: Conversion, target: Path, images: str, exist_ok: 
             _write_photos(conversion, draft, target, images)
             annotations = _write_annotations(conversion, draft, target)
             _write_yaml(conversion, draft / "data.yaml", target, images, annotations)
+            names = "".join(f"{printable(name)}\n" for name in conversion.names)
+            (draft / "names.txt").write_text(names, "utf-8")
             _write_ids(conversion, draft)
             write_report(conversion, draft)
             write_overlays(conversion, draft / "overlays")

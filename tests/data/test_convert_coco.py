@@ -1,6 +1,7 @@
 """COCO and LVIS to YOLO and back: nothing is lost but what the report lists."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from data.convert.coco import convert_coco
 from data.convert.yolo import convert_yolo
-from data.data_yaml import read_data_yaml
+from data.data_yaml import list_images, read_data_yaml
 from tests.data.coco_files import make_coco
 from tests.paths import needs_shared_data
 from utils.errors import UserError
@@ -60,7 +61,7 @@ def test_what_it_writes(coco, tmp_path):
     convert_coco(path, tmp_path / "out")
     out = tmp_path / "out"
     assert {each.name for each in out.iterdir()} == {
-        "images", "labels", "data.yaml", "report.json", "report.csv", "ids.json", "overlays",
+        "images", "labels", "data.yaml", "names.txt", "report.json", "report.csv", "ids.json", "overlays",
     }  # fmt: skip
     assert 1 <= len(list((out / "overlays").glob("*.jpg"))) <= 16
     assert len(list((out / "labels" / "val2017").glob("*.txt"))) == len(document["images"])
@@ -141,6 +142,25 @@ def test_lvis_names_its_photos_by_address(coco, tmp_path):
     conversion = convert_coco(lvis, tmp_path / "out", photos=[path.parent.parent / "images"])
     assert len(conversion.photos) == len(document["images"])
     assert any("LVIS" in reason for reason in reasons(conversion))
+
+
+def test_lvis_as_its_built_in_yaml_expects_it(coco, tmp_path):
+    path, document = coco
+    photos = tmp_path / "coco-original" / "images"
+    shutil.copytree(path.parent.parent / "images", photos)
+    for image in document["images"]:
+        image["coco_url"] = f"http://images.example/val2017/{image.pop('file_name')}"
+        image.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+    for category in document["categories"]:
+        category["frequency"] = "c"
+    (tmp_path / "lvis-original").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "lvis-original" / f"lvis_v1_{split}.json").write_text(json.dumps(document))
+    convert_coco(tmp_path / "lvis-original", tmp_path / "lvis", photos=[photos])
+    spec = read_data_yaml("lvis", tmp_path)
+    assert spec.names == tuple(category["name"] for category in document["categories"])
+    assert spec.annotations["val"].is_file()
+    assert [len(list_images(spec, split)) for split in ("train", "val")] == [len(document["images"])] * 2
 
 
 @pytest.mark.parametrize(

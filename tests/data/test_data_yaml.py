@@ -126,7 +126,9 @@ def test_labels_dir_refuses_images_elsewhere(folder):
         ("trian: images/train\nnames: [a]\n", "unknown key 'trian'; did you mean 'train'?"),
         ("train: images/train\n", "names: expected a list"),
         ("train: images/train\nnames: []\n", "names: expected a list"),
-        ("train: images/train\nnames: cat\n", "names: expected a list"),
+        ("train: images/train\nnames: 3\n", "names: expected a list"),
+        ("train: images/train\nnames: cat.txt\n", "names: no such file"),
+        ("train: images/train\nnames: images\n", "names: cannot be read as text"),
         ("train: images/train\nnames: [a, b]\nnc: 3\n", "nc is 3, but there are 2 names"),
         ("train: images/train\nnames: [a]\nnc: true\n", "nc is true"),
         ("train: images/train\nnames: [a, b, a]\n", "classes 0 and 2 are both called 'a'"),
@@ -201,6 +203,13 @@ def test_a_list_of_another_kind_is_refused(folder):
         list_images(read(folder, "val: annotations.json\nnames: [a]\n"), "val")
 
 
+def test_names_in_a_file_of_their_own(folder):
+    (folder / "obj.names").write_text("traffic light\ncat\n\n")
+    assert read(folder, "val: images/val\nnames: obj.names\n").names == ("traffic light", "cat")
+    (folder / "obj.names").write_text("cat\n\ndog\n")
+    assert "names: class 1 is an empty text" in complaint(folder, "val: images/val\nnames: obj.names\n")
+
+
 def test_names_cannot_write_to_the_terminal(folder):
     spec = read(folder, 'val: images/val\nnames: ["a\\e[31m", "b\\nc"]\n')
     assert spec.names == ("a?[31m", "b?c")
@@ -231,6 +240,7 @@ def test_built_in_set_lies_below_the_data_root(tmp_path):
 @pytest.mark.parametrize("path", sorted(BUILT_IN.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_built_in_yaml_reads(path, tmp_path):
     (tmp_path / path.stem).mkdir()
+    (tmp_path / path.stem / "names.txt").write_text("cat\n")  # LVIS's, which convert.py writes
     spec = read_data_yaml(path.stem, tmp_path)
     assert spec.root == tmp_path / path.stem
     assert {"train", "val"} <= set(spec.splits)

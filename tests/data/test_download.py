@@ -246,7 +246,7 @@ def test_a_link_in_the_target_is_not_followed(tmp_path):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("name", ["coco", "voc"])
+@pytest.mark.parametrize("name", ["coco", "lvis", "voc"])
 def test_the_built_in_sets_declare_what_can_be_checked(name, tmp_path):
     path = ROOT / "data" / f"{name}.yaml"
     downloads = read_downloads(read_mapping(path), path)

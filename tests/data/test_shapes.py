@@ -122,6 +122,22 @@ def test_slender_objects_tiny_and_large_ones_and_all_classes(scenes):
     assert set(labels[ratio >= 4]) == set(slender)
 
 
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_small_pictures_hold_what_fits(size):
+    scenes = [draw_scene(np.random.default_rng(index), size) for index in range(40)]
+    assert sum(len(scene.shapes) for scene in scenes) > 40
+    assert all(scene.boxes.max(initial=0) <= size for scene in scenes)
+
+
+def test_some_shapes_cover_others(scenes):
+    hidden = [
+        (scene.seen == index).sum() < 0.95 * shape.mask(len(scene.image)).sum()
+        for scene in scenes
+        for index, shape in enumerate(scene.shapes)
+    ]
+    assert 0.1 < np.mean(hidden) < 0.4
+
+
 def test_colour_does_not_give_the_class_away(scenes):
     """Mean colours of the classes differ by less than a third of the spread within a class."""
     colors = {name: [] for name in SHAPE_CLASSES}

@@ -1,0 +1,171 @@
+"""Every runtime finds the same: one model, exported; the same photos; the same NMS; class, score and box compared."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data.data_yaml import read_data_yaml
+from data.images import read_image
+from engine.backends import candidates_of_decoded, open_backend
+from export import export
+from models.postprocess import Postprocess
+from tests.paths import SHARED_DATA, needs_shared_data
+from train import train
+from utils.letterbox import Letterbox
+
+PHOTOS = SHARED_DATA / "coco128" / "images" / "train2017"
+CONFIDENCE, NMS_IOU = 0.05, 0.45
+SCORE, PIXELS = 1e-3, 0.5
+SQUARE, WIDE = (320, 320), (256, 416)
+RUNTIMES = ("onnxruntime", "torchscript", "openvino", "opencv", "ultralytics")
+
+Rows = np.ndarray  # (N, 6): label, score, x1, y1, x2, y2
+
+
+def rows_of(boxes: torch.Tensor, scores: torch.Tensor) -> list[Rows]:
+    """The detections of boxes (B, A, 4) and scores (B, A, C), by the NMS that all share."""
+    postprocess = Postprocess(CONFIDENCE, NMS_IOU, multi_label=False)
+    found = [postprocess.select(*image) for image in zip(boxes, scores, strict=True)]
+    return [torch.cat([f["labels"][:, None], f["scores"][:, None], f["boxes"]], 1).numpy() for f in found]
+
+
+def as_batch(photos: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 255
+
+
+def opencv(file: Path) -> Callable:
+    """OpenCV's dnn module, told the pixels by its own blobFromImages."""
+    network = cv2.dnn.readNetFromONNX(str(file))
+
+    def run(photos: list[np.ndarray]) -> list[Rows]:
+        network.setInput(cv2.dnn.blobFromImages([photo[..., ::-1] for photo in photos], 1 / 255, swapRB=True))
+        return rows_of(*candidates_of_decoded(torch.from_numpy(network.forward())))
+
+    return run
+
+
+def ultralytics(file: Path) -> Callable:
+    """ultralytics.YOLO with its own preprocessing and NMS; the photos have the network's size already."""
+    from ultralytics import YOLO  # offline and silent: engine.backends imported the door first
+
+    model = YOLO(str(file), task="detect")
+
+    def run(photos: list[np.ndarray]) -> list[Rows]:
+        size = photos[0].shape[:2]
+        settings = {"imgsz": size, "conf": CONFIDENCE, "iou": NMS_IOU, "batch": len(photos), "verbose": False}
+        found = model.predict([np.ascontiguousarray(photo[..., ::-1]) for photo in photos], save=False, **settings)
+        return [torch.cat([f.boxes.cls[:, None], f.boxes.conf[:, None], f.boxes.xyxy], 1).numpy() for f in found]
+
+    return run
+
+
+def backend(file: Path) -> Callable:
+    """A file as detect.py runs it: PyTorch, onnxruntime, TorchScript, OpenVINO."""
+    opened = open_backend(file)
+    return lambda photos: rows_of(*opened.run(as_batch(photos)))
+
+
+def runtimes(weights: Path, size: tuple, dynamic: bool, batch: int, folder: Path) -> Iterator[tuple[str, Callable]]:
+    """Each runtime with its file."""
+    flags = {"imgsz": list(size), "dynamic": dynamic, "batch_size": batch, "output": str(folder / "best")}
+    onnx, script, openvino = export(weights=str(weights), format=["onnx", "torchscript", "openvino"], **flags)
+    yield from (("onnxruntime", backend(onnx)), ("torchscript", backend(script)), ("openvino", backend(openvino)))
+    yield "ultralytics", ultralytics(onnx)
+    if not dynamic:  # OpenCV 4 reads graphs of a fixed shape
+        yield "opencv", opencv(onnx)
+
+
+def clipped(rows: Rows, size: tuple[int, int]) -> Rows:
+    """Boxes end at the photo's edge, as in detect.py and in ultralytics."""
+    return np.concatenate([rows[:, :2], rows[:, 2:].clip(0, [size[1], size[0]] * 2)], axis=1)
+
+
+def differences(found: Rows, expected: Rows) -> np.ndarray:
+    """The largest difference of scores and of box sides, and how many detections have no partner of their class.
+
+    A detection within SCORE of the threshold may be there or not.
+    """
+    worst, left = np.zeros(2), list(range(len(found)))
+    alone = 0
+    for row in expected:
+        partners = [each for each in left if found[each, 0] == row[0] and abs(found[each, 1] - row[1]) <= SCORE]
+        partner = min(partners, key=lambda each: np.abs(found[each, 2:] - row[2:]).max(), default=None)
+        if partner is None:
+            alone += row[1] > CONFIDENCE + SCORE
+            continue
+        left.remove(partner)
+        parts = np.abs(found[partner, 1:] - row[1:])
+        worst = np.maximum(worst, [parts[0], parts[1:].max()])
+    alone += sum(found[each, 1] > CONFIDENCE + SCORE for each in left)
+    return np.array([*worst, alone])
+
+
+def compare(weights: Path, size: tuple, dynamic: bool, batch: int, count: int, folder: Path) -> dict[str, np.ndarray]:
+    """The largest differences from PyTorch per runtime, on the first `count` photos."""
+    files = sorted(PHOTOS.iterdir())[:count]
+    photos = [Letterbox.fit(image.shape[:2], size).apply(image) for image in map(read_image, files)]
+    batches = [photos[start : start + batch] for start in range(0, count, batch)]
+    reference = backend(weights)
+    expected = [clipped(rows, size) for photo in photos for rows in reference([photo])]
+    total = sum(len(rows) for rows in expected)
+    assert total > count, "too few detections to compare"
+    worst = {}
+    for name, run in runtimes(weights, size, dynamic, batch, folder):
+        found = [clipped(rows, size) for each in batches for rows in run(each)]
+        worst[name] = np.max([differences(*pair) for pair in zip(found, expected, strict=True)], axis=0)
+        score, pixels, alone = worst[name]
+        shape = f"{size[0]}x{size[1]} batch {batch} {'dynamic' if dynamic else 'fixed'}"
+        print(f"{shape}  {name:<12} {total} detections: score {score:.1e}, box {pixels:.1e} px, alone {alone:.0f}")
+    return worst
+
+
+def assert_agree(worst: dict[str, np.ndarray]) -> None:
+    for name, (score, pixels, alone) in worst.items():
+        assert (score <= SCORE, pixels <= PIXELS, alone) == (True, True, 0), (name, score, pixels, alone)
+
+
+@needs_shared_data
+@pytest.mark.parametrize(("size", "dynamic", "batch"), [((128, 192), False, 2), ((160, 160), True, 2)])
+def test_runtimes_agree_on_a_few_photos(size, dynamic, batch, tmp_path):
+    weights = SHARED_DATA / "checkpoints" / "ultralytics-yolov3-tiny-bccd.pt"
+    assert_agree(compare(weights, size, dynamic, batch, 4, tmp_path))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A YOLOv3-tiny trained here until it knows something about the photos that it is compared on."""
+    folder = tmp_path_factory.mktemp("trained")
+    names = "\n".join(f"  {number}: {name}" for number, name in enumerate(read_data_yaml("coco128", SHARED_DATA).names))
+    (folder / "photos.txt").write_text("\n".join(map(str, sorted(PHOTOS.iterdir())[:32])))
+    (folder / "data.yaml").write_text(f"train: photos.txt\nval: photos.txt\nnames:\n{names}\n")
+    still = ["mosaic=0", "scale=0", "translate=0", "fliplr=0", "hsv_h=0", "hsv_s=0", "hsv_v=0"]
+    fast = ["nominal_batch=8", "lr0=0.002", "momentum=0.9", "warmup_bias_lr=0.002", "warmup_epochs=1"]
+    run = train(
+        data=str(folder / "data.yaml"),
+        project=str(folder / "runs"),
+        imgsz=[256],
+        batch_size=8,
+        epochs=50,
+        optimizer="adamw",
+        cache=True,
+        plots=False,
+        workers=0,
+        set=[*still, *fast, "ema_decay=0.95", "box=0.2", "cls=1.0"],
+    )
+    return run / "weights" / "best.pt"
+
+
+@pytest.mark.slow
+@needs_shared_data
+@pytest.mark.parametrize("kind", ["trained", "imported"])
+@pytest.mark.parametrize("size", [SQUARE, WIDE], ids=["square", "wide"])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_runtimes_agree(kind, size, dynamic, batch, request, tmp_path):
+    imported = SHARED_DATA / "checkpoints" / "ultralytics-yolov3-tiny-bccd.pt"
+    weights = imported if kind == "imported" else request.getfixturevalue("trained")
+    assert_agree(compare(weights, size, dynamic, batch, 32, tmp_path))

@@ -1,0 +1,337 @@
+"""detect.py as a person runs it, on every kind of source, and `load` as Python code uses it."""
+
+import csv
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from detect import detect, load
+from export import export
+from models.build import build_network
+from tests.test_commands import one_line_error, run
+from utils.checkpoint import save_checkpoint
+from utils.config import Config, Hyperparameters, RunConfig
+from utils.config_sources import model_config
+from utils.errors import UserError
+
+NAMES = ("cat", "dog", "a/b")
+HEIGHT, WIDTH = 60, 100
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory):
+    """An untrained network with lively heads: it sees things everywhere."""
+    model = model_config("yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]})
+    torch.manual_seed(3)
+    network = build_network(model, len(NAMES))
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        network.train()(torch.rand(4, 3, 64, 96))
+        for conv in network.head.convs:
+            conv.weight.normal_(0, 0.3)
+            conv.bias.zero_()
+    config = Config(RunConfig(imgsz=(64, 96), cfg="yolov3-tiny"), model, Hyperparameters(), NAMES)
+    path = tmp_path_factory.mktemp("models é") / "best.pt"
+    contents = {"config": config.to_dict(), "names": list(NAMES), "epoch": 1, "metrics": {}}
+    save_checkpoint(path, {**contents, "model": network.state_dict()})
+    return path
+
+
+def picture(seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 10, 3), np.uint8)
+    return cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+
+def write_video(path, frames=7):
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (WIDTH, HEIGHT))
+    for number in range(frames):
+        video.write(picture(number))
+    video.release()
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my photos é"
+    folder.mkdir()
+    for number, suffix in enumerate(("jpg", "png", "bmp")):
+        (folder / f"photo {number}.{suffix}").write_bytes(cv2.imencode(f".{suffix}", picture(number))[1].tobytes())
+    return folder
+
+
+@pytest.fixture
+def found(best, tmp_path, capsys):
+    """Runs detect() and gives its folder and what it printed."""
+
+    def detected(source, **flags):
+        settings = {"weights": str(best), "source": str(source), "project": str(tmp_path / "runs"), **flags}
+        return detect(**settings), capsys.readouterr()
+
+    return detected
+
+
+def pictures(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def test_a_folder_goes_on_after_a_broken_photo(photos, found):
+    (photos / "cut.jpg").write_bytes((photos / "photo 0.jpg").read_bytes()[:300])
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("hello")
+    (photos / "notes.txt").write_text("no photo")
+    folder, said = found(photos)
+    assert pictures(folder) == ["photo 0.jpg", "photo 1.png", "photo 2.jpg"]
+    assert sorted(line.split(": ")[1].rpartition("/")[2] for line in said.err.splitlines()) == [
+        "cut.jpg",
+        "empty.png",
+        "text.jpg",
+    ]
+    last = said.out.splitlines()[-1]
+    assert last.startswith("3 images, ")
+    assert ", 3 could not be read; written to " in last
+
+
+def test_image_glob_and_list(photos, found, tmp_path, monkeypatch):
+    assert pictures(found(photos / "photo 1.png")[0]) == ["photo 1.png"]
+    assert pictures(found(photos / "ph*o 2.*")[0]) == ["photo 2.jpg"]
+    # Names are relative to the list or to the working directory; one that is missing does not end the others.
+    listed = photos / "list é.txt"
+    listed.write_text("photo 0.jpg\n\nmissing.jpg\nmy photos é/photo 1.png\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    folder, said = found(listed)
+    assert pictures(folder) == ["photo 0.jpg", "photo 1.png"]
+    assert "missing.jpg: does not exist; left out" in said.err
+    assert "1 could not be read" in said.out
+
+
+def test_same_names_in_two_folders_are_two_pictures(photos, found, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes((photos / "photo 1.png").read_bytes())
+    (tmp_path / "list.txt").write_text("one/a.png\ntwo/a.png\n")
+    assert pictures(found(tmp_path / "list.txt")[0]) == ["a.png", "a_2.png"]
+
+
+def test_everything_that_is_saved_says_the_same(photos, found, best):
+    flags = dict.fromkeys(("save_txt", "save_csv", "save_json", "save_crop"), True)
+    folder, said = found(photos, **flags, conf=0.3)
+    rows = json.loads((folder / "detections.json").read_text())
+    assert len(rows) > 3
+    with (folder / "detections.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [{**row, "frame": ""} for row in table] == [
+        {key: "" if value is None else str(value) for key, value in row.items()} for row in rows
+    ]
+    assert f"{len(rows)} detections" in said.out.splitlines()[-1]
+    model = load(best, conf=0.3)
+    for path in sorted(photos.iterdir()):
+        (results,) = model(path)
+        own = [row for row in rows if row["image"] == str(path)]
+        assert [row["class"] for row in own] == results.boxes.cls.int().tolist()
+        corners = [[row[side] for side in ("x1", "y1", "x2", "y2")] for row in own]
+        assert np.allclose(corners, results.boxes.xyxy.numpy(), atol=0.006)
+        lines = [line.split() for line in (folder / "labels" / f"{path.stem}.txt").read_text().splitlines()]
+        assert [int(line[0]) for line in lines] == [row["class"] for row in own]
+        cx, cy, w, h = np.array([line[1:5] for line in lines], float).T * [[WIDTH], [HEIGHT], [WIDTH], [HEIGHT]]
+        assert np.allclose(np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 1), corners, atol=0.01)
+        assert np.allclose([float(line[5]) for line in lines], [row["score"] for row in own], atol=1e-5)
+    # A class's name is not a path.
+    assert {crop.parent.name for crop in (folder / "crops").glob("*/*")} <= {"0_cat", "1_dog", "2_a_b"}
+    for number, row in enumerate(each for each in rows if each["image"].endswith("photo 1.png")):
+        (crop,) = (folder / "crops").glob(f"*/photo 1_{number}.jpg")
+        height, width = cv2.imdecode(np.fromfile(crop, np.uint8), 1).shape[:2]
+        assert abs(width - (row["x2"] - row["x1"])) < 2
+        assert abs(height - (row["y2"] - row["y1"])) < 2
+
+
+def test_only_these_classes(photos, found):
+    rows = json.loads((found(photos, save_json=True)[0] / "detections.json").read_text())
+    dogs = json.loads((found(photos, save_json=True, classes=["dog"])[0] / "detections.json").read_text())
+    assert dogs == [row for row in rows if row["name"] == "dog"]
+    assert 0 < len(dogs) < len(rows)
+    with pytest.raises(UserError, match="no class 'dgo'; did you mean 'dog'"):
+        found(photos, classes=["dgo"])
+
+
+def test_nothing_found_says_how_near_it_was(photos, found, best):
+    photo = photos / "photo 1.png"
+    score, label = max((float(each.conf), int(each.cls)) for each in load(best, conf=0.01)(photo)[0].boxes)
+    conf = min(score + 0.02, 0.999)
+    near = f"; best score {score:.2f} '{NAMES[label]}'".replace("0.", ".")
+    limit = f"{conf:.2f}".removeprefix("0")
+    assert f"photo 1.png: 0 detections >= {limit}{near}" in found(photo, conf=conf)[1].out
+    other = NAMES[(label + 1) % 3]  # of the classes asked for, not of those that are found but not wanted
+    out = found(photo, conf=conf, classes=[other])[1].out
+    assert f"'{other}'" in out.splitlines()[0]
+
+
+def test_a_video(tmp_path, found):
+    source = write_video(tmp_path / "clip.mp4")
+    folder, said = found(source, save_csv=True, save_txt=True, vid_stride=2)
+    video = cv2.VideoCapture(str(folder / "clip.mp4"))
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FRAME_WIDTH)) == (3, WIDTH)
+    assert [line.split(":")[0] for line in said.out.splitlines()[:-1]] == [f"clip.mp4 frame {n}" for n in (1, 2, 3)]
+    assert sorted(path.name for path in (folder / "labels").iterdir()) == [f"clip_00000{n}.txt" for n in (1, 2, 3)]
+    with (folder / "detections.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["frame"] for row in csv.DictReader(file)} == {"1", "2", "3"}
+
+
+def test_broken_videos_do_not_end_a_folder(photos, found):
+    """The first, the middle and the last of the videos."""
+    for name in ("a.mp4", "c.mp4", "e.mp4"):
+        (photos / name).write_bytes(b"no video" * 100)
+    for name in ("b.mp4", "d.mp4"):
+        write_video(photos / name, 2)
+    folder, said = found(photos)
+    assert [name for name in pictures(folder) if name.endswith("mp4")] == ["b.mp4", "d.mp4"]
+    assert "7 images, " in said.out.splitlines()[-1]
+    assert "3 could not be read" in said.out.splitlines()[-1]
+    assert [line.rpartition("/")[2] for line in said.err.splitlines()] == [
+        f"{name}.mp4: no video, or a damaged one; left out" for name in "ace"
+    ]
+
+
+class Camera(BaseHTTPRequestHandler):
+    """Sends a few JPEGs as MJPEG, once; later it is gone."""
+
+    def do_GET(self):  # noqa: N802 - http.server's name
+        if self.server.sent:
+            self.send_error(503)
+            return
+        self.server.sent = True
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for number in range(30):
+            jpeg = cv2.imencode(".jpg", picture(number))[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            self.wfile.write(head.encode() + jpeg + b"\r\n")
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def camera():
+    server = HTTPServer(("127.0.0.1", 0), Camera)
+    server.sent = False
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/live.mjpg"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_stream_that_ends(camera, found):
+    folder, said = found(camera, save_json=True)
+    frames = [line for line in said.out.splitlines() if " frame " in line]
+    assert f"the stream ended after {len(frames)} frames" in said.out
+    assert len(frames) > 0
+    assert [name.rpartition(".")[2] for name in pictures(folder)] == ["json", "mp4"]
+    # It is gone now, which is one line.
+    with pytest.raises(UserError, match="no such webcam or stream"):
+        found(camera)
+
+
+def test_stopped_by_hand_what_was_found_is_written(photos, found, monkeypatch):
+    from engine import detection
+
+    seen = []
+
+    def read(path):
+        seen.append(path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return picture(len(seen))
+
+    monkeypatch.setattr(detection, "read_image", read)
+    with pytest.raises(KeyboardInterrupt):
+        found(photos, save_json=True, name="stopped")
+    rows = json.loads((photos.parent / "runs" / "stopped" / "detections.json").read_text())
+    assert {row["image"] for row in rows} == set(seen[:2])
+
+
+@pytest.mark.parametrize("fmt", ["onnx", "torchscript", "openvino", "safetensors"])
+@pytest.mark.parametrize("layout", ["decoded", "nms"])
+def test_every_kind_of_weights_finds_the_same(fmt, layout, best, photos, tmp_path):
+    if (fmt, layout) in {("torchscript", "nms"), ("safetensors", "nms")}:
+        pytest.skip("has no such layout")
+    (file,) = export(weights=str(best), format=[fmt], layout=layout, output=str(tmp_path / "best"))
+    photo = photos / "photo 1.png"
+    (expected,), (results,) = load(best)(photo), load(file)(photo)
+    assert len(expected) > 0
+    assert torch.equal(results.boxes.cls, expected.boxes.cls)
+    assert torch.allclose(results.boxes.conf, expected.boxes.conf, atol=1e-3)
+    assert torch.allclose(results.boxes.xyxy, expected.boxes.xyxy, atol=0.5)
+
+
+def test_load_gives_ultralytics_results(best, photos):
+    from ultralytics.engine.results import Results  # offline and silent: detect imported the door first
+
+    model = load(best, conf=0.3)
+    path = photos / "photo 1.png"
+    (results,) = model(path)
+    assert isinstance(results, Results)
+    assert results.names == model.names == dict(enumerate(NAMES))
+    assert results.path == str(path)
+    assert results.orig_shape == (HEIGHT, WIDTH)
+    assert results.orig_img[0, 0].tolist() == picture(1)[0, 0].tolist()  # BGR, as everywhere in ultralytics
+    boxes = results.boxes.xyxy
+    assert len(boxes) > 0
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2] <= WIDTH).all()
+    assert (boxes[:, 3] <= HEIGHT).all()
+    assert (results.boxes.conf > 0.3).all()
+    array = picture(1)[..., ::-1].copy()
+    for other in model([array, str(path)]):
+        assert torch.equal(other.boxes.data, results.boxes.data)
+    assert len(model(path, conf=0.6)[0]) < len(results)
+    assert results.plot().shape == (HEIGHT, WIDTH, 3)
+
+
+WRONG_SOURCES = {
+    "missing": ("nothing.jpg", "nothing.jpg does not exist"),
+    "no match": ("none*.jpg", "No images or videos found in none*.jpg"),
+    "damaged": ("damaged.jpg", "nothing in it could be read"),
+    "damaged video": ("damaged.mp4", "nothing in it could be read"),
+    "list": ("list.txt", "a list of 2 files, none of which exists"),
+    "binary list": ("binary.txt", "binary.txt"),
+    "empty folder": ("empty", "No images or videos found in empty."),
+    "no webcam": ("63", "no such webcam or stream"),
+    "no stream": ("http://127.0.0.1:9/x.mjpg", "no such webcam or stream"),
+    "none": ("", "expected an image, folder, glob, list file, video, webcam number or stream address"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_SOURCES)
+def test_wrong_sources(kind, best, tmp_path, monkeypatch):
+    source, message = WRONG_SOURCES[kind]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a photo")
+    (tmp_path / "damaged.mp4").write_bytes(bytes(100))
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n")
+    (tmp_path / "binary.txt").write_bytes(os.urandom(50) + b"\xff\xfe")
+    with pytest.raises(UserError) as caught:
+        detect(weights=str(best), source=source, project=str(tmp_path / "runs"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command(best, photos, tmp_path):
+    result = run("detect.py", "--weights", best, "--source", photos, "--project", tmp_path / "runs", "--save-csv")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 4
+    wrong = run("detect.py", "--weights", best, "--source", tmp_path / "none.mp4")
+    assert "none.mp4 does not exist" in one_line_error(wrong)
+    assert wrong.stderr.count("\n") == 1
