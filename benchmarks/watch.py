@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 
-EVERY = 0.2
+EVERY = 0.5
 
 
 class Finished(NamedTuple):
