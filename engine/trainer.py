@@ -38,6 +38,8 @@ from utils.progress import Progress, clock
 from utils.truths import Truths
 from utils.ultralytics_door import ModelEMA
 
+LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
+
 
 def augmentation(config: Config) -> Augmentation:
     """The training augmentation of a config."""
@@ -173,7 +175,8 @@ class Trainer:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
         flags, ranks = self.config.run, self.group
         together = self.config.hyper.mosaic_from
-        group = flags.batch_size if together == "batch" or (together == "auto" and not flags.cache) else 0
+        grouped = together == "batch" or (together == "auto" and not flags.cache)
+        group = max(flags.batch_size, LEAST_GROUP) if grouped else 0
         dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, flags.cache, group)
         batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
         return build_loader(

@@ -114,8 +114,8 @@ class Hyperparameters:
     mosaic: float = knob(1.0, "probability of a mosaic of four images", 0, 1)
     mosaic_from: str = knob(
         "auto",
-        "photos that a mosaic is made of: all, or batch = those of its batch, of which each is decoded once; auto = "
-        "batch where photos come from disk",
+        "photos that a mosaic is made of: all, or batch = those of its batch (at least 16), each of which is decoded "
+        "once; auto = batch where photos come from disk",
         choices=("auto", "all", "batch"),
     )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
