@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
-from engine.backends import candidates_of_decoded
+from engine.backends import candidates_of_decoded, silent_onnxruntime
 from export import export
 from models.build import build_network
 from models.postprocess import Postprocess
@@ -62,6 +61,7 @@ def peer_file(folder: Path, size: int) -> Path:
 
 def session(file: Path, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
     """The file in onnxruntime, on the CPU."""
+    onnxruntime = silent_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     opened = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -168,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, graphs = measure(settings, Path(folder))
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]}
-    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    versions = {"torch": torch.__version__, "onnxruntime": silent_onnxruntime().__version__}
     path = Path(settings.out) / "inference.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"date": datetime.date.today().isoformat(), "machine": machine | versions, "threads": settings.threads}

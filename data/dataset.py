@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,8 +16,10 @@ from data.augment import Augmentation, Labelled, hsv_jitter, mixup, mosaic, warp
 from data.images import REDUCED, ImageError, read_image
 from data.labels import LabelIndex
 from data.order import Partners
+from data.paths import FlatPaths
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
+from utils.machine import usable_cores
 
 MAX_REPLACEMENTS = 100
 
@@ -41,7 +42,8 @@ class Sample(NamedTuple):
 class DetectionDataset(Dataset):
     """`dataset[epoch, i]` is image i, augmented for that epoch or else letterboxed; `dataset[i]` is epoch 0.
 
-    A sample depends on seed, epoch and i alone. `cache` keeps all photos, scaled to image_size (h, w), in memory.
+    `dataset[epoch, i, size]` is a training sample of another size (h, w), in which the scaled photo has room.
+    A sample depends on seed, epoch, i and size alone. `cache` keeps all photos, scaled to image_size, in memory.
     Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order (data/order.py).
     """
 
@@ -55,6 +57,8 @@ class DetectionDataset(Dataset):
         group: int = 0,
     ) -> None:
         self.index = index
+        # All that workers read are arrays: these, and the index's own.
+        self._paths = FlatPaths(index.images)
         self.image_size = image_size
         self.augmentation = augmentation
         self.seed = seed
@@ -71,17 +75,17 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        epoch, row = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, int] | tuple[int, int, tuple[int, int]]) -> Sample:
+        epoch, row, *sizes = key if isinstance(key, tuple) else (0, key)
         if self.augmentation is None:
             return self._letterboxed(row)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
-        return self._augmented(epoch, row, self.augmentation, rng)
+        return self._augmented(epoch, row, sizes[0] if sizes else self.image_size, self.augmentation, rng)
 
     @property
     def undecodable(self) -> list[str]:
         """Paths of the photos that could not be decoded so far, in any worker."""
-        return [self.index.images[row] for row in self._undecodable.nonzero().flatten().tolist()]
+        return [self._paths[row] for row in self._undecodable.nonzero().flatten().tolist()]
 
     def _letterboxed(self, row: int) -> Sample:
         letterbox = self._fit(row)
@@ -93,11 +97,11 @@ class DetectionDataset(Dataset):
             image = letterbox.pad(np.empty((0, 0, 3), np.uint8))
         return _sample(Labelled(image, letterbox.boxes(boxes), labels), row, letterbox)
 
-    def _augmented(self, epoch: int, row: int, settings: Augmentation, rng: Generator) -> Sample:
+    def _augmented(self, epoch: int, row: int, size: tuple[int, int], settings: Augmentation, rng: Generator) -> Sample:
         closed = settings.close_mosaic_from is not None and epoch >= settings.close_mosaic_from
         row, first = self._read(row, rng)
         if closed or rng.random() >= settings.mosaic:
-            result = warp_single(first, self.image_size, settings, rng)
+            result = warp_single(first, size, settings, rng)
         else:
             partners = self.partners.of(epoch, row)
             result = self._mosaic(first, partners, settings, rng)
@@ -133,7 +137,7 @@ class DetectionDataset(Dataset):
         if self._cache is None:
             return self._remembered(row) if self.partners.group else self._load(row)
         if self._undecodable[row]:
-            raise ImageError(self.index.images[row], "cannot be decoded")
+            raise ImageError(self._paths[row], "cannot be decoded")
         height, width = self._fit(row).inner
         return self._cache.numpy()[self._starts[row] : self._starts[row + 1]].reshape(height, width, 3)
 
@@ -146,7 +150,7 @@ class DetectionDataset(Dataset):
         return photo
 
     def _load(self, row: int) -> np.ndarray:
-        path, fit = self.index.images[row], self._fit(row)
+        path, fit = self._paths[row], self._fit(row)
         reduce = 1
         # Evaluation takes the better filter over all pixels; not worth its time where the image is distorted anyway.
         if self.augmentation is not None:
@@ -172,7 +176,7 @@ class DetectionDataset(Dataset):
             with contextlib.suppress(ImageError):
                 pixels[starts[row] : starts[row + 1]] = self._load(row).reshape(-1)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(load, range(len(self))))
         self._cache, self._starts = cache, starts
 
@@ -182,9 +186,14 @@ def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
     return int(_photo_bytes(index, image_size).sum())
 
 
-def _photo_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
+def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
+    """The (h, w) (N, 2) that the photos of a split have when scaled to fit image_size (h, w)."""
     inner = [Letterbox.fit(size, image_size).inner for size in index.sizes.tolist()]
-    return np.array(inner, np.int64).reshape(-1, 2).prod(axis=1) * 3
+    return np.array(inner, np.int64).reshape(-1, 2)
+
+
+def _photo_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
+    return scaled_sizes(index, image_size).prod(axis=1) * 3
 
 
 def _sample(labelled: Labelled, row: int, letterbox: Letterbox | None) -> Sample:

@@ -2,14 +2,17 @@
 
 import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from data.dataset import DetectionDataset, Sample
+from data.dataset import DetectionDataset, Sample, scaled_sizes
 from data.order import epoch_order
 from utils.letterbox import Letterbox
 from utils.targets import Targets
@@ -52,6 +55,32 @@ class EpochSampler(Sampler):
             yield self.epoch, order[(self.rank + place * self.world_size) % self.n]
 
 
+class RectSampler(EpochSampler):
+    """Yields (epoch, i, (h, w)): batches of photos of similar shape, each of the least size that holds its photos.
+
+    sizes (n, 2) are the scaled photos'; a size is in multiples of the stride. The batches, of `batch_size` images over
+    all ranks, stay as they are and come in a new order every epoch, one that is not full at the end.
+    """
+
+    def __init__(
+        self, sizes: NDArray, batch_size: int, stride: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(len(sizes), seed, True, rank, world_size)
+        order = np.argsort(sizes[:, 0] / sizes[:, 1], kind="stable")
+        self.batches = np.split(order, range(batch_size, len(order), batch_size))
+        self.sizes = [tuple((-(-sizes[rows].max(0) // stride) * stride).tolist()) for rows in self.batches]
+
+    def __iter__(self) -> Iterator[tuple[int, int, tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.batches), generator=generator).tolist()
+        short = len(self.batches) - 1
+        for number in [*(each for each in order if each != short), short]:
+            rows = self.batches[number]
+            for place in range(-(-len(rows) // self.world_size)):
+                row = rows[(self.rank + place * self.world_size) % len(rows)]
+                yield self.epoch, int(row), self.sizes[number]
+
+
 def collate(samples: list[Sample]) -> Batch:
     """Stacks samples of one image size; the truths become one flat list."""
     images, boxes, labels, index, letterboxes = zip(*samples, strict=True)
@@ -68,14 +97,22 @@ def build_loader(
     drop_last: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    rect_stride: int = 0,
 ) -> DataLoader:
-    """A loader of Batches; its `sampler.set_epoch` chooses the epoch, its worker processes live as long as it."""
+    """A loader of Batches; its `sampler.set_epoch` chooses the epoch, its worker processes live as long as it.
+
+    With a `rect_stride`, training batches hold photos of similar shape and are as small as they allow.
+    """
+    sampler = EpochSampler(len(dataset), seed, shuffle, rank, world_size)
+    if rect_stride:
+        sizes = scaled_sizes(dataset.index, dataset.image_size)
+        sampler = RectSampler(sizes, batch_size * world_size, rect_stride, seed, rank, world_size)
     # Forked workers share the photo cache and start in no time; elsewhere the platform knows best.
     fork = workers > 0 and sys.platform == "linux"
     return DataLoader(
         dataset,
         batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle, rank, world_size),
+        sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
         drop_last=drop_last,
@@ -92,3 +129,10 @@ def _start_worker(_: int) -> None:
     # One thread per process: threads would only fight for the cores, and OpenCV's do not survive a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _told_by_the_trainer
+
+
+def _told_by_the_trainer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says nothing when a batch finds nobody to take it: the training process has said why it ended."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -125,10 +127,18 @@ def _literal(value: Any) -> Any:
     return ast.literal_eval(value) if isinstance(value, str) else value
 
 
+def silent_onnxruntime() -> ModuleType:
+    """onnxruntime, which by itself keeps an identity of the machine in HOME and reports to its makers."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 def open_onnx(path: Path) -> Backend:
     """An ONNX file in onnxruntime."""
     try:
-        import onnxruntime
+        onnxruntime = silent_onnxruntime()
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
     except ImportError:
         raise UserError(f"{printable(path)}: needs onnxruntime: pip install onnxruntime") from None

@@ -14,6 +14,9 @@ from engine.report import EpochReport
 from utils.optim import Schedule, apply_settings
 from utils.targets import Targets
 
+# --multi-scale varies the sides of a batch by these factors.
+SMALLEST, LARGEST = 0.5, 1.5
+
 
 def autocast(device: torch.device, dtype: torch.dtype | None):
     """The autocast context of a step, or none for full precision."""
@@ -34,13 +37,22 @@ def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Te
     return images, targets._replace(boxes=targets.boxes * scale)
 
 
-def multi_scale_sizes(image_size: tuple[int, int], stride: int, seed: int) -> Callable[[int], tuple[int, int]]:
-    """A function of the step that draws a size between half and one and a half of the image size, in strides."""
+def scaled_size(size: tuple[int, int], factor: float, stride: int) -> tuple[int, int]:
+    """A (height, width) times a factor, rounded up to whole strides."""
+    height, width = (max(math.ceil(side * factor / stride), 1) * stride for side in size)
+    return height, width
 
-    def size_at(step: int) -> tuple[int, int]:
-        factor = random.Random(f"{seed} {step}").uniform(0.5, 1.5)
-        height, width = (max(math.ceil(side * factor / stride), 1) * stride for side in image_size)
-        return height, width
+
+def largest_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The largest (height, width) that --multi-scale makes of a batch."""
+    return scaled_size(size, LARGEST, stride)
+
+
+def multi_scale_sizes(stride: int, seed: int) -> Callable[[int, tuple[int, int]], tuple[int, int]]:
+    """A function of step and (height, width) that draws a size between half and one and a half of it, in strides."""
+
+    def size_at(step: int, size: tuple[int, int]) -> tuple[int, int]:
+        return scaled_size(size, random.Random(f"{seed} {step}").uniform(SMALLEST, LARGEST), stride)
 
     return size_at
 
@@ -59,7 +71,7 @@ def train_one_epoch(
     scaler: torch.amp.GradScaler | None = None,
     grad_clip: float = 0.0,
     ranks: int = 1,
-    size_at: Callable[[int], tuple[int, int]] | None = None,
+    size_at: Callable[[int, tuple[int, int]], tuple[int, int]] | None = None,
     after_step: Callable[[], None] = lambda: None,
     after_batch: Callable[[EpochReport, object], None] = lambda report, batch: None,
 ) -> None:
@@ -69,6 +81,7 @@ def train_one_epoch(
     `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
+    scale = scaler.get_scale if scaler.is_enabled() else None
     last = schedule.steps_per_epoch - 1
     waiting = 0
     for index, batch in enumerate(batches):
@@ -76,7 +89,7 @@ def train_one_epoch(
         settings = schedule.at(step)
         images, targets = to_device(batch, device)
         if size_at is not None:
-            images, targets = resized(images, targets, size_at(step))
+            images, targets = resized(images, targets, size_at(step, tuple(images.shape[-2:])))
 
         guard.before()
         with autocast(device, dtype):
@@ -85,7 +98,7 @@ def train_one_epoch(
         loss = sum(losses.values()) * len(images) * ranks
         scaler.scale(loss).backward()
         report.add(losses, len(images))
-        guard.after_backward(losses, Place(epoch, index, settings.lr, batch))
+        guard.after_backward(losses, Place(epoch, index, settings.lr, batch, scale))
 
         waiting += 1
         if waiting >= settings.accumulate or index == last:

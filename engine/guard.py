@@ -10,12 +10,13 @@ from utils.errors import DivergedError
 
 
 class Place(NamedTuple):
-    """Where a step was: epoch and batch counted from 0, learning rate, and the batch itself."""
+    """Where a step was: epoch and batch counted from 0, learning rate, the batch itself, how to ask the amp scale."""
 
     epoch: int
     index: int
     lr: float
     batch: Any
+    scale: Callable[[], float] | None = None
 
 
 class Guard:
@@ -86,4 +87,7 @@ class Guard:
         what = f"the {', '.join(terms)} loss is not finite" if terms else "a gradient is not finite"
         names = self.image_names(place.batch)
         shown = f", photos {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
-        return f"{what} in epoch {place.epoch + 1}, batch {place.index + 1} (learning rate {place.lr:.3g}{shown})"
+        scale = f", amp scale {place.scale():g}" if place.scale else ""
+        return (
+            f"{what} in epoch {place.epoch + 1}, batch {place.index + 1} (learning rate {place.lr:.3g}{scale}{shown})"
+        )

@@ -1,5 +1,6 @@
 """From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
             overrides[key] = flags[flag]
     demo = DEMO if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
+    check_device(run)
     hyper = hyperparameters(run.hyp, overrides)
     model = model_config(run.cfg, overrides)
     stride = max(model.strides)
@@ -46,6 +48,17 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     if missing:
         raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val")
     return Plan(Config(run, model, hyper, spec.names), spec)
+
+
+def check_device(run: RunConfig) -> None:
+    """UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
+    on_cpu = run.device.strip().lower() == "cpu"
+    if on_cpu and run.amp == "fp16":
+        raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")
+    if on_cpu and run.sync_bn:
+        raise UserError("--sync-bn: torch synchronises batch statistics on GPUs only; leave it out on a CPU")
+    if run.sync_bn and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError("--sync-bn: one process has nothing to synchronise; start several: torchrun --nproc_per_node=N")
 
 
 def open_data(name: str, root: Path) -> DataSpec:

@@ -8,6 +8,7 @@ from typing import Any
 
 from data.data_yaml import data_root
 from engine.plan import Plan, open_data
+from engine.trainer import build_schedule
 from engine.training import run
 from utils.checkpoint import load_checkpoint, newest
 from utils.config import Config, RunConfig, plain
@@ -27,20 +28,44 @@ def resume(flags: Mapping[str, Any]) -> Path:
     path, contents = load_last(path)
     if "optimizer" not in contents:
         raise UserError(f"{printable(path)}: holds weights only; --resume needs the last.pt of a run")
-    changed = sorted(name for name, value in flags.items() if value and name not in RESUME_FLAGS)
-    if changed or flags.get("set"):
-        names = ", ".join("--" + name.replace("_", "-") for name in changed) or "--set"
-        raise UserError(f"--resume keeps the settings of its run; {names} would change it: start a new run instead")
     config = Config.from_dict(contents["config"], str(path))
+    changed = changes(flags, config)
+    if changed:
+        raise UserError(f"--resume keeps the settings of its run; {changed} would change it: start a new run instead")
     kept = {name: flags[name] for name in ("epochs", "device", "workers", "cache") if name in flags}
-    config = replace(config, run=parsed(RunConfig, {**plain(config.run), **kept}))
+    before, config = config, replace(config, run=parsed(RunConfig, {**plain(config.run), **kept}))
     done = contents["epoch"]
     if done >= config.run.epochs:
         raise UserError(f"{printable(path)}: all {done} epochs are done; --epochs N (above {done}) extends the run")
+    if config.run.epochs != before.run.epochs and group_of_environment().main:
+        print(change_of_schedule(before, config, done))
     spec = open_data(config.run.data, data_root(config.run.data_root))
     if spec.names != config.names:
-        raise UserError(f"{printable(spec.yaml)}: its classes differ from those of the run: {', '.join(config.names)}")
+        raise UserError(
+            f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
+            f"now, {printable(', '.join(config.names), 120)} then"
+        )
     return run(Plan(config, spec), contents, path.parents[1])
+
+
+def changes(flags: Mapping[str, Any], config: Config) -> str:
+    """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
+    run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
+    given = sorted(name for name, value in flags.items() if value and name not in RESUME_FLAGS - {"set"})
+    names = [f"--{name.replace('_', '-')}" for name in given]
+    has = [f" {printable(flags[name])} (the run has {printable(run[name])})" if name in run else "" for name in given]
+    return ", ".join(map("".join, zip(names, has, strict=True)))
+
+
+def change_of_schedule(before: Config, after: Config, done: int) -> str:
+    """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
+    # The decay depends on epochs alone: the steps of an epoch do not matter here.
+    first, second = (config.hyper.lr0 * build_schedule(config, 1).decay(done) for config in (before, after))
+    closing = f", mosaic ends {after.run.close_mosaic} epochs before it" if after.run.close_mosaic else ""
+    return (
+        f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now decays until epoch "
+        f"{after.run.epochs}{closing}; it goes on at {second:.3g}, not {first:.3g}"
+    )
 
 
 def resume_after_restart(plan: Plan) -> Path | None:
@@ -59,8 +84,9 @@ def resume_after_restart(plan: Plan) -> Path | None:
     last = folder / "weights" / "last.pt"
     if not last.is_file():
         return None
-    _, contents = load_last(last)
-    return run(plan, contents, folder)
+    path, contents = load_last(last)
+    # The config of the checkpoint, not of the flags: what was measured or fitted is resolved in it.
+    return run(replace(plan, config=Config.from_dict(contents["config"], str(path))), contents, folder)
 
 
 def load_last(path: Path) -> tuple[Path, dict[str, Any]]:

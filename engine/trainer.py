@@ -23,12 +23,12 @@ from engine.guard import Guard
 from engine.interrupts import StopRequest, stop_requests
 from engine.records import Records
 from engine.report import EpochReport
+from engine.resources import Resources
 from models.build import build_detector, with_network
 from models.exported import folded
 from models.weights import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Config, ModelConfig, plain
-from utils.device import worker_count
 from utils.diagnosis import diagnose
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
@@ -56,8 +56,9 @@ def augmentation(config: Config) -> Augmentation:
         perspective=hyper.perspective,
         flipud=hyper.flipud,
         fliplr=hyper.fliplr,
-        mosaic=hyper.mosaic,
-        mixup=hyper.mixup,
+        # Four photos of similar shape would fill a square, which --rect does without.
+        mosaic=0.0 if run_config.rect else hyper.mosaic,
+        mixup=0.0 if run_config.rect else hyper.mixup,
         close_mosaic_from=closed,
     )
 
@@ -141,12 +142,15 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype | None,
         group: Group,
+        resources: Resources,
     ):
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
         self.val_index, self.val_truths = val_index, val_truths
         self.report = EpochReport()
         self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
+        if run_config.sync_bn:
+            self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
         self.detector.network.to(device, memory_format=torch.channels_last)
         self.frozen = frozen_modules(self.detector.network, run_config.freeze)
         if run_config.compile:
@@ -156,7 +160,7 @@ class Trainer:
         if group.world_size > 1:
             self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)
 
-        self.workers = worker_count(run_config.workers, device, group.world_size)
+        self.resources = resources
         self.train_loader = self.build_loader(train_index, augmentation(config))
         self.val_loader = self.build_loader(val_index, None)
         self.schedule = build_schedule(config, math.ceil(len(train_index) / run_config.batch_size))
@@ -174,19 +178,21 @@ class Trainer:
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
         flags, ranks = self.config.run, self.group
+        cache = ("train" if settings else "val") in self.resources.cached
         together = self.config.hyper.mosaic_from
         grouped = together == "batch" or (together == "auto" and not flags.cache)
         group = max(flags.batch_size, LEAST_GROUP) if grouped else 0
-        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, flags.cache, group)
+        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group)
         batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
         return build_loader(
             dataset,
             batch,
-            self.workers,
+            self.resources.workers,
             shuffle=settings is not None,
             seed=flags.seed,
             rank=ranks.rank,
             world_size=ranks.world_size,
+            rect_stride=max(self.config.model.strides) if flags.rect and settings else 0,
         )
 
     def restart_average(self) -> None:
@@ -260,7 +266,7 @@ class Trainer:
             self.leave_if_asked(records.folder, epoch)
 
         stride = max(self.config.model.strides)
-        sizes = multi_scale_sizes(self.config.run.image_size, stride, self.config.run.seed)
+        sizes = multi_scale_sizes(stride, self.config.run.seed)
         train_one_epoch(
             self.parallel,
             self.train_loader,

@@ -15,9 +15,12 @@ from data.labels import LabelIndex
 from data.split import fingerprint, load_split
 from engine.banner import banner, next_steps
 from engine.evaluation import protocol_line
+from engine.failures import explained
 from engine.gain_match import with_matched_gain
 from engine.plan import Plan
 from engine.records import NoRecords, Records
+from engine.rehearsal import rehearsed
+from engine.resources import plan_resources
 from engine.trainer import Trainer, load_weights
 from models.anchor_fit import fit_anchors
 from models.anchors import best_possible_recall
@@ -37,7 +40,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     """
     group = group_of_environment()
     device = choose_device(plan.config.run.device, group.local_rank)
-    check_share(plan.config, group)
+    check_group(plan.config, group, device)
     if plan.config.run.compile:
         require_compiler(device)
     if group.main:
@@ -46,7 +49,8 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
         tell_checkup(plan)
     with joined(group, device):
         splits = group.share(splits if group.main else None)
-        return train_on(plan, *splits, group, device, resumed, folder)
+        with explained(lambda: f"at --batch-size {plan.config.run.batch_size}"):
+            return train_on(plan, *splits, group, device, resumed, folder)
 
 
 def train_on(
@@ -63,7 +67,12 @@ def train_on(
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
     config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
     val_truths = split_truths(plan.data, "val", val_index)
-    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group)
+    # A resumed run has been rehearsed, and could not change its batch size.
+    rehearse = group.main and not resumed
+    config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if rehearse else (config, 0))
+    resources = plan_resources(config.run, {"train": train_index, "val": val_index}, group, peak)
+    print(resources.said)
+    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group, resources)
     if resumed:
         require_same_data(resumed, train_index)
         trainer.restore(resumed)
@@ -76,7 +85,7 @@ def train_on(
         records = Records(folder, config, train_index, trainer.start_epoch, protocol)
     else:
         records = NoRecords(folder)
-    print(banner(config, plan.data, train_index, val_index, device, dtype, trainer.workers, folder))
+    print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder))
     trainer.fit(records)
     print(next_steps(folder, config))
     return folder
@@ -93,13 +102,16 @@ def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
         )
 
 
-def check_share(config: Config, group: Group) -> None:
-    """UserError unless every process gets the same number of images per step."""
-    if config.run.batch_size % group.world_size:
+def check_group(config: Config, group: Group, device: torch.device) -> None:
+    """UserError unless every process gets the same number of images per step, and can do what is asked."""
+    if config.run.batch_size > 0 and config.run.batch_size % group.world_size:
         raise UserError(
             f"--batch-size {config.run.batch_size} is the batch of all {group.world_size} processes together: "
             f"expected a multiple of {group.world_size}"
         )
+    autocast_dtype(config.run.amp, device)
+    if config.run.sync_bn and (device.type != "cuda" or group.world_size == 1):
+        raise UserError(f"--sync-bn: expected several processes on GPUs, found {group.world_size} on {device.type}")
 
 
 def claim_folder(config: Config, group: Group) -> Path:

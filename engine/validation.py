@@ -14,14 +14,16 @@ from data.loader import build_loader
 from data.split import load_split
 from engine.detection_files import write_coco_files, write_texts
 from engine.evaluation import collect, protocol_line
+from engine.failures import explained
 from engine.html_report import write_report
 from engine.plan import open_data
 from engine.records import ValRecords, attempt
+from engine.resources import loading_processes
 from models.exported import folded
 from models.weights import is_nameless, load_detector, read_weights
 from utils.checkpoint import newest
 from utils.config import Config, ValConfig
-from utils.device import choose_device, worker_count
+from utils.device import choose_device
 from utils.diagnosis import diagnose
 from utils.errors import UserError, printable
 from utils.metrics import Metrics
@@ -50,7 +52,7 @@ def run(settings: ValConfig) -> Metrics:
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
     truths = split_truths(spec, settings.split, index)
     dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, cache=False)
-    workers = worker_count(settings.workers, device)
+    workers, _ = loading_processes(settings.workers, config.run.batch_size, config.run.image_size)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
     detector = load_detector(checkpoint, config, str(weights))
@@ -64,7 +66,8 @@ def run(settings: ValConfig) -> Metrics:
     records = ValRecords(folder, config, protocol)
     start = time.perf_counter()
     names = (index, config.names, device)
-    collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
+    with explained(lambda: f"at --batch-size {config.run.batch_size}"):
+        collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
     metrics = collected.compute()
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))

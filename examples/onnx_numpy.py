@@ -1,11 +1,14 @@
 """Detects in one image with onnxruntime and NumPy alone: python examples/onnx_numpy.py best.onnx photo.jpg"""
 
 import ast
+import os
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: else it reports to its makers
+import onnxruntime  # noqa: E402
 
 CONFIDENCE, NMS_IOU = 0.25, 0.45
 

@@ -23,7 +23,8 @@ VERSION = 1
 def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None = None) -> None:
     """Writes a checkpoint to a temporary file beside `path`, syncs it and renames it over `path`.
 
-    The file that was there becomes `previous` if that is given. Raises CommandError when the disk is too full.
+    The file that was there becomes `previous` if that is given. Raises CommandError when the disk is too full, or the
+    file cannot be written; what was there is untouched then.
     """
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(contents)) + 1_000_000
     free = shutil.disk_usage(path.parent).free
@@ -41,8 +42,12 @@ def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None 
         if previous is not None and path.exists():
             path.replace(previous)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):
+            # torch's writer hides what the system said behind a complaint about positions.
+            reason = printable(error.__context__ or error, 120)
+            raise CommandError(f"{printable(path)} cannot be written ({reason}); what was there is untouched") from None
         raise
 
 

@@ -146,7 +146,7 @@ class RunConfig:
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
     weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
     epochs: int = knob(100, "passes over the training images", 1, 100000)
-    batch_size: int = knob(16, "images per step", 1, 65536)
+    batch_size: int = knob(16, "images per step, -1 = as many as memory bears", -1, 65536)
     imgsz: tuple[int, ...] = knob((640,), "network input in pixels: one side, or height and width", 32, 8192)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
@@ -155,11 +155,13 @@ class RunConfig:
     amp: str = knob(
         "auto", "mixed precision: auto = bf16 where the device computes in it", choices=("auto", "off", "bf16", "fp16")
     )
-    cache: bool = knob(False, "keep the decoded photos in memory")
+    cache: bool = knob(False, "keep the decoded photos in memory, as far as they fit")
     compile: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
     optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
     cos_lr: bool = knob(False, "cosine instead of linear decay of the learning rate")
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
+    rect: bool = knob(False, "batches of photos of similar shape, padded no more than they need; no mosaic, no mixup")
+    sync_bn: bool = knob(False, "batch statistics over all processes (several GPUs under torchrun)")
     close_mosaic: int = knob(0, "last epochs without mosaic and mixup", 0, 100000)
     freeze: str = knob("", "parts that keep their weights, e.g. backbone or backbone.stage1,backbone.stage2")
     patience: int = knob(100, "epochs without a better AP before the run stops, 0 = never", 0, 100000)
@@ -182,6 +184,8 @@ class RunConfig:
         """Checks what no single range can say."""
         if not 1 <= len(self.imgsz) <= 2:
             raise UserError(f"imgsz has {len(self.imgsz)} numbers: expected one side, or height and width")
+        if self.batch_size == 0:
+            raise UserError("batch_size is 0: expected at least 1, or -1 for as many as memory bears")
 
     @property
     def image_size(self) -> tuple[int, int]:

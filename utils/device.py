@@ -8,6 +8,7 @@ import sys
 import torch
 
 from utils.errors import UserError, printable
+from utils.machine import usable_cores
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -64,12 +65,13 @@ def require_compiler(device: torch.device) -> None:
         raise UserError(f"--compile: needs {wanted}, which is not at hand; train without it")
 
 
-def worker_count(wanted: int, device: torch.device, processes: int = 1) -> int:
-    """Loading processes for each of the training processes of a machine; -1 = as many as help, at most 8.
+def worker_count(wanted: int, processes: int = 1, cores: int | None = None) -> int:
+    """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8.
 
-    Beside a GPU that is a core of every two. Where the CPU itself computes, with all its cores, loading is a small part
-    of the work, and a process of its own takes 300 MB and a core from the others: one for every four cores.
+    None below four cores each where there is no GPU: the network computes on all of them, loading is a small part of
+    the work, and a process of its own takes 300 MB.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = 4 if device.type == "cpu" else 2
-    return wanted if wanted >= 0 else min(cores // (share * processes), 8)
+    if wanted >= 0:
+        return wanted
+    each = (cores or usable_cores()) // processes
+    return 0 if each < 4 and not torch.cuda.is_available() else min(each // 2, 8)

@@ -17,11 +17,12 @@ TIMEOUT = datetime.timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place among the processes of a run."""
+    """This process's place among the processes of a run, of which `local_size` are on this machine."""
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_size: int = 1
 
     @property
     def main(self) -> bool:
@@ -63,7 +64,8 @@ def group_of_environment() -> Group:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Group()
-    return Group(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), world_size)
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return Group(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), world_size, local_size)
 
 
 def restart_note(group: Group, project: Path) -> Path | None:

@@ -17,7 +17,7 @@ def build_optimizer(kind: str, network: nn.Module, lr: float, momentum: float, d
                 continue
             if name == "bias":
                 biases.append(parameter)
-            elif isinstance(module, nn.BatchNorm2d):
+            elif isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                 norms.append(parameter)
             else:
                 weights.append(parameter)

@@ -1,6 +1,9 @@
 """Weights and exported files that are none, or damaged, or somebody else's: one clear line each, from every reader."""
 
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from engine.backends import open_backend
 from export import export
 from models.build import build_network
+from tests.paths import ROOT
 from utils.checkpoint import save_checkpoint
 from utils.config import Config, Hyperparameters, RunConfig
 from utils.config_sources import model_config
@@ -35,6 +39,15 @@ def whole(tmp_path_factory):
     onnx, script, openvino, safe = export(weights=str(folder / "best.pt"), format=kinds)
     xml = next(openvino.glob("*.xml"))
     return {"pt": folder / "best.pt", "onnx": onnx, "torchscript": script, "openvino": xml, "safetensors": safe}
+
+
+def test_onnxruntime_leaves_nothing_in_the_home_folder(whole, tmp_path):
+    """From 1.31 on its import alone writes an identity of the machine, unless it is told not to."""
+    lines = "import pathlib, sys; from engine.backends import open_onnx; open_onnx(pathlib.Path(sys.argv[1]))"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "ORT_"))}
+    command = [sys.executable, "-c", lines, str(whole["onnx"])]
+    subprocess.run(command, check=True, env=environment | {"HOME": str(tmp_path)}, cwd=ROOT)
+    assert not list(tmp_path.iterdir())
 
 
 def cut(source, target):

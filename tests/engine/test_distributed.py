@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,9 +24,10 @@ from utils.distributed import Group, group_of_environment
 from utils.targets import Targets
 from val import validate
 
-# Every process writes the weights that it ends each epoch with, for the test to compare.
+# Every process writes the weights that it ends each epoch with, for the test to compare, and how many objects it saw.
 TRAIN = """
-import sys, torch
+import os, sys, torch
+import engine.epoch
 from engine.trainer import Trainer
 from train import train
 original = Trainer.validate
@@ -35,8 +37,14 @@ def keep(self, *arguments):
     torch.save(state, f"{sys.argv[1]}/{self.group.rank}-{epoch}.pt")
     return original(self, *arguments)
 Trainer.validate = keep
+to_device = engine.epoch.to_device
+def counted(batch, device):
+    with open(f"{sys.argv[1]}/{os.environ['RANK']}.txt", "a") as file:
+        print(len(batch.targets.boxes), file=file)
+    return to_device(batch, device)
+engine.epoch.to_device = counted
 train(data=sys.argv[2], project=sys.argv[3], epochs=2, imgsz=[64], batch_size=8, workers=0, device="cpu", amp="off",
-      plots=False, set=[sys.argv[4], "nominal_batch=8"])
+      plots=False, set=[sys.argv[4], "nominal_batch=8", "mosaic=0"])
 """
 
 
@@ -57,12 +65,16 @@ def torchrun(*arguments, restarts=0):
 
 @pytest.fixture(scope="module")
 def pair(small_shapes, tmp_path_factory):
-    """A run of two processes, in which one image of every shuffled share may be without objects."""
+    """A run of two processes on photos of which three of four are without objects."""
     folder = tmp_path_factory.mktemp("pair")
+    shutil.copytree(Path(small_shapes).parent, folder / "data")
+    for number in range(24):
+        if number % 4:
+            (folder / "data" / "labels" / "train" / f"{number:06}.txt").write_text("")
     script = folder / "script.py"
     script.write_text(TRAIN)
     (folder / "weights").mkdir()
-    process = torchrun(script, folder / "weights", small_shapes, folder / "runs", NARROW[0])
+    process = torchrun(script, folder / "weights", folder / "data" / "shapes.yaml", folder / "runs", NARROW[0])
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return folder, said
@@ -74,6 +86,14 @@ def test_both_processes_hold_equal_weights_after_every_epoch(pair):
         first, second = (torch.load(folder / "weights" / f"{rank}-{epoch}.pt", weights_only=True) for rank in (0, 1))
         for part in ("network", "average"):
             assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+
+
+def test_one_process_has_a_batch_without_objects_while_the_other_has_some(pair):
+    files = [(pair[0] / "weights" / f"{rank}.txt").read_text().split() for rank in (0, 1)]
+    # The main process has rehearsed before.
+    counts = [[int(count) for count in file[-6:]] for file in files]
+    assert len(files[1]) == 6
+    assert any(min(both) == 0 < max(both) for both in zip(*counts, strict=True))
 
 
 def test_only_one_process_writes_and_prints(pair):
@@ -178,6 +198,30 @@ def test_a_killed_process_ends_the_job(small_shapes, tmp_path):
     assert process.returncode != 0
     assert time.monotonic() - killed < 60
     assert "SIGKILL" in errors
+
+
+FAIL = """
+import os, sys
+from engine.trainer import Trainer
+from train import train
+def fail(self, *arguments):
+    if self.group.rank == 1:
+        raise ZeroDivisionError("planted")
+    return original(self, *arguments)
+original, Trainer.train_epoch = Trainer.train_epoch, fail
+train(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=[64], batch_size=8, workers=0, device="cpu", amp="off",
+      plots=False, set=[sys.argv[3]])
+"""
+
+
+@pytest.mark.slow
+def test_an_exception_in_one_process_ends_all_with_its_traceback(small_shapes, tmp_path):
+    (tmp_path / "script.py").write_text(FAIL)
+    process = torchrun(tmp_path / "script.py", small_shapes, tmp_path / "runs", NARROW[0])
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "ZeroDivisionError: planted" in errors
+    assert "in fail" in errors
 
 
 @pytest.mark.slow

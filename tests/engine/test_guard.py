@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine.training
+from engine.guard import Guard, Place
 from engine.trainer import Trainer
 from models.loss import DetectionLoss
 from train import train
@@ -21,6 +23,8 @@ def poison(monkeypatch, method, when):
         return original(self, *arguments) * (float("nan") if when(len(calls)) else 1.0)
 
     monkeypatch.setattr(DetectionLoss, method, poisoned)
+    # The rehearsal computes losses too.
+    monkeypatch.setattr(engine.training, "rehearsed", lambda config, *rest: (config, 0))
 
 
 TERMS = {"box": "box_weight", "objectness": "objectness", "class": "class_loss"}
@@ -46,6 +50,17 @@ def test_a_nan_in_any_term_skips_its_step_and_is_named(term, flags, monkeypatch,
     last = torch.load(folder / "weights" / "last.pt", weights_only=True)
     for part in ("network", "model"):
         assert all(value.isfinite().all() for value in last[part].values())
+
+
+def test_the_amp_scale_is_named(capsys):
+    guard = Guard(torch.nn.BatchNorm2d(1), patience=2)
+    guard.before()
+    guard.after_backward({"box": torch.tensor(float("inf"))}, Place(0, 4, 0.01, None, lambda: 65536.0))
+    guard.report()
+    assert (
+        "the box loss is not finite in epoch 1, batch 5 (learning rate 0.01, amp scale 65536)"
+        in capsys.readouterr().out
+    )
 
 
 def test_many_in_a_row_stop_the_run_and_keep_the_batch_and_the_weights(flags, monkeypatch):

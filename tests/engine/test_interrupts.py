@@ -62,39 +62,82 @@ def rows_of(folder):
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
+# train.py that kills itself: after some seconds of training, or while it writes its n-th file of a kind.
+SUICIDE = """
+import io, os, runpy, signal, sys, threading
+import pathlib, torch
+from engine.trainer import Trainer
+moment, number, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = "train.py"
+def die(*ignored):
+    os.kill(os.getpid(), signal.SIGKILL)
+fit, save, sync, rename = Trainer.fit, torch.save, os.fsync, pathlib.Path.replace
+calls = []
+def nth(kind):
+    calls.append(kind)
+    return kind == moment and calls.count(kind) >= float(number)
+def timed(self, records):
+    if moment == "seconds":
+        threading.Timer(float(number), die).start()
+    return fit(self, records)
+def half_saved(contents, file):
+    if nth("save"):
+        whole = io.BytesIO()
+        save(contents, whole)
+        file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+        file.flush()
+        die()
+    return save(contents, file)
+def unsynced(descriptor):
+    return die() if nth("sync") else sync(descriptor)
+def renamed(self, target):
+    return die() if nth("rename") else rename(self, target)
+Trainer.fit, torch.save, os.fsync, pathlib.Path.replace = timed, half_saved, unsynced, renamed
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def moments(rng):
+    """Twenty moments: eight anywhere in the training, four each in the writing, syncing and renaming of files."""
+    found = [("seconds", rng.uniform(0.05, 2)) for _ in range(8)]
+    found += [(kind, rng.randint(1, 7)) for kind in ("save", "sync", "rename") for _ in range(4)]
+    rng.shuffle(found)
+    return found
+
+
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(small_shapes, tmp_path):
-    """SIGKILL at random moments, then --resume: the same weights, optimiser and results.csv as an undisturbed run."""
-    whole = start(command(small_shapes, tmp_path / "whole", "--epochs", "25"))
+    """SIGKILL at twenty moments, then --resume: the same weights, optimiser and results.csv as an undisturbed run."""
+    epochs = 60
+    whole = start(command(small_shapes, tmp_path / "whole", "--epochs", str(epochs)))
     whole.communicate(timeout=600)
     assert whole.returncode == 0
-    rng, project = random.Random(0), tmp_path / "killed"
-    folder, kills = project / "exp", 0
-    arguments = command(small_shapes, project, "--epochs", "25")
-    while kills < 20:
-        process = start(arguments)
-        if (folder / "weights" / "last.pt").exists():
-            before = load_last(folder / "weights" / "last.pt")[1]["epoch"]
-            time.sleep(rng.uniform(3, 7))
+    project = tmp_path / "killed"
+    last, kills = project / "exp" / "weights" / "last.pt", 0
+    for moment, number in moments(random.Random(0)):
+        if last.exists() or last.with_name("last_prev.pt").exists():
+            before = load_last(last)[1]["epoch"]
+            more = ["--resume", str(project / "exp")]
         else:
-            before = 0
-            wait_for((folder / "weights" / "last.pt").exists, process)
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.communicate()
-        kills += 1
-        assert load_last(folder / "weights" / "last.pt")[1]["epoch"] >= before
-        arguments = [sys.executable, str(ROOT / "train.py"), "--resume", str(folder)]
-    process = start(arguments)
-    process.communicate(timeout=600)
+            before, more = 0, command(small_shapes, project, "--epochs", str(epochs), "--exist-ok")[2:]
+        process = start([sys.executable, "-c", SUICIDE, moment, str(number), *more])
+        _, said = process.communicate(timeout=600)
+        kills += process.returncode == -signal.SIGKILL
+        assert process.returncode in (-signal.SIGKILL, 0), said
+        if before:
+            assert load_last(last)[1]["epoch"] >= before
+    assert kills == 20
+    assert load_last(last)[1]["epoch"] < epochs
+    process = start([sys.executable, str(ROOT / "train.py"), "--resume", str(project / "exp")])
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
     first, second = (load_checkpoint(each / "exp" / "weights" / "last.pt") for each in (tmp_path / "whole", project))
     for part in ("network", "model"):
         assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
     for index, state in first["optimizer"]["state"].items():
         assert torch.equal(state["momentum_buffer"], second["optimizer"]["state"][index]["momentum_buffer"])
-    assert rows_of(tmp_path / "whole" / "exp") == rows_of(folder)
-    assert kills >= 3
+    assert rows_of(tmp_path / "whole" / "exp") == rows_of(project / "exp")
+    assert [int(row["epoch"]) for row in rows_of(project / "exp")] == list(range(1, epochs + 1))
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):

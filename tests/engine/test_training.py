@@ -121,12 +121,21 @@ def test_the_number_of_workers_changes_nothing(finished, small_shapes, tmp_path)
 def test_resume_says_what_it_cannot_do(finished, tmp_path):
     with pytest.raises(UserError, match="all 4 epochs are done; --epochs N"):
         train(resume=str(finished))
-    with pytest.raises(UserError, match="--loss would change it"):
+    with pytest.raises(UserError, match=r"--loss giou \(the run has ciou\) would change it"):
         train(resume=str(finished), loss="giou", epochs=9)
     with pytest.raises(UserError, match="weights only"):
         train(resume=str(finished / "weights" / "best.pt"))
     with pytest.raises(UserError, match="not found"):
         train(resume=str(tmp_path / "nowhere.pt"))
+
+
+def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    folder = train(resume=str(tmp_path / "run"), epochs=5)
+    # Linear from .01: after 4 of 4 epochs at its end, 1 % of it; after 4 of 5 at 20.8 %.
+    said = "--epochs 5 instead of 4: the learning rate now decays until epoch 5; it goes on at 0.00208, not 0.0001"
+    assert said in capsys.readouterr().out
+    assert len(comparable_rows(folder)) == 5
 
 
 def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):

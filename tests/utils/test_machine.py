@@ -1,0 +1,56 @@
+"""Cores and memory: the limits of control groups, version 1 and 2, count."""
+
+import os
+
+import pytest
+
+from utils.machine import available_memory, control_groups, free_shared_memory, usable_cores
+
+MEMINFO = "MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n"
+
+
+def machine(root, groups, files):
+    for name, text in {"proc/meminfo": MEMINFO, "proc/self/cgroup": groups, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_without_limits_all_that_is_free(tmp_path):
+    root = machine(tmp_path, "0::/\n", {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/cpu.max": "max 100000\n"})
+    assert available_memory(root) == 8_000_000 * 1024
+    assert usable_cores(root) == len(os.sched_getaffinity(0))
+    assert available_memory(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize("folder", ["", "job/", "job/step/"], ids=["whole", "parent", "own"])
+def test_version_2_limits_of_every_group_around_count(folder, tmp_path):
+    files = {
+        f"sys/fs/cgroup/{folder}memory.max": "1000000\n",
+        f"sys/fs/cgroup/{folder}memory.current": "900000\n",
+        f"sys/fs/cgroup/{folder}memory.stat": "anon 500000\ninactive_file 300000\n",
+        f"sys/fs/cgroup/{folder}cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/job/step/cgroup.procs": "1\n",
+    }
+    root = machine(tmp_path, "0::/job/step\n", files)
+    assert available_memory(root) == 400_000
+    assert usable_cores(root) == 1
+
+
+def test_version_1_limits_count(tmp_path):
+    files = {
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "500000\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "20000\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+    }
+    # The path is the host's, and not mounted here.
+    root = machine(tmp_path, "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/\n", files)
+    assert available_memory(root) == 1_500_000
+    assert usable_cores(root) == 1
+    assert [str(each.relative_to(root)) for each in control_groups("memory", root)][0] == "sys/fs/cgroup/memory"
+
+
+def test_this_machine():
+    assert usable_cores() >= 1
+    assert free_shared_memory() is None or free_shared_memory() >= 0
