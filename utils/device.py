@@ -68,10 +68,10 @@ def require_compiler(device: torch.device) -> None:
 def worker_count(wanted: int, processes: int = 1, cores: int | None = None) -> int:
     """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8.
 
-    None below four cores each where there is no GPU: the network computes on all of them, loading is a small part of
-    the work, and a process of its own takes 300 MB.
+    None below four cores where there is no GPU: the network computes on all of them, loading is a small part of the
+    work, and a process of its own takes 300 MB.
     """
     if wanted >= 0:
         return wanted
-    each = (cores or usable_cores()) // processes
-    return 0 if each < 4 and not torch.cuda.is_available() else min(each // 2, 8)
+    cores = cores or usable_cores()
+    return 0 if cores < 4 and not torch.cuda.is_available() else min(cores // (2 * processes), 8)
