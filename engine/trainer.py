@@ -153,7 +153,7 @@ class Trainer:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
         self.detector.network.to(device, memory_format=torch.channels_last)
         self.frozen = frozen_modules(self.detector.network, run_config.freeze)
-        if run_config.compile:
+        if run_config.compiled:
             # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
             self.detector.network.compile()
         self.parallel = self.detector

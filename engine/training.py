@@ -41,7 +41,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     group = group_of_environment()
     device = choose_device(plan.config.run.device, group.local_rank)
     check_group(plan.config, group, device)
-    if plan.config.run.compile:
+    if plan.config.run.compiled:
         require_compiler(device)
     if group.main:
         # Whatever is wrong with the data is said before the other processes wait for this one.

@@ -156,7 +156,7 @@ class RunConfig:
         "auto", "mixed precision: auto = bf16 where the device computes in it", choices=("auto", "off", "bf16", "fp16")
     )
     cache: bool = knob(False, "keep the decoded photos in memory, as far as they fit")
-    compile: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
+    compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
     optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
     cos_lr: bool = knob(False, "cosine instead of linear decay of the learning rate")
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
