@@ -179,9 +179,7 @@ class Trainer:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
         flags, ranks = self.config.run, self.group
         cache = ("train" if settings else "val") in self.resources.cached
-        together = self.config.hyper.mosaic_from
-        grouped = together == "batch" or (together == "auto" and not flags.cache)
-        group = max(flags.batch_size, LEAST_GROUP) if grouped else 0
+        group = max(flags.batch_size, LEAST_GROUP) if self.config.hyper.mosaic_from == "batch" else 0
         dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group)
         batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
         return build_loader(

@@ -113,10 +113,10 @@ class Hyperparameters:
     fliplr: float = knob(0.5, "probability of a left-right flip", 0, 1)
     mosaic: float = knob(1.0, "probability of a mosaic of four images", 0, 1)
     mosaic_from: str = knob(
-        "auto",
-        "photos that a mosaic is made of: all, or batch = those of its batch (at least 16), each of which is decoded "
-        "once; auto = batch where photos come from disk",
-        choices=("auto", "all", "batch"),
+        "all",
+        "photos that a mosaic is made of: all, or batch = those of its own batch (16 at least), so that without --cache "
+        "each is decoded once an epoch instead of four times",
+        choices=("all", "batch"),
     )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
 
