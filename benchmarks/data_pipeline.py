@@ -36,7 +36,7 @@ OURS, PEER = "this project", "ultralytics"
 
 
 def our_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
-    """Batches as train.py makes them: without a cache, mosaics of the photos of a batch."""
+    """Batches as train.py makes them with --cache, or else with `mosaic_from: batch`."""
     index = load_split(read_data_yaml(str(data), data.parent), "train", data.parent / "cache")
     dataset = DetectionDataset(index, (imgsz, imgsz), Augmentation(), 0, cache, 0 if cache else BATCH)
     return build_loader(dataset, BATCH, 0, True, 0)

@@ -114,8 +114,8 @@ class Hyperparameters:
     mosaic: float = knob(1.0, "probability of a mosaic of four images", 0, 1)
     mosaic_from: str = knob(
         "all",
-        "photos that a mosaic is made of: all, or batch = those of its own batch (16 at least), so that without --cache "
-        "each is decoded once an epoch instead of four times",
+        "photos that a mosaic is made of: all, or batch = those of its own batch (16 at least), so that without "
+        "--cache each is decoded once an epoch instead of four times",
         choices=("all", "batch"),
     )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
