@@ -14,7 +14,7 @@ from utils.config import ASSIGNER_NAMES, BOX_LOSSES, ENCODED_LOSSES, RunConfig
 from utils.errors import run_command
 from utils.flags import Parser, add_knobs
 
-ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
+ALIASES = {"batch_size": ["--batch"], "compiled": ["--compile"], "imgsz": ["--img", "--img-size"]}
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Boxes and matrices use continuous pixel coordinates: the first pixel's centre li
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from utils.letterbox import PADDING, Letterbox
 MIN_SIDE = 2.0
 MIN_AREA_LEFT = 0.1
 MAX_SIDE_RATIO = 100.0
+BAND = 32
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,12 @@ def compose(
     The canvas exists in the coordinates only: each image is warped once, straight to where it shows in the output.
     """
     image = np.full((*size, 3), PADDING, np.uint8)
-    for part, corner in zip(parts, corners, strict=True):
-        _warp_onto(image, part.image, corner, canvas, transform.matrix)
+    placed = [(*corner, *_far_corner(part, corner)) for part, corner in zip(parts, corners, strict=True)]
+    shown = _clip(np.array(placed), canvas)
+    windows = _pixels(transform_boxes(shown, transform.matrix), size)
+    inverse = np.linalg.inv(transform.matrix)
+    for part, corner, area, window in zip(parts, corners, shown, windows, strict=True):
+        _warp_onto(image, part.image, corner, area, window, inverse)
     boxes = np.concatenate([part.boxes + np.float32(corner * 2) for part, corner in zip(parts, corners, strict=True)])
     labels = np.concatenate([part.labels for part in parts])
     on_canvas = _clip(boxes, canvas)
@@ -153,39 +158,68 @@ def hsv_jitter(image: np.ndarray, settings: Augmentation, rng: Generator) -> np.
     strengths = settings.hsv_h, settings.hsv_s, settings.hsv_v
     if not any(strengths):
         return image
-    gains = 1 + rng.uniform(-1, 1, 3) * strengths
-    table = np.arange(256)[:, None] * gains
-    # OpenCV's 8-bit hue counts half degrees.
-    table[:, 0] %= 180
-    table = table.clip(0, 255).astype(np.uint8)[None]
-    cv2.cvtColor(image, cv2.COLOR_RGB2HSV, dst=image)
-    cv2.LUT(image, table, dst=image)
-    return cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=image)
+    gains = (1 + rng.uniform(-1, 1, 3) * strengths).clip(1e-3)
+    multiply = _channel_multiplier(gains, image.shape[1])
+    # In bands that stay in the processor's cache from one operation to the next.
+    for first in range(0, len(image), BAND):
+        band = image[first : first + BAND]
+        cv2.cvtColor(band, cv2.COLOR_RGB2HSV, dst=band)
+        multiply(band)
+        cv2.cvtColor(band, cv2.COLOR_HSV2RGB, dst=band)
+    return image
+
+
+def _channel_multiplier(gains: np.ndarray, width: int) -> Callable[[np.ndarray], object]:
+    """A function that multiplies hue, saturation and value of (h, width, 3) uint8, h <= BAND, by a gain each, in place.
+
+    As a product of two pictures and one number, which OpenCV computes in a third of the time that a table takes: the
+    hue's gain is exact, the others are rounded to about 1/150. OpenCV's 8-bit hue counts half degrees and may go beyond
+    180; only where it would go beyond 255 it takes a table after all.
+    """
+    if gains[0] * 180 > 255:
+        table = np.arange(256)[:, None] * gains
+        table[:, 0] %= 180
+        table = table.clip(0, 255).astype(np.uint8)[None]
+        return lambda band: cv2.LUT(band, table, dst=band)
+    unit = gains[0] / max(int(255 * gains[0] / gains.max()), 1)
+    factors = np.empty((BAND, width, 3), np.uint8)
+    factors[:] = np.tile((gains / unit).round().clip(0, 255).astype(np.uint8), (width, 1))
+    return lambda band: cv2.multiply(band, factors[: len(band)], dst=band, scale=unit)
+
+
+def _far_corner(part: Labelled, corner: tuple[int, int]) -> tuple[int, int]:
+    return corner[0] + part.image.shape[1], corner[1] + part.image.shape[0]
 
 
 def _warp_onto(
-    output: np.ndarray, image: np.ndarray, corner: tuple[int, int], canvas: tuple[int, int], matrix: np.ndarray
+    output: np.ndarray,
+    image: np.ndarray,
+    corner: tuple[int, int],
+    shown: np.ndarray,
+    window: np.ndarray,
+    inverse: np.ndarray,
 ) -> None:
-    """Draws the part of the image that lies on the canvas into the output (H, W, 3), every pixel centre it covers."""
-    left, top = corner
-    right, bottom = min(left + image.shape[1], canvas[1]), min(top + image.shape[0], canvas[0])
-    shown = np.array([[max(left, 0), max(top, 0), right, bottom]])
-    x1, y1, x2, y2 = _pixels(transform_boxes(shown, matrix)[0], output.shape[:2])
+    """Draws an image that lies at a corner (left, top) of the canvas into every pixel of the output that it covers.
+
+    shown (4,) is what of it lies on the canvas, window (4,) the output pixels around that, inverse (3, 3) leads from
+    output to canvas.
+    """
+    (left, top), (x1, y1, x2, y2) = corner, window.tolist()
     if x1 >= x2 or y1 >= y2:
         return
-    window = output[y1:y2, x1:x2]
+    target = output[y1:y2, x1:x2]
     # OpenCV counts from the centre of the first pixel.
-    inverse = np.linalg.inv(matrix) @ _shift(x1 + 0.5, y1 + 0.5)
-    to_image = _shift(-left - 0.5, -top - 0.5) @ inverse
-    if matrix[0, 1] == 0 == matrix[1, 0] and not matrix[2, :2].any():
-        _warp(image, to_image, window)
+    to_canvas = inverse @ _shift(x1 + 0.5, y1 + 0.5)
+    to_image = _shift(-left - 0.5, -top - 0.5) @ to_canvas
+    if inverse[0, 1] == 0 == inverse[1, 0] and not inverse[2, :2].any():
+        _warp(image, to_image, target)
         return
     # A slanted image covers its window in part. One more pixel all around leaves no cracks between neighbours.
-    mask_left, mask_top = shown[0, :2] - 1
-    mask = np.full((bottom - mask_top + 1, right - mask_left + 1), 255, np.uint8)
-    to_mask = _shift(-mask_left - 0.5, -mask_top - 0.5) @ inverse
-    covered = _warp(mask, to_mask, np.zeros(window.shape[:2], np.uint8), cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
-    cv2.copyTo(_warp(image, to_image, np.empty_like(window)), covered, window)
+    mask_left, mask_top, mask_right, mask_bottom = (shown + (-1, -1, 1, 1)).tolist()
+    mask = np.full((mask_bottom - mask_top, mask_right - mask_left), 255, np.uint8)
+    to_mask = _shift(-mask_left - 0.5, -mask_top - 0.5) @ to_canvas
+    covered = _warp(mask, to_mask, np.zeros(target.shape[:2], np.uint8), cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    cv2.copyTo(_warp(image, to_image, np.empty_like(target)), covered, target)
 
 
 def _warp(
@@ -203,11 +237,11 @@ def _warp(
     return cv2.warpAffine(source, inverse[:2] / inverse[2, 2], size, target, flags, border)
 
 
-def _pixels(box: np.ndarray, size: tuple[int, int]) -> list[int]:
-    """The columns and rows (x1, y1, x2, y2), ends excluded, whose centres the box holds; all of them for NaN."""
-    if np.isnan(box).any():
-        return [0, 0, size[1], size[0]]
-    return _clip(np.ceil(box - 0.5), size).astype(int).tolist()
+def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The columns and rows (N, 4), ends excluded, whose centres boxes (N, 4) hold; all of them for NaN."""
+    whole = np.array([0, 0, size[1], size[0]])
+    rounded = _clip(np.ceil(boxes - 0.5), size)
+    return np.where(np.isnan(boxes).any(1, keepdims=True), whole, rounded).astype(int)
 
 
 def _clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

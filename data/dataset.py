@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.augment import Augmentation, Labelled, hsv_jitter, mixup, mosaic, warp_single
-from data.images import ImageError, read_image
+from data.images import REDUCED, ImageError, read_image
 from data.labels import LabelIndex
+from data.order import Partners
 from data.paths import FlatPaths
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
@@ -43,6 +44,7 @@ class DetectionDataset(Dataset):
 
     `dataset[epoch, i, size]` is a training sample of another size (h, w), in which the scaled photo has room.
     A sample depends on seed, epoch, i and size alone. `cache` keeps all photos, scaled to image_size, in memory.
+    Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order (data/order.py).
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class DetectionDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         cache: bool = False,
+        group: int = 0,
     ) -> None:
         self.index = index
         # All that workers read are arrays: these, and the index's own.
@@ -59,6 +62,9 @@ class DetectionDataset(Dataset):
         self.image_size = image_size
         self.augmentation = augmentation
         self.seed = seed
+        self.partners = Partners(len(index), seed, group)
+        # The photos of a group, for as long as mosaics are made of them.
+        self._decoded: dict[int, np.ndarray] = {}
         # In shared memory: what one worker finds undecodable, all and the parent know.
         self._undecodable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
         self._cache: Tensor | None = None
@@ -97,14 +103,15 @@ class DetectionDataset(Dataset):
         if closed or rng.random() >= settings.mosaic:
             result = warp_single(first, size, settings, rng)
         else:
-            result = self._mosaic(first, settings, rng)
+            partners = self.partners.of(epoch, row)
+            result = self._mosaic(first, partners, settings, rng)
             if rng.random() < settings.mixup:
-                _, other = self._read(int(rng.integers(len(self))), rng)
-                result = mixup(result, self._mosaic(other, settings, rng), rng)
+                _, other = self._read(int(partners[rng.integers(len(partners))]), rng)
+                result = mixup(result, self._mosaic(other, partners, settings, rng), rng)
         return _sample(result._replace(image=hsv_jitter(result.image, settings, rng)), row, None)
 
-    def _mosaic(self, first: Labelled, settings: Augmentation, rng: Generator) -> Labelled:
-        others = [self._read(row, rng)[1] for row in rng.integers(len(self), size=3).tolist()]
+    def _mosaic(self, first: Labelled, partners: np.ndarray, settings: Augmentation, rng: Generator) -> Labelled:
+        others = [self._read(row, rng)[1] for row in partners[rng.integers(len(partners), size=3)].tolist()]
         parts = [first, *others]
         return mosaic([parts[place] for place in rng.permutation(4)], self.image_size, settings, rng)
 
@@ -117,7 +124,9 @@ class DetectionDataset(Dataset):
                 row = int(rng.integers(len(self)))
                 continue
             boxes, labels = self.index.of(row)
-            return row, Labelled(photo, self._fit(row)._replace(left=0, top=0).boxes(boxes), labels)
+            (height, width), (rows, columns) = self.index.sizes[row].tolist(), photo.shape[:2]
+            ratio = np.array([columns / width, rows / height] * 2, np.float32)
+            return row, Labelled(photo, boxes * ratio, labels)
         raise UserError(f"{MAX_REPLACEMENTS} images drawn in a row cannot be decoded, such as {self.undecodable[0]}")
 
     def _fit(self, row: int) -> Letterbox:
@@ -126,26 +135,36 @@ class DetectionDataset(Dataset):
     def _photo(self, row: int) -> np.ndarray:
         """The photo scaled to fit the image size, not to be written to; ImageError, logged once, if it is unusable."""
         if self._cache is None:
-            return self._load(row)
+            return self._remembered(row) if self.partners.group else self._load(row)
         if self._undecodable[row]:
             raise ImageError(self._paths[row], "cannot be decoded")
         height, width = self._fit(row).inner
         return self._cache.numpy()[self._starts[row] : self._starts[row + 1]].reshape(height, width, 3)
 
+    def _remembered(self, row: int) -> np.ndarray:
+        photo = self._decoded.pop(row, None)
+        # The last one used is the last one to go.
+        self._decoded[row] = photo = self._load(row) if photo is None else photo
+        if len(self._decoded) > self.partners.group:
+            del self._decoded[next(iter(self._decoded))]
+        return photo
+
     def _load(self, row: int) -> np.ndarray:
-        path = self._paths[row]
+        path, fit = self._paths[row], self._fit(row)
+        reduce = 1
+        # Evaluation takes the better filter over all pixels; not worth its time where the image is distorted anyway.
+        if self.augmentation is not None:
+            reduce = max(factor for factor in REDUCED if fit.scale * factor <= 1 or factor == 1)
         try:
-            photo = read_image(path)
-            if photo.shape[:2] != tuple(self.index.sizes[row]):
+            photo = read_image(path, reduce)
+            if np.abs(np.array(photo.shape[:2]) * reduce - self.index.sizes[row]).max() >= reduce:
                 raise ImageError(path, "has another size than when its labels were read")
         except ImageError as error:
             if not self._undecodable[row]:
                 self._undecodable[row] = True
                 log.warning("image left out: %s", printable(error))
             raise
-        # Area averaging is the better filter, and not worth its time where the image is distorted anyway.
-        shrink = cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR
-        return self._fit(row).resize(photo, shrink)
+        return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 
     def _fill_cache(self) -> None:
         starts = np.concatenate([[0], _photo_bytes(self.index, self.image_size).cumsum()])

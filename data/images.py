@@ -25,15 +25,27 @@ class ImageError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """The photo as (h, w, 3) uint8 RGB, upright; ImageError if it cannot be decoded."""
+# A JPEG decoder makes a half, a quarter or an eighth of the size in less time, and with a good filter.
+REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
+    """The photo as (h, w, 3) uint8 RGB, upright, its sides divided by `reduce` (1, 2, 4, 8) and rounded up or down.
+
+    ImageError if it cannot be decoded.
+    """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
     _, orientation = _header(path, io.BytesIO(data))
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(data, REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ImageError(path, f"cannot be decoded ({error.err})") from error
     if image is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import DetectionDataset, Sample, scaled_sizes
+from data.order import epoch_order
 from utils.letterbox import Letterbox
 from utils.targets import Targets
 
@@ -49,10 +50,7 @@ class EpochSampler(Sampler):
         return max(-(-(self.n - missing) // self.world_size), 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = list(range(self.n))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.n, generator=generator).tolist()
+        order = epoch_order(self.n, self.seed, self.epoch).tolist() if self.shuffle else range(self.n)
         for place in range(len(self)):
             yield self.epoch, order[(self.rank + place * self.world_size) % self.n]
 

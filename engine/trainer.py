@@ -25,6 +25,7 @@ from engine.records import Records
 from engine.report import EpochReport
 from engine.resources import Resources
 from models.build import build_detector, with_network
+from models.exported import folded
 from models.torchvision_weights import read_torchvision
 from models.weights import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -37,6 +38,8 @@ from utils.optim import Schedule, build_optimizer
 from utils.progress import Progress, clock
 from utils.truths import Truths
 from utils.ultralytics_door import ModelEMA
+
+LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
 
 
 def augmentation(config: Config) -> Augmentation:
@@ -151,6 +154,9 @@ class Trainer:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
         self.detector.network.to(device, memory_format=torch.channels_last)
         self.frozen = frozen_modules(self.detector.network, run_config.freeze)
+        if run_config.compiled:
+            # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
+            self.detector.network.compile()
         self.parallel = self.detector
         if group.world_size > 1:
             self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)
@@ -172,18 +178,19 @@ class Trainer:
 
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
-        flags, group = self.config.run, self.group
+        flags, ranks = self.config.run, self.group
         cache = ("train" if settings else "val") in self.resources.cached
-        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache)
-        batch = flags.batch_size // group.world_size if settings else flags.batch_size
+        group = max(flags.batch_size, LEAST_GROUP) if self.config.hyper.mosaic_from == "batch" else 0
+        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group)
+        batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
         return build_loader(
             dataset,
             batch,
             self.resources.workers,
             shuffle=settings is not None,
             seed=flags.seed,
-            rank=group.rank,
-            world_size=group.world_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
             rect_stride=max(self.config.model.strides) if flags.rect and settings else 0,
         )
 
@@ -288,7 +295,7 @@ class Trainer:
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = with_network(self.detector, self.average.ema)
+        detector = with_network(self.detector, folded(self.average.ema))
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None

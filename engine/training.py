@@ -26,7 +26,7 @@ from engine.trainer import Trainer, load_weights
 from models.anchor_fit import fit_anchors
 from models.anchors import best_possible_recall
 from utils.config import Config, TorchvisionConfig
-from utils.device import autocast_dtype, choose_device
+from utils.device import autocast_dtype, choose_device, require_compiler
 from utils.distributed import Group, group_of_environment, joined, restart_note
 from utils.errors import UserError, printable
 from utils.run_folder import new_run_folder
@@ -42,6 +42,8 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     group = group_of_environment()
     device = choose_device(plan.config.run.device, group.local_rank)
     check_group(plan.config, group, device)
+    if plan.config.run.compiled:
+        require_compiler(device)
     if group.main:
         # Whatever is wrong with the data is said before the other processes wait for this one.
         splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]

@@ -19,6 +19,7 @@ from engine.html_report import write_report
 from engine.plan import open_data
 from engine.records import ValRecords, attempt
 from engine.resources import loading_processes
+from models.exported import folded
 from models.weights import is_nameless, load_detector, read_weights
 from utils.checkpoint import newest
 from utils.config import Config, ValConfig
@@ -55,7 +56,8 @@ def run(settings: ValConfig) -> Metrics:
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
     detector = load_detector(checkpoint, config, str(weights))
-    detector.network.to(device, memory_format=torch.channels_last)
+    # Without the batch normalisation as a step of its own: a sixth faster.
+    detector.network = folded(detector.network).to(device, memory_format=torch.channels_last)
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
     protocol = protocol_line(config, settings.split, len(index), truths)
     print(

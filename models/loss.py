@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,28 @@ from models.box_losses import iou
 from utils.targets import Targets
 
 FOCAL_ALPHA = 0.25
+
+
+class Gather(torch.autograd.Function):
+    """raw (B, A, 5 + C), image (P,), anchor (P,) -> raw[image, anchor] (P, 5 + C) and the objectness logits (B, A).
+
+    As two indexing operations, the backward pass would fill and add two gradients of raw's size, nearly all zeros: more
+    than half of the time of the whole loss on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, image: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """Both parts."""
+        ctx.save_for_backward(image, anchor)
+        ctx.shape = raw.shape
+        return raw[image, anchor], raw[..., 4].clone()
+
+    @staticmethod
+    def backward(ctx: Any, of_positives: Tensor, of_logits: Tensor) -> tuple[Tensor, None, None]:
+        """One gradient for both; where truths share an anchor theirs add up."""
+        gradient = of_logits.new_zeros(ctx.shape)
+        gradient[..., 4] = of_logits
+        return gradient.index_put_(ctx.saved_tensors, of_positives, accumulate=True), None, None
 
 
 @dataclass(frozen=True)
@@ -58,7 +81,7 @@ class DetectionLoss:
     def forward(self, raw: Tensor, anchors: Anchors, targets: Targets) -> dict[str, Tensor]:
         """The losses in full precision: assign, decode the positives, compare them with their truths."""
         assignment = self.assigner(anchors, targets, len(raw))
-        positives = raw[assignment.image, assignment.anchor]
+        positives, logits = Gather.apply(raw, assignment.image, assignment.anchor)
         truths = targets.boxes[assignment.target].to(raw.dtype)
         labels = targets.labels[assignment.target]
 
@@ -68,7 +91,7 @@ class DetectionLoss:
         share = self.level_share(anchors, assignment)
 
         box = (share * self.box_weight(boxes.detach(), truths) * (1 - similarity)).sum()
-        objectness = self.objectness(raw[..., 4], anchors, assignment, self.quality(overlap, similarity.detach()))
+        objectness = self.objectness(logits, anchors, assignment, self.quality(overlap, similarity.detach()))
         classes = (share * self.class_loss(positives[:, 5:], labels)).sum()
 
         if self.observe is not None:

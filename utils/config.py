@@ -159,6 +159,12 @@ class Hyperparameters:
     flipud: float = knob(0.0, "probability of an up-down flip", 0, 1)
     fliplr: float = knob(0.5, "probability of a left-right flip", 0, 1)
     mosaic: float = knob(1.0, "probability of a mosaic of four images", 0, 1)
+    mosaic_from: str = knob(
+        "all",
+        "photos that a mosaic is made of: all, or batch = those of its own batch (16 at least), so that without "
+        "--cache each is decoded once an epoch instead of four times",
+        choices=("all", "batch"),
+    )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
 
     def __post_init__(self):
@@ -197,6 +203,7 @@ class RunConfig:
         "auto", "mixed precision: auto = bf16 where the device computes in it", choices=("auto", "off", "bf16", "fp16")
     )
     cache: bool = knob(False, "keep the decoded photos in memory, as far as they fit")
+    compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
     optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
     cos_lr: bool = knob(False, "cosine instead of linear decay of the learning rate")
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")

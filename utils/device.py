@@ -1,5 +1,10 @@
 """The device of a run, and the precision that it computes fast in."""
 
+import importlib.util
+import os
+import shutil
+import sys
+
 import torch
 
 from utils.errors import UserError, printable
@@ -47,6 +52,26 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+def require_compiler(device: torch.device) -> None:
+    """UserError, with the reason, where torch.compile would find no compiler for a device."""
+    if device.type == "cuda":
+        wanted, found = "the package triton", importlib.util.find_spec("triton") is not None
+    elif device.type == "cpu":
+        wanted = os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+        found = shutil.which(wanted.split()[0]) is not None
+    else:
+        raise UserError(f"--compile: expected a CUDA device or a CPU, not {device.type}")
+    if not found:
+        raise UserError(f"--compile: needs {wanted}, which is not at hand; train without it")
+
+
 def worker_count(wanted: int, processes: int = 1, cores: int | None = None) -> int:
-    """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8."""
-    return wanted if wanted >= 0 else min((cores or usable_cores()) // (2 * processes), 8)
+    """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8.
+
+    None below four cores where there is no GPU: the network computes on all of them, loading is a small part of the
+    work, and a process of its own takes 300 MB.
+    """
+    if wanted >= 0:
+        return wanted
+    cores = cores or usable_cores()
+    return 0 if cores < 4 and not torch.cuda.is_available() else min(cores // (2 * processes), 8)

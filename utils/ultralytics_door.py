@@ -53,7 +53,7 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["EarlyStopping", "ModelEMA", "file_loader", "inference_peer", "result", "stream_loader"]
+__all__ = ["EarlyStopping", "ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "stream_loader"]
 
 
 def result(
@@ -115,3 +115,26 @@ def inference_peer() -> SimpleNamespace:
         from ultralytics.utils.nms import non_max_suppression
 
     return SimpleNamespace(YOLO=YOLO, non_max_suppression=non_max_suppression)
+
+
+def benchmark_peer() -> SimpleNamespace:
+    """The parts of ultralytics that benchmarks/ measures: its trainer, validator, data set, model and settings.
+
+    `cv2_threads` and `threads` are what its own commands give OpenCV and, on a CPU, torch.
+    """
+    with _process_state_kept():
+        from ultralytics.cfg import get_cfg
+        from ultralytics.data.dataset import YOLODataset
+        from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.utils import NUM_THREADS
+
+    return SimpleNamespace(
+        get_cfg=get_cfg,
+        Dataset=YOLODataset,
+        Trainer=DetectionTrainer,
+        Validator=DetectionValidator,
+        Model=DetectionModel,
+        threads=NUM_THREADS,
+        cv2_threads=0,
+    )

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from data.augment import Augmentation
 from data.dataset import DetectionDataset, cache_bytes
 from data.labels import load_labels
 from data.loader import EpochSampler, build_loader, collate
+from data.order import epoch_order
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 from utils.letterbox import PADDING, Letterbox
@@ -104,6 +106,52 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(index, augmentation, cac
     if augmentation is not None:
         assert not equal(samples[0, 4].image, samples[1, 4].image)
         assert not equal(DetectionDataset(index, SIZE, augmentation, 8)[0, 4].image, samples[0, 4].image)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_in_groups_a_sample_depends_on_seed_epoch_and_index_alone(index, cache):
+    first = DetectionDataset(index, SIZE, Augmentation(mixup=0.5), 7, False, group=3)
+    second = DetectionDataset(index, SIZE, Augmentation(mixup=0.5), 7, cache, group=3)
+    samples = {(epoch, i): first[epoch, i] for epoch in range(3) for i in range(len(index))}
+    for key in reversed(samples):
+        assert equal(second[key], samples[key])
+    assert len(first._decoded) == 3
+
+
+def test_the_partners_of_a_batch_are_the_batch_and_each_photo_is_decoded_once(index, monkeypatch):
+    dataset = DetectionDataset(index, SIZE, Augmentation(), 7, group=3)
+    decoded, load = [], dataset._load
+    monkeypatch.setattr(dataset, "_load", lambda row: decoded.append(row) or load(row))
+    for epoch in range(4):
+        order = epoch_order(len(index), 7, epoch).tolist()
+        for batch in (order[:3], order[3:6]):
+            decoded.clear()
+            dataset._decoded.clear()
+            for row in batch:
+                assert set(dataset.partners.of(epoch, row)) == set(batch)
+                dataset[epoch, row]
+            assert sorted(decoded) == sorted(batch)
+        # The last group is a full one too.
+        assert set(dataset.partners.of(epoch, order[6])) == set(order[4:])
+    sampler = EpochSampler(len(index), 7, shuffle=True)
+    sampler.set_epoch(3)
+    assert list(sampler) == [(3, row) for row in order]
+
+
+@needs_shared_data
+@pytest.mark.parametrize("size", [300, 200, 100])
+def test_photos_decoded_at_reduced_scale_are_nearer_to_area_averages_than_bilinear_ones(size, tmp_path):
+    images = sorted((SHARED_DATA / "coco128" / "images" / "train2017").glob("*.jpg"))[:8]
+    labels = [SHARED_DATA / "coco128" / "labels" / "train2017" / f"{image.stem}.txt" for image in images]
+    index = load_labels(images, labels, 80, tmp_path)
+    training, exact = (DetectionDataset(index, (size, size), settings) for settings in (Augmentation(), None))
+    differences = []
+    for row in range(len(index)):
+        oracle = exact._photo(row).astype(int)
+        bilinear = exact._fit(row).resize(np.asarray(Image.open(images[row]).convert("RGB")), cv2.INTER_LINEAR)
+        differences.append([np.abs(each - oracle).mean() for each in (training._photo(row), bilinear)])
+    reduced, bilinear = np.mean(differences, axis=0)
+    assert reduced < min(bilinear, 5)
 
 
 def test_mosaic_and_mixup_end_at_the_given_epoch(index):

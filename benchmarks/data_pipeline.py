@@ -1,0 +1,127 @@
+"""Training samples per second of one core, from disk and from RAM, beside the ultralytics package's data set class.
+
+python -m benchmarks.data_pipeline [--imgsz 640] [--photos 1000] [--turns 3]
+
+Both sides make whole batches of 16 in this process: mosaic, affine (translate .1, scale .5), HSV and a flip. The photos
+are repeated until there are many more than the peer's buffer of decoded photos (128) holds, as in any data set that
+needs no cache; files are in the operating system's cache.
+"""
+
+import contextlib
+import io
+import itertools
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.side_by_side import conclude, flags, in_turns, spread
+from data.augment import Augmentation
+from data.data_yaml import read_data_yaml
+from data.dataset import DetectionDataset
+from data.loader import build_loader
+from data.split import load_split
+from utils.errors import run_command
+from utils.ultralytics_door import benchmark_peer
+
+BATCH = 16
+OURS, PEER = "this project", "ultralytics"
+
+
+def our_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
+    """Batches as train.py makes them with --cache, or else with `mosaic_from: batch`."""
+    index = load_split(read_data_yaml(str(data), data.parent), "train", data.parent / "cache")
+    dataset = DetectionDataset(index, (imgsz, imgsz), Augmentation(), 0, cache, 0 if cache else BATCH)
+    return build_loader(dataset, BATCH, 0, True, 0)
+
+
+def peer_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
+    """Batches as the peer's trainer makes them on a CPU, with the same augmentation."""
+    peer, names = benchmark_peer(), {number: str(number) for number in range(80)}
+    same = Augmentation()
+    wanted = {name: getattr(same, name) for name in ("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr")}
+    hyper = peer.get_cfg(overrides={**wanted, "mosaic": 1.0, "copy_paste": 0.0, "task": "detect"})
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        dataset: Dataset = peer.Dataset(
+            img_path=str(data.parent / "images" / "train"),
+            imgsz=imgsz,
+            cache="ram" if cache else None,
+            augment=True,
+            hyp=hyper,
+            batch_size=BATCH,
+            data={"names": names, "channels": 3},
+            task="detect",
+        )
+    return DataLoader(dataset, BATCH, shuffle=True, collate_fn=dataset.collate_fn)
+
+
+def endless(loader: DataLoader) -> Iterator:
+    """Its batches, epoch after epoch."""
+    for epoch in itertools.count():
+        if hasattr(loader.sampler, "set_epoch"):
+            loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+def meter(loader: DataLoader, cv2_threads: int, batches: int) -> Callable[[], list[float]]:
+    """A function that makes so many batches and returns the samples per second, after a warm-up that fills buffers."""
+    source = endless(loader)
+    for _ in range(10):
+        next(source)
+
+    def measure() -> list[float]:
+        cv2.setNumThreads(cv2_threads)
+        # Of CPU time: what one core takes on a machine with nothing else to do, for both work in one thread.
+        start = time.process_time()
+        for _ in range(batches):
+            next(source)
+        return [batches * BATCH / (time.process_time() - start)]
+
+    return measure
+
+
+def compare(settings: Namespace, data: Path, cache: bool) -> list[dict[str, object]]:
+    """The rows of both sides, from RAM with `cache`, else from disk."""
+    source = "RAM" if cache else "disk"
+    print(f"from {source}")
+    sides = {
+        OURS: meter(our_loader(data, settings.imgsz, cache), 0, settings.batches),
+        PEER: meter(peer_loader(data, settings.imgsz, cache), 0, settings.batches),
+    }
+    found = in_turns(sides, settings.turns)
+    best = statistics.median(found[OURS])
+    return [
+        {
+            "side": f"{name}, {source}",
+            **{f"img/s {key}": value for key, value in spread(speeds).items()},
+            "ours / this": round(best / statistics.median(speeds), 2),
+        }
+        for name, speeds in found.items()
+    ]
+
+
+def main() -> int:
+    """Prints and writes the table."""
+    parser = flags(__doc__, "data_pipeline")
+    parser.add_argument("--imgsz", type=int, default=640, help="network input in pixels (default 640)")
+    parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
+    parser.add_argument("--batches", type=int, default=12, help="batches of each turn (default 12)")
+    settings = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        copy_photos(open_split(settings), Path(folder), "train", settings.photos)
+        data = write_data_yaml(Path(folder), 80)
+        rows = [row for cache in (False, True) for row in compare(settings, data, cache)]
+    conclude("data_pipeline", rows, settings.out)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

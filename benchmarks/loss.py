@@ -1,0 +1,121 @@
+"""Milliseconds of loss and assignment, forward and backward, for every assigner and 10 to 3,200 truths a batch.
+
+python -m benchmarks.loss [--imgsz 320] [--batch 16] [--turns 3]
+
+YOLOv3-tiny with 80 classes, CIoU, one thread. The peer is the ultralytics package's loss on its yolov3-tiny: another
+algorithm (task-aligned assignment, distribution focal loss, no objectness) on other outputs of the same size of grid.
+"""
+
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.side_by_side import conclude, flags, spread
+from models.anchors import build_anchors
+from models.build import build_loss
+from utils.config import ASSIGNER_NAMES, Config, RunConfig
+from utils.config_sources import hyperparameters, model_config
+from utils.errors import run_command
+from utils.targets import Targets
+from utils.ultralytics_door import benchmark_peer
+
+CLASSES = 80
+TRUTHS = (10, 32, 128, 512, 3200)
+PEER = "ultralytics (v8 loss)"
+
+
+def random_targets(count: int, batch: int, side: int) -> Targets:
+    """Truths of COCO-like sizes, spread evenly over the images of a batch."""
+    random = np.random.default_rng(count)
+    half = np.exp(random.uniform(np.log(4), np.log(side / 3), (count, 2))) / 2
+    center = half + random.uniform(0, 1, (count, 2)) * (side - 2 * half)
+    boxes = torch.from_numpy(np.concatenate([center - half, center + half], 1)).float()
+    labels = torch.from_numpy(random.integers(0, CLASSES, count))
+    return Targets(boxes, labels, torch.arange(count) * batch // count)
+
+
+def our_step(settings: Namespace, assigner: str) -> Callable[[Targets], None]:
+    """A function that does the loss and its backward pass on random raw outputs."""
+    side = settings.imgsz
+    model = model_config("yolov3-tiny", {})
+    names = tuple(str(number) for number in range(CLASSES))
+    loss = build_loss(Config(RunConfig(imgsz=(side,)), model, hyperparameters("", {"assigner": assigner}), names))
+    anchors = build_anchors((side, side), model.strides, model.anchors)
+    raw = torch.randn(settings.batch, len(anchors.centers), 5 + CLASSES).requires_grad_()
+
+    def step(targets: Targets) -> None:
+        sum(loss(raw, anchors, targets).values()).backward()
+        raw.grad = None
+
+    return step
+
+
+def peer_step(settings: Namespace) -> Callable[[Targets], None]:
+    """The same of the peer, on outputs as its network in training gives them."""
+    peer, side = benchmark_peer(), settings.imgsz
+    model = peer.Model("yolov3-tiny.yaml", nc=CLASSES, verbose=False).train()
+    model.args = peer.get_cfg(overrides={"task": "detect"})
+    with torch.no_grad():
+        outputs = model(torch.rand(settings.batch, 3, side, side))
+    outputs = {
+        key: value.detach().requires_grad_() if isinstance(value, Tensor) else value for key, value in outputs.items()
+    }
+    criterion = model.init_criterion()
+
+    def step(targets: Targets) -> None:
+        low, high = targets.boxes.split(2, 1)
+        boxes = torch.cat([(low + high) / 2, high - low], 1) / side
+        found, _ = criterion(
+            outputs, {"batch_idx": targets.image.float(), "cls": targets.labels.float(), "bboxes": boxes}
+        )
+        found.sum().backward()
+        for value in outputs.values():
+            if isinstance(value, Tensor):
+                value.grad = None
+
+    return step
+
+
+def milliseconds(step: Callable[[Targets], None], targets: Targets, repeats: int) -> list[float]:
+    """CPU time of single steps, after one that is not counted."""
+    step(targets)
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        step(targets)
+        found.append(1e3 * (time.process_time() - start))
+    return found
+
+
+def main() -> int:
+    """Prints and writes the table."""
+    parser = flags(__doc__, "loss", photos=False)
+    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
+    parser.add_argument("--repeats", type=int, default=7, help="steps of each turn (default 7)")
+    settings = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    steps = {name: our_step(settings, name) for name in ASSIGNER_NAMES} | {PEER: peer_step(settings)}
+    rows = []
+    for count in TRUTHS:
+        targets = random_targets(count, settings.batch, settings.imgsz)
+        found: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(settings.turns):
+            for name, step in steps.items():
+                found[name] += milliseconds(step, targets, settings.repeats)
+        base = statistics.median(found["anchor_ratio"])
+        for name, times in found.items():
+            row = {"side": name, "truths": count, **{f"ms {key}": value for key, value in spread(times).items()}}
+            rows.append({**row, "of anchor_ratio": round(statistics.median(times) / base, 2)})
+    conclude("loss", rows, settings.out)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,92 @@
+"""What the benchmarks share: flags, two sides measured in turns, and a table with the JSON beside it."""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from utils.device import cpu_has_bf16
+from utils.flags import Parser
+from utils.run_folder import write_json
+
+PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")
+
+
+def flags(about: str | None, name: str, photos: bool = True) -> argparse.ArgumentParser:
+    """The flags that most benchmarks take; `about` is the module's docstring."""
+    parser = Parser(prog=f"python -m benchmarks.{name}", description=(about or "").splitlines()[0])
+    if photos:
+        parser.add_argument("--data", default="coco128", help="data YAML or built-in name (default coco128)")
+        parser.add_argument("--data-root", default="", help="folder of the built-in data sets")
+    parser.add_argument("--turns", type=int, default=2, help="how often each side has its turn (default 2)")
+    parser.add_argument("--out", default="runs/benchmarks", help="folder of the JSON files (default runs/benchmarks)")
+    return parser
+
+
+def in_turns(sides: Mapping[str, Callable[[], Sequence[float]]], turns: int) -> dict[str, list[float]]:
+    """Every side's numbers, measured A B A B, so that what else the machine does hits all alike."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(turns):
+        for name, measure in sides.items():
+            numbers = list(measure())
+            found[name] += numbers
+            print(f"  turn {turn + 1}  {name}: {' '.join(f'{number:.4g}' for number in numbers)}", flush=True)
+    return found
+
+
+def spread(numbers: Sequence[float]) -> dict[str, float | int]:
+    """Median, lowest, highest and count."""
+    return {
+        "median": statistics.median(numbers),
+        "lowest": min(numbers),
+        "highest": max(numbers),
+        "count": len(numbers),
+    }
+
+
+def machine() -> dict[str, object]:
+    """The device, the versions and the date, as every result is stored with them."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = named[0] if named else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "bf16": cpu_has_bf16(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "load": os.getloadavg()[0],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def conclude(name: str, rows: Sequence[Mapping[str, object]], out: str) -> None:
+    """Prints the rows as a table below two lines on the machine, and writes both to out/name.json."""
+    about = machine()
+    cores = f"{about['cores']} x {about['cpu']} ({'with' if about['bf16'] else 'without'} bf16)"
+    packages = "  ".join(f"{package} {number}" for package, number in about["packages"].items())
+    print(f"{about['gpu'] or cores}, {about['date']}, load {about['load']:.1f}")
+    print(f"python {about['python']}  {packages}")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, *([_shown(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        print("  ".join([first.ljust(widths[0]), *numbers]))
+    path = Path(out) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"benchmark": name, "machine": about, "rows": [dict(row) for row in rows]})
+    print(f"written to {path}")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

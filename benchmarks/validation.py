@@ -1,0 +1,141 @@
+"""Images per second of validation, from photo files to metrics, beside the ultralytics package's validator.
+
+python -m benchmarks.validation [--photos 1000] [--imgsz 320] [--turns 2]
+
+YOLOv3-tiny, batch 16: ours as val.py runs it (square letterbox), the peer on its own yolov3-tiny.yaml, as square and as
+its command runs it (`rect`: batches of like shapes with less padding). The weights are random; the biases of both heads
+are set so that about as many boxes pass the confidence threshold (.001) as with trained weights. Both in one thread.
+"""
+
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+
+from benchmarks.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.side_by_side import conclude, flags, in_turns, spread
+from data.data_yaml import read_data_yaml
+from data.dataset import DetectionDataset
+from data.loader import build_loader
+from data.split import load_split
+from engine.evaluation import collect
+from models.build import build_detector
+from models.exported import folded
+from utils.config import Config, RunConfig
+from utils.config_sources import hyperparameters, model_config
+from utils.errors import run_command
+from utils.ultralytics_door import benchmark_peer
+
+BATCH, CLASSES = 16, 80
+CANDIDATES = 500
+CONFIDENCE = 0.001
+OURS, PEER, PEER_RECT = "this project", "ultralytics, square", "ultralytics, rect"
+
+
+@torch.no_grad()
+def shift_bias(biases: list[Tensor], scores: Callable[[], Tensor]) -> None:
+    """Adds one number to all biases so that CANDIDATES scores (B, ...) an image exceed the confidence threshold."""
+    low, high = -20.0, 20.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        for bias in biases:
+            bias += middle
+        found = scores()
+        passing = int((found > CONFIDENCE).sum()) / len(found)
+        for bias in biases:
+            bias -= middle
+        low, high = (middle, high) if passing < CANDIDATES else (low, middle)
+    for bias in biases:
+        bias += low
+
+
+def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
+    """A function that validates with this project and returns images per second."""
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    model = model_config("yolov3-tiny", {})
+    detector = build_detector(Config(RunConfig(imgsz=(imgsz,)), model, hyperparameters("", {}), names)).eval()
+    detector.network.to(memory_format=torch.channels_last)
+
+    def scores() -> Tensor:
+        raw = detector.network(photos)
+        return raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
+
+    objectness = [conv.bias.view(-1, 5 + CLASSES)[:, 4] for conv in detector.network.head.convs]
+    shift_bias(objectness, scores)
+    detector.network = folded(detector.network)
+    index = load_split(read_data_yaml(str(data), data.parent), "val", data.parent / "cache")
+    loader = build_loader(DetectionDataset(index, (imgsz, imgsz)), BATCH, 0, False, 0)
+
+    def measure() -> list[float]:
+        start = time.process_time()
+        collect(detector, loader, index, names, torch.device("cpu")).compute()
+        return [len(index) / (time.process_time() - start)]
+
+    return measure
+
+
+def peers(data: Path, imgsz: int, photos: Tensor, rect: bool) -> Callable[[], list[float]]:
+    """The same of the peer."""
+    peer = benchmark_peer()
+    model = peer.Model("yolov3-tiny.yaml", nc=CLASSES, verbose=False).eval()
+    classes = [branch[-1].bias for branch in model.model[-1].cv3]
+    shift_bias(classes, lambda: model(photos)[0][:, 4:])
+    settings = {"data": str(data), "imgsz": imgsz, "batch": BATCH, "rect": rect, "plots": False, "device": "cpu"}
+
+    def measure() -> list[float]:
+        folder = data.parent / "peer"
+        validator = peer.Validator(args={**settings, "mode": "val", "verbose": False}, save_dir=folder)
+        starts = []
+        # Not before: the peer reads and checks the labels until then.
+        validator.callbacks["on_val_start"].append(lambda _: starts.append(time.process_time()))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            validator(model=model)
+        return [validator.seen / (time.process_time() - starts[0])]
+
+    return measure
+
+
+def main() -> int:
+    """Prints and writes the table."""
+    parser = flags(__doc__, "validation")
+    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
+    settings: Namespace = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as folder:
+        index = open_split(settings, "val")
+        copy_photos(index, Path(folder), "val", settings.photos)
+        data = write_data_yaml(Path(folder), CLASSES)
+        sample = DetectionDataset(index, (settings.imgsz, settings.imgsz))
+        photos = torch.stack([sample[row].image for row in range(BATCH)]).float() / 255
+        sides = {
+            OURS: ours(data, settings.imgsz, photos),
+            PEER: peers(data, settings.imgsz, photos, False),
+            PEER_RECT: peers(data, settings.imgsz, photos, True),
+        }
+        found = in_turns(sides, settings.turns)
+    best = statistics.median(found[OURS])
+    rows = [
+        {
+            "side": name,
+            **{f"img/s {key}": value for key, value in spread(speeds).items()},
+            "ours / this": round(best / statistics.median(speeds), 2),
+        }
+        for name, speeds in found.items()
+    ]
+    conclude("validation", rows, settings.out)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
