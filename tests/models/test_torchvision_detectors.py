@@ -16,6 +16,7 @@ from torchvision.models.detection import (
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
+from engine.backends import torch_backend
 from engine.plan import check_choices, demo_of
 from engine.trainer import load_weights
 from models.assigners import ggiou
@@ -297,6 +298,17 @@ def test_detections_are_sorted_and_within_reason():
     for image in found:
         assert image["boxes"].shape == (len(image["scores"]), 4) and len(image["scores"]) <= 300
         assert (image["scores"].diff() <= 0).all() and image["labels"].max() < 3
+
+
+@pytest.mark.parametrize("cfg", ["retinanet_resnet18_fpn", "fasterrcnn_resnet50_fpn"])
+def test_detect_py_finds_what_validation_finds(cfg):
+    config = config_of(cfg)
+    config = replace(config, model=replace(config.model, backbone="resnet18"))
+    detector, images = build_detector(config).eval(), scene(dtype=torch.float32)[0][:1]
+    boxes, scores = torch_backend(detector, config).run(images)
+    found, expected = detector.postprocess.select(boxes[0], scores[0]), detector(images)[0]
+    assert len(expected["scores"]) > 0
+    assert all(torch.equal(found[part], value) for part, value in expected.items())
 
 
 def test_autocast_keeps_the_loss_in_full_precision():
