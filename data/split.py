@@ -19,6 +19,7 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_la
         spec.num_classes,
         cache_dir,
         required=split not in spec.annotations,
+        bad_labels=bad_labels,
     )
 
 

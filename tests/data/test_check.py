@@ -15,7 +15,7 @@ import data.doctor
 from data.check import main
 from data.data_yaml import read_data_yaml
 from data.doctor import Settings, examine
-from data.labels import load_labels
+from data.split import load_split
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.draw import write_image
 from utils.errors import UserError
@@ -193,12 +193,13 @@ def test_help_and_mistakes_need_no_torch(tmp_path):
 def test_what_is_done_about_boxes_beyond_the_photo(policy, boxes, tmp_path):
     write_image(tmp_path / "a.png", np.zeros((100, 100, 3), np.uint8))
     (tmp_path / "a.txt").write_text("0 .5 .5 .2 .2\n0 .1 .5 .21 .2\n0 0 .5 .5 .2\n0 1.5 .5 .2 .2\n")
-    arguments = ([tmp_path / "a.png"], [tmp_path / "a.txt"], 1, tmp_path / "cache")
+    (tmp_path / "data.yaml").write_text("val: .\nnames: [cat]\n")
+    spec = read_data_yaml(str(tmp_path / "data.yaml"), tmp_path)
     if boxes is None:
         with pytest.raises(UserError, match=r"a.txt:2: box beyond the image, and 2 more"):
-            load_labels(*arguments, bad_labels=policy)
+            load_split(spec, "val", tmp_path / "cache", policy)
         return
-    index = load_labels(*arguments, bad_labels=policy)
+    index = load_split(spec, "val", tmp_path / "cache", policy)
     assert len(index.boxes) == boxes
     assert index.boxes.min() >= 0
     assert index.boxes.max() <= 100
