@@ -12,7 +12,7 @@ from utils.config_sources import hyperparameters, model_config, parse_settings
 from utils.errors import UserError
 from utils.flags import parsed
 
-# What suits the embedded shapes: two to five minutes on two CPU cores, with and without bf16.
+# What suits the embedded shapes: five minutes on two CPU cores without bf16, less with it.
 DEMO = {"imgsz": (256,), "epochs": 10, "batch_size": 8, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
 
 
