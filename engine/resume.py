@@ -51,7 +51,11 @@ def resume(flags: Mapping[str, Any]) -> Path:
 def changes(flags: Mapping[str, Any], config: Config) -> str:
     """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
     run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
-    given = sorted(name for name, value in flags.items() if value and name not in RESUME_FLAGS - {"set"})
+    given = [name for name, value in flags.items() if value and name not in RESUME_FLAGS - {"set"}]
+    # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
+    if "device" in (flags.get("cache"), config.run.cache) and flags.get("cache", config.run.cache) != config.run.cache:
+        given.append("cache")
+    given.sort()
     names = [f"--{name.replace('_', '-')}" for name in given]
     has = [f" {printable(flags[name])} (the run has {printable(run[name])})" if name in run else "" for name in given]
     return ", ".join(map("".join, zip(names, has, strict=True)))
