@@ -184,12 +184,10 @@ def test_resuming_changes_nothing(finished_family, small_shapes, tmp_path):
     assert comparable_rows(finished) == comparable_rows(resumed)
 
 
-def test_with_photos_on_the_device_neither_resuming_nor_workers_change_anything(small_shapes, tmp_path, capsys):
-    flags = {**resumable_flags(small_shapes, tmp_path), "epochs": 2, "cache": "device"}
-    whole = train(**{**flags, "workers": 0, "project": str(tmp_path / "whole"), "plots": True})
-    said = capsys.readouterr().out
-    assert "MiB of photos on cpu" in said or "GiB of photos on cpu" in said
-    assert (whole / "train_batch0.jpg").is_file()
+def test_resuming_changes_nothing_with_photos_on_the_device(small_shapes, tmp_path, capsys):
+    flags = {**resumable_flags(small_shapes, tmp_path), "workers": 0, "epochs": 2, "cache": "device"}
+    whole = train(**{**flags, "project": str(tmp_path / "whole")})
+    assert "GiB of photos on cpu" in capsys.readouterr().out
     resumed = in_two_parts(tmp_path, stopped_before=1, **flags)
     first, second = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (whole, resumed))
     for part in ("network", "model"):
