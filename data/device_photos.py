@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.painting import Layout, Painter, as_factors, beyond_bytes
 from utils.letterbox import PADDING
+from utils.targets import sent
 
 
 class Stored(NamedTuple):
@@ -73,7 +74,7 @@ class Recipes(NamedTuple):
 
     def to(self, device: torch.device) -> "Recipes":
         """The same on another device, without waiting for it."""
-        return Recipes(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
+        return Recipes(*(sent(part, device) if isinstance(part, Tensor) else part for part in self))
 
 
 def _flat(layout: Layout) -> list[tuple[int, int, int]]:

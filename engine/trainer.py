@@ -160,7 +160,8 @@ class Trainer:
             self.detector.network.compile()
         self.parallel = self.detector
         if group.world_size > 1:
-            self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)
+            # Without device_ids, which would move the targets to the GPU; images are put there for it.
+            self.parallel = DistributedDataParallel(self.detector)
 
         self.resources = resources
         self.photos: DevicePhotos | None = None
@@ -264,7 +265,7 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
-            progress.advance(len(batch.images), report.line() if progress.live else "")
+            progress.advance(len(batch.images), report.line)
             records.train_batch(epoch, report.steps, batch)
             self.leave_if_asked(records.folder, epoch)
 
