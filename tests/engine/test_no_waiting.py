@@ -4,11 +4,16 @@ import contextlib
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-import data.device_photos
 import engine.guard
-from engine.epoch import to_device, train_one_epoch
+from data.data_yaml import read_data_yaml
+from data.dataset import DetectionDataset
+from data.device_photos import Recipes, paint_batch
+from data.shapes import make_shapes
+from data.split import load_split
+from engine.epoch import train_one_epoch
 from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
@@ -64,7 +69,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def nothing_waits(patch):
+def nothing_waits(patch, mode=None):
     """The block may not wait, but for what is the host's by design: assigning, and the verdict on a step before."""
 
     def on_the_host(function):
@@ -76,7 +81,7 @@ def nothing_waits(patch):
 
     patch.setattr(DetectionLoss, "assign", on_the_host(DetectionLoss.assign))
     patch.setattr(engine.guard.Verdict, "read", on_the_host(engine.guard.Verdict.read))
-    with NoWaiting():
+    with mode or NoWaiting():
         yield
 
 
@@ -85,6 +90,17 @@ class Images:
 
     def __init__(self, images, targets):
         self.images, self.targets = images, targets
+
+
+class Always(torch.nn.Module):
+    """A network whose output is known."""
+
+    def __init__(self, raw):
+        super().__init__()
+        self.raw = [raw]
+
+    def forward(self, images):
+        return self.raw[0]
 
 
 def a_batch(seed, truths=20, side=64):
@@ -163,30 +179,32 @@ def test_the_test_sees_what_waits(action):
         actions[action]()
 
 
-def test_painting_a_batch_does_not_wait(tmp_path):
-    from data.data_yaml import read_data_yaml
-    from data.dataset import DetectionDataset
-    from data.shapes import make_shapes
-    from data.split import load_split
-
+def test_painting_a_batch_does_not_wait(tmp_path, monkeypatch):
     data_yaml = make_shapes(tmp_path / "shapes", seed=2, train=8, val=4, size=120)
     index = load_split(read_data_yaml(str(data_yaml), tmp_path), "train", tmp_path / "cache")
     dataset = DetectionDataset(index, SIZE, SETTINGS["everything"][0])
     pixels = dataset.store(torch.device("cpu"))
-    recipes = data.device_photos.Recipes.stack([dataset[0, row].image for row in range(8)])
+    recipes = Recipes.stack([dataset[0, row].image for row in range(8)])
     with NoWaiting():
-        data.device_photos.paint_batch(pixels, recipes)
+        paint_batch(pixels, recipes)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        there = paint_batch(pixels.to("cuda"), recipes.to(torch.device("cuda")))
+    assert (there.device.type, there.shape) == ("cuda", (8, 3, *SIZE))
 
 
-def test_targets_and_their_assignment_may_lie_elsewhere(small_shapes):
-    """On a device of their own kind, which has shapes but no values: whatever mixed devices or read one would fail."""
-    config = plan_run({"imgsz": [64], "set": [*NARROW, "assigner=ggiou"]}).config
-    detector = build_detector(config, EpochReport().observe).train().to("meta")
-    images, targets = to_device(a_batch(0), torch.device("meta"))
-    losses = detector(images, targets)
-    sum(losses.values()).backward()
-    assert {value.device.type for value in losses.values()} == {"meta"}
-    assert targets.boxes.device.type == "cpu"
+@pytest.mark.parametrize("assigner", ASSIGNER_NAMES)
+def test_no_part_of_the_loss_lies_on_another_device(assigner, small_shapes, monkeypatch):
+    """On torch's imitation of a GPU, which computes shapes alone and refuses to mix devices or to tell a value."""
+    config = plan_run({"imgsz": [64], "set": [*NARROW, f"assigner={assigner}"]}).config
+    detector, targets = build_detector(config, EpochReport().observe).train(), a_batch(0).targets
+    anchors = detector.anchors((64, 64), targets.boxes.device).centers
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    with nothing_waits(monkeypatch, FakeTensorMode(allow_non_fake_inputs=True)):
+        raw = torch.zeros(4, len(anchors), 11, device="cuda", requires_grad=True)
+        detector.network = Always(raw)
+        losses = detector(torch.zeros(4, 3, 64, 64, device="cuda"), targets)
+    assert {value.device.type for value in losses.values()} == {"cuda"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
