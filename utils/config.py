@@ -205,7 +205,7 @@ class RunConfig:
     cache: bool | str = knob(
         False,
         "keep the decoded photos in memory: ram (the meaning of --cache alone), as far as they fit; device = on the "
-        "training device, where whole batches are augmented at once",
+        "training device, where whole batches are augmented at once (for GPUs)",
         choices=("ram", "device"),
     )
     compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
