@@ -180,7 +180,7 @@ def test_photos_on_the_device_are_refused_where_they_do_not_fit(planned, monkeyp
     monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**30)
     found = plan_resources(config.run, splits, Group())
     assert (found.on_device, found.cached) == (True, {"val"})
-    photos, batch = 24 * 96 * 96 * 3, 128 * 8 * 96 * 128
+    photos, batch = 24 * 96 * 96 * 3, 256 * 8 * 96 * 128
     room = int((photos + batch) / 0.95) + 2
     monkeypatch.setattr(engine.resources, "available_memory", lambda: room)
     assert plan_resources(config.run, splits, Group()).on_device
