@@ -8,7 +8,7 @@ from typing import Any
 
 from data.data_yaml import data_root
 from engine.plan import Plan, open_data
-from engine.trainer import build_schedule
+from engine.trainer import build_schedule, closing_epochs
 from engine.training import run
 from utils.checkpoint import load_checkpoint, newest
 from utils.config import Config, RunConfig, plain
@@ -65,7 +65,8 @@ def change_of_schedule(before: Config, after: Config, done: int) -> str:
     """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
     # The decay depends on epochs alone: the steps of an epoch do not matter here.
     first, second = (config.hyper.lr0 * build_schedule(config, 1).decay(done) for config in (before, after))
-    closing = f", mosaic ends {after.run.close_mosaic} epochs before it" if after.run.close_mosaic else ""
+    last = closing_epochs(after.run)
+    closing = f", mosaic ends {last} epochs before it" if last else ""
     return (
         f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now decays until epoch "
         f"{after.run.epochs}{closing}; it goes on at {second:.3g}, not {first:.3g}"

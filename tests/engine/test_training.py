@@ -16,10 +16,11 @@ from engine.epoch import resized, train_one_epoch
 from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
+from engine.trainer import closing_epochs
 from models.build import build_detector
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES
 from train import train
-from utils.config import ASSIGNER_NAMES
+from utils.config import ASSIGNER_NAMES, RunConfig
 from utils.errors import UserError
 from utils.optim import Schedule, build_optimizer
 from utils.targets import Targets
@@ -334,3 +335,11 @@ def test_a_single_class_trains(flags, tmp_path):
     (copy / "one.yaml").write_text("train: images/train\nval: images/val\nnames: [shape]\n")
     folder = train(**{**flags, "data": str(copy / "one.yaml")})
     assert float(list(csv.DictReader((folder / "results.csv").open()))[0]["class_loss"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "close_mosaic", "expected"),
+    [(300, -1, 10), (40, -1, 10), (10, -1, 2), (3, -1, 0), (40, 0, 0), (8, 5, 5)],
+)
+def test_the_last_quarter_is_without_mosaic_unless_asked_otherwise(epochs, close_mosaic, expected):
+    assert closing_epochs(RunConfig(epochs=epochs, close_mosaic=close_mosaic)) == expected
