@@ -4,7 +4,6 @@ python -m benchmarks.doctor [photos]
 """
 
 import io
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from PIL import Image
 
 from data.data_yaml import read_data_yaml
 from data.doctor import Settings, examine
+from utils.errors import run_command
+from utils.flags import Parser
 
 PER_PHOTO = 7
 
@@ -42,7 +43,9 @@ def generate(root: Path, count: int) -> Path:
 
 def main() -> None:
     """Prints both times."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 118_000
+    parser = Parser(prog="python -m benchmarks.doctor", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("photos", nargs="?", type=int, default=118_000, help="how many (default 118000)")
+    count = parser.parse_args().photos
     with tempfile.TemporaryDirectory() as folder:
         path = generate(Path(folder) / "set", count)
         settings = Settings((640, 640), ((30.0, 60.0),), 4.0)
@@ -55,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,16 +1,17 @@
 """Seconds and memory to score 5,000 images with 300 detections each, beside pycocotools on the same boxes.
 
-python -m benchmarks.evaluation [images] [--ours]      --ours leaves pycocotools out
+python -m benchmarks.evaluation             --ours leaves pycocotools out
 """
 
 import contextlib
 import io
 import resource
-import sys
 import time
 
 import numpy as np
 
+from utils.errors import run_command
+from utils.flags import Parser
 from utils.metrics import CocoMetrics
 
 CLASSES = 80
@@ -84,12 +85,15 @@ def score_pycocotools(truths: tuple, found: list[tuple]) -> float:
 
 def main() -> None:
     """Prints seconds, peak memory, AP, and the ratio."""
-    numbers = [int(each) for each in sys.argv[1:] if each.isdigit()]
-    images = numbers[0] if numbers else 5000
+    parser = Parser(prog="python -m benchmarks.evaluation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("images", nargs="?", type=int, default=5000, help="how many (default 5000)")
+    parser.add_argument("--ours", action="store_true", help="without pycocotools")
+    options = parser.parse_args()
+    images = options.images
     truths, found = scene(images)
     seconds = {}  # of CPU: what it takes on a machine with nothing else to do, for both compute in one thread
     for name, score in (("this project", score_ours), ("pycocotools", score_pycocotools)):
-        if name == "pycocotools" and "--ours" in sys.argv:
+        if name == "pycocotools" and options.ours:
             continue
         start, cpu = time.perf_counter(), time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -107,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
