@@ -39,6 +39,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     check_device(run)
     hyper = hyperparameters(run.hyp, overrides, base=model.hyp if isinstance(model, TorchvisionConfig) else "")
     check_choices(run, model, hyper)
+    check_steps(run, hyper)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -74,6 +75,15 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
         )
     if run.autoanchor:
         raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
+
+
+def check_steps(run: RunConfig, hyper: Hyperparameters) -> None:
+    """UserError for steps of the learning rate that the run is too short for."""
+    late = [step for step in hyper.lr_steps if step >= max(run.epochs, 1)]
+    if hyper.lr_schedule == "steps" and not run.cos_lr and late:
+        raise UserError(
+            f"lr_steps {late[0]:g}: --epochs {run.epochs} is over by then; expected earlier epochs, or fractions below 1"
+        )
 
 
 def check_device(run: RunConfig) -> None:

@@ -60,11 +60,14 @@ def changes(flags: Mapping[str, Any], config: Config) -> str:
 def change_of_schedule(before: Config, after: Config, done: int) -> str:
     """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
     # The decay depends on epochs alone: the steps of an epoch do not matter here.
-    first, second = (config.hyper.lr0 * build_schedule(config, 1).decay(done) for config in (before, after))
+    schedules = [build_schedule(config, 1) for config in (before, after)]
+    first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
+    stepwise = schedules[1].decay_shape == "steps"
+    course = f": {schedules[1].describe()}" if stepwise else f" decays until epoch {after.run.epochs}"
     closing = f", mosaic ends {after.run.close_mosaic} epochs before it" if after.run.close_mosaic else ""
     return (
-        f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now decays until epoch "
-        f"{after.run.epochs}{closing}; it goes on at {second:.3g}, not {first:.3g}"
+        f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now"
+        f"{course}{closing}; it goes on at {second:.3g}, not {first:.3g}"
     )
 
 

@@ -88,7 +88,7 @@ def train_on(
         records = Records(folder, config, train_index, trainer.start_epoch, protocol)
     else:
         records = NoRecords(folder)
-    print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder))
+    print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
     trainer.fit(records)
     print(next_steps(folder, config))
     return folder

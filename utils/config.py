@@ -15,6 +15,7 @@ from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = ("iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd")
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
+LR_SCHEDULES = ("linear", "cosine", "steps")
 ASSIGNER_NAMES = ("anchor_ratio", "best_anchor", "iou", "ggiou")
 
 
@@ -85,7 +86,16 @@ class Hyperparameters:
     """A hyperparameter YAML (data/hyps/*.yaml): flat keys, named as ultralytics names the same thing."""
 
     lr0: float = knob(0.01, "initial learning rate", 0, 10)
-    lrf: float = knob(0.01, "final learning rate as a fraction of lr0", 0, 1)
+    lrf: float = knob(0.01, "linear, cosine: final learning rate as a fraction of lr0", 0, 1)
+    lr_schedule: str = knob(
+        "linear",
+        "decay of the learning rate: linear or cosine down to lrf, or steps: times lr_drop at each of lr_steps",
+        choices=LR_SCHEDULES,
+    )
+    lr_steps: tuple[float, ...] = knob(
+        (0.667, 0.917), "steps: epochs after which the learning rate falls; below 1: as fractions of the run", 0.01
+    )
+    lr_drop: float = knob(0.1, "steps: factor on the learning rate at each", 0, 1)
     momentum: float = knob(0.937, "SGD momentum, or AdamW's beta1", 0, 0.999)
     weight_decay: float = knob(0.0005, "weight decay at the nominal batch size", 0, 1)
     warmup_epochs: float = knob(3.0, "epochs of warm-up (at least 100 steps)", 0, 1000)
@@ -174,6 +184,10 @@ class Hyperparameters:
                 f"assign_negative {self.assign_negative} is above assign_positive {self.assign_positive}: "
                 "expected negative <= positive"
             )
+        if list(self.lr_steps) != sorted(set(self.lr_steps)) or any(step > 1 and step % 1 for step in self.lr_steps):
+            raise UserError(
+                f"lr_steps is {list(self.lr_steps)}: expected rising whole epochs, or fractions of the run below 1"
+            )
 
 
 # Keys of ultralytics' hyperparameter files that mean nothing here.
@@ -205,7 +219,7 @@ class RunConfig:
     cache: bool = knob(False, "keep the decoded photos in memory, as far as they fit")
     compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
     optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
-    cos_lr: bool = knob(False, "cosine instead of linear decay of the learning rate")
+    cos_lr: bool = knob(False, "cosine decay of the learning rate (hyperparameter lr_schedule: linear, cosine, steps)")
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
     rect: bool = knob(False, "batches of photos of similar shape, padded no more than they need; no mosaic, no mixup")
     sync_bn: bool = knob(False, "batch statistics over all processes (several GPUs under torchrun)")

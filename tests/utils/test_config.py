@@ -97,6 +97,10 @@ def test_numbers_that_yaml_takes_for_text():
         ("assign_negative=0.6", "above assign_positive"),
         ("ggiou_wloc=much", "'much'"),
         ("lr0", "expected key=value"),
+        ("lr_schedule=step", "did you mean 'steps'"),
+        ("lr_steps=[11, 8]", "expected rising whole epochs, or fractions"),
+        ("lr_steps=[8.5]", "expected rising whole epochs"),
+        ("lr_steps=-1", "expected at least 0.01"),
     ],
 )
 def test_mistakes_are_named(setting, message):
