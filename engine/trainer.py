@@ -60,6 +60,8 @@ def augmentation(config: Config) -> Augmentation:
         # Four photos of similar shape would fill a square, which --rect does without.
         mosaic=0.0 if run_config.rect else hyper.mosaic,
         mixup=0.0 if run_config.rect else hyper.mixup,
+        zoom_out=hyper.zoom_out,
+        iou_crop=hyper.iou_crop,
         close_mosaic_from=closed,
     )
 

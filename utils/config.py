@@ -176,6 +176,10 @@ class Hyperparameters:
         choices=("all", "batch"),
     )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
+    zoom_out: float = knob(0.0, "without mosaic: probability of a photo small on grey, down to 1/4, as SSD", 0, 1)
+    iou_crop: float = knob(
+        0.0, "without mosaic: probability of a random part that overlaps an object enough, as SSD (paper 1)", 0, 1
+    )
 
     def __post_init__(self):
         """Checks what no single range can say."""

@@ -17,7 +17,7 @@ from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
 from models.build import build_detector
-from tests.engine.conftest import ALL_FAMILIES, FAMILIES
+from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
 from utils.config import ASSIGNER_NAMES
 from utils.errors import UserError
@@ -74,6 +74,13 @@ def thirty_steps(cfg, batch, flags, lr):
     return rows
 
 
+def first_images(batch, count, size):
+    """The first images of a batch with their targets, at another size."""
+    images, targets = resized(batch.images[:count].float(), batch.targets, size)
+    few = Targets(*(part[targets.image < count] for part in targets))
+    return batch._replace(images=images.round().byte(), targets=few)
+
+
 def assert_falls(rows, name, least):
     values = [row[name] for row in rows]
     print(f"{name}: {values[0]:.3f} -> {values[-1]:.3f}")
@@ -89,7 +96,8 @@ LEARNERS = {**FAMILIES, "retinanet_resnet50_fpn": FAMILIES["retinanet_resnet18_f
 @pytest.mark.parametrize(("loss", "assigner"), PAIRS)
 def test_torchvisions_detectors_learn(cfg, loss, assigner, fixed_batch, flags):
     settings = [*LEARNERS[cfg], "nominal_batch=1"]
-    rows = thirty_steps(cfg, fixed_batch, {**flags, "loss": loss, "assign": assigner, "set": settings}, 0.001)
+    batch = first_images(fixed_batch, 4, (96, 128))
+    rows = thirty_steps(cfg, batch, {**flags, "loss": loss, "assign": assigner, "set": settings}, 0.001)
     assert_falls(rows, "loss", 0.9)
     assert_falls(rows, "raw_box_loss", 0.95)
 
@@ -98,10 +106,8 @@ def test_torchvisions_detectors_learn(cfg, loss, assigner, fixed_batch, flags):
 @pytest.mark.parametrize(("loss", "assigner"), PAIRS)
 def test_ssd_learns(loss, assigner, fixed_batch, flags):
     """One image a step: VGG16 cannot be made narrower, nor its input smaller."""
-    images, targets = resized(fixed_batch.images[:1].float(), fixed_batch.targets, (300, 300))
-    few = Targets(*(part[targets.image < 1] for part in targets))
-    batch = fixed_batch._replace(images=images.round().byte(), targets=few)
-    flags = {**flags, "imgsz": [300], "loss": loss, "assign": assigner, "set": ["nominal_batch=1"]}
+    batch = first_images(fixed_batch, 1, (SSD_SIDE, SSD_SIDE))
+    flags = {**flags, "imgsz": [SSD_SIDE], "loss": loss, "assign": assigner, "set": ["nominal_batch=1"]}
     rows = thirty_steps("ssd300_vgg16", batch, flags, 0.0001)
     assert_falls(rows, "loss", 0.9)
     assert_falls(rows, "raw_box_loss", 0.95)
@@ -115,19 +121,19 @@ def finished(small_shapes, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=ALL_FAMILIES)
-def finished_family(request, small_shapes, tmp_path_factory):
-    """A finished run of every kind of model, and its flags but for the folder."""
+def finished_family(request, data_of, tmp_path_factory):
+    """A finished run of every kind of model, and its name."""
     if request.param == "yolov3-tiny":
         return request.getfixturevalue("finished"), request.param
-    flags = resumable_flags(small_shapes, tmp_path_factory.mktemp(request.param), request.param)
+    flags = resumable_flags(data_of(request.param), tmp_path_factory.mktemp(request.param), request.param)
     return train(**flags, epochs=4), request.param
 
 
-def resumable_flags(small_shapes, folder, cfg="yolov3-tiny"):
+def resumable_flags(data, folder, cfg="yolov3-tiny"):
     return {
         "cfg": cfg,
-        "data": str(small_shapes),
-        "imgsz": [96, 128],
+        "data": str(data),
+        "imgsz": [SSD_SIDE] if cfg == "ssd300_vgg16" else [96, 128],
         "batch_size": 4,
         "workers": 2,
         "device": "cpu",
@@ -144,7 +150,7 @@ def comparable_rows(folder):
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
-def test_resuming_changes_nothing(finished_family, small_shapes, tmp_path):
+def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
     """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
     finished, cfg = finished_family
 
@@ -163,7 +169,7 @@ def test_resuming_changes_nothing(finished_family, small_shapes, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_epoch", stop_after_two)
         with pytest.raises(Stopped):
-            train(**resumable_flags(small_shapes, tmp_path, cfg), epochs=4)
+            train(**resumable_flags(data_of(cfg), tmp_path, cfg), epochs=4)
     resumed = train(resume=str(tmp_path / "exp"))
     whole, parts = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (finished, resumed))
     assert whole["epoch"] == parts["epoch"] == 4
