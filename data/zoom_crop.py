@@ -1,4 +1,4 @@
-"""SSD's augmentation of single photos: zooming out, and crops that overlap an object enough (Liu et al. 2016, 2.2, 3.6).
+"""SSD's augmentation of single photos: zooming out, and crops that overlap an object (Liu et al. 2016, 2.2, 3.6).
 
 Both choose a window, xyxy in whole pixels of the photo, that the network input then shows; nothing is drawn here.
 """
@@ -41,8 +41,8 @@ def zoom_out(window: Window, rng: Generator) -> Window:
 def iou_crop(window: Window, boxes: np.ndarray, rng: Generator) -> Window:
     """A part of the window with an object's centre inside, whose IoU with one of those reaches a limit that is drawn.
 
-    boxes (T, 4) xyxy. Limits are 0, .1, .3, .5, .7, .9 or the whole window as it is; each gets 40 trials, sides of .3 to
-    1 times the window's and at most 2 : 1. A limit that no trial meets gives way to another one.
+    boxes (T, 4) xyxy. Limits are 0, .1, .3, .5, .7, .9 or the whole window as it is; each gets 40 trials of sides .3 to
+    1 times the window's, at most 2 : 1. A limit that no trial meets gives way to another one.
     """
     if not len(boxes):
         return window

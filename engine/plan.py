@@ -82,7 +82,7 @@ def check_steps(run: RunConfig, hyper: Hyperparameters) -> None:
     late = [step for step in hyper.lr_steps if step >= max(run.epochs, 1)]
     if hyper.lr_schedule == "steps" and not run.cos_lr and late:
         raise UserError(
-            f"lr_steps {late[0]:g}: --epochs {run.epochs} is over by then; expected earlier epochs, or fractions below 1"
+            f"lr_steps {late[0]:g}: --epochs {run.epochs} ends before; expected earlier ones, or fractions below 1"
         )
 
 

@@ -1,5 +1,6 @@
 """torchvision's detectors behind our contract: their own losses to the digit, the paper's weights, training."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -400,3 +401,23 @@ def test_what_is_no_weights_is_said(contents, tmp_path):
     path.write_bytes(contents) if isinstance(contents, bytes) else torch.save(contents, path)
     with pytest.raises(UserError, match=r"wrong\.pth"):
         read_torchvision(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_weights_are_said(zipped, tmp_path):
+    """Whatever byte is changed, or missing: the file is read, or refused in one line."""
+    path, rng, refused = tmp_path / "damaged.pth", random.Random(0), 0
+    weights = {"conv1.weight": torch.randn(2, 3, 3, 3), "bn.count": torch.tensor(1)}
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(400):
+        part = bytearray(whole[: rng.choice((len(whole), len(whole), rng.randrange(len(whole))))])
+        for _ in range(rng.choice((1, 3)) if part else 0):
+            part[rng.randrange(min(len(part), 1200))] = rng.choice((rng.randrange(256), *b".0(}]qXKMGcRtueb"))
+        path.write_bytes(part)
+        try:
+            assert read_torchvision(path)["model"]
+        except UserError as error:
+            refused += 1
+            assert "damaged.pth" in str(error) and "\n" not in str(error)
+    assert refused > 200
