@@ -61,6 +61,7 @@ class TorchvisionConfig:
     )
     backbone_weights: str = knob("", "local file of torchvision's classification weights to start the backbone from")
     hyp: str = knob("", "hyperparameter YAML of this detector, below --hyp and --set")
+    scratch_hyp: str = knob("", "--hyp to take without pretrained weights, with --optimizer adamw; the demo's")
 
     def __post_init__(self):
         """Checks what no single range can say."""

@@ -191,6 +191,8 @@ def test_resume_says_what_it_cannot_do(finished, tmp_path):
         train(resume=str(finished))
     with pytest.raises(UserError, match=r"--loss giou \(the run has ciou\) would change it"):
         train(resume=str(finished), loss="giou", epochs=9)
+    with pytest.raises(UserError, match=r"--set box=1 lr0=.1 would change it: only --epochs, --device, --workers"):
+        train(resume=str(finished), set=["box=1", "lr0=.1"])
     with pytest.raises(UserError, match="weights only"):
         train(resume=str(finished / "weights" / "best.pt"))
     with pytest.raises(UserError, match="not found"):
