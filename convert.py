@@ -48,6 +48,7 @@ def _parser() -> Parser:
         _add_shared(coco, "new folder for images/, labels/, data.yaml, ids.json and report.*")
         coco.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="folders with the photos")
         coco.add_argument("--splits", nargs="+", default=(), metavar="SPLIT", help="split of each annotation file")
+        coco.add_argument("--subset", action="store_true", help="only of the photos at hand; the others are counted")
         _add_images(coco, ("link", "copy"))
         coco.set_defaults(run=_run_coco, parser=coco)
     yolo = formats.add_parser(
@@ -98,6 +99,7 @@ def _run_coco(options: argparse.Namespace) -> None:
         splits=options.splits,
         images=options.images,
         exist_ok=options.exist_ok,
+        subset=options.subset,
     )
     _report(options, conversion, "train.py")
 

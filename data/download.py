@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException, HTTPResponse
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -29,7 +30,7 @@ ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the next attempt, doubled each time
 TIMEOUT = 30.0
 MIB = 2**20
-KEYS = ("url", "size", "sha256", "md5", "target")
+KEYS = ("url", "size", "sha256", "md5", "files", "target")
 HEX = {"sha256": 64, "md5": 32}
 
 
@@ -41,6 +42,7 @@ class Download(NamedTuple):
     size: int | None = None
     sha256: str | None = None
     md5: str | None = None
+    listed_in: str = ""  # the list that declares it, together with others
 
     @property
     def name(self) -> str:
@@ -59,8 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     values = read_mapping(path)
     downloads = read_downloads(values, path)
     root = data_root(options.data_root)
-    for download in downloads:
-        fetch(download, root, keep=options.keep)
+    for listed_in, group in groupby(downloads, lambda download: download.listed_in):
+        if listed_in:
+            fetch_listed(list(group), root)
+            continue
+        for download in group:
+            print(fetch(download, root, keep=options.keep))
     after = values.get("after_download")
     if isinstance(after, str):
         print(f"next: {printable(after)}")
@@ -81,7 +87,41 @@ def read_downloads(values: dict[Any, Any], path: Path) -> list[Download]:
         raise UserError(f"{shown}: `download:` holds a script or an address, which is never run; declare `downloads:`")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{shown}: no downloads are declared (`downloads:` with url, size, sha256 or md5, target)")
-    return [_read_download(entry, f"{shown}: downloads[{number}]") for number, entry in enumerate(entries)]
+    downloads = []
+    for number, entry in enumerate(entries):
+        where = f"{shown}: downloads[{number}]"
+        if isinstance(entry, dict) and "files" in entry:
+            downloads += _read_listed(entry, path, where)
+        else:
+            downloads.append(_read_download(entry, where))
+    return downloads
+
+
+def _read_listed(entry: dict[Any, Any], path: Path, where: str) -> list[Download]:
+    """The downloads of a list beside the data YAML: a line `sha256  name` each, as sha256sum writes them."""
+    name, base = entry["files"], entry.get("url")
+    if not isinstance(name, str) or not name or PurePosixPath(name).name != name or "\\" in name or "\0" in name:
+        raise UserError(f"{where}: files: expected the name of a list beside the data YAML, found {printable(name)!r}")
+    if not isinstance(base, str) or not base.endswith("/"):
+        raise UserError(f"{where}: url: expected the address of a folder, ending with /, found {printable(base, 80)!r}")
+    unfit = sorted(str(key) for key in entry if key not in ("url", "files", "target"))
+    if unfit:
+        raise UserError(f"{where}: {printable(unfit[0])!r} is for a single file; beside `files` stand url and target")
+    file, shown = path.with_name(name), printable(path.with_name(name))
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{where}: files: {shown} cannot be read: {printable(error)}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        digest, _, listed = line.partition("  ")
+        if "/" in listed or not listed:
+            raise UserError(f"{shown}:{number}: expected `sha256  name`, found {printable(line, 80)!r}")
+        single = {"url": base + listed, "sha256": digest, "target": entry.get("target", ".")}
+        found.append(_read_download(single, f"{shown}:{number}")._replace(listed_in=name))
+    if not found:
+        raise UserError(f"{where}: files: {shown} is empty")
+    return found
 
 
 def _read_download(entry: Any, where: str) -> Download:
@@ -118,32 +158,47 @@ def _is_address(url: str) -> bool:
     return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and not unsafe
 
 
-def fetch(download: Download, root: Path, keep: bool = False) -> None:
-    """Brings one file to its folder below root, unpacked if it is an archive; what is already there stays."""
+def fetch_listed(downloads: Sequence[Download], root: Path) -> None:
+    """Brings the files of one list to their folder; those that are there with the right contents stay."""
+    progress = Progress(downloads[0].listed_in, len(downloads), unit="files")
+    target, there = root / downloads[0].target, 0
+    for download in downloads:
+        file = target / download.name
+        if file.is_file() and _digest(file, "sha256") == download.sha256:
+            there += 1
+        else:
+            fetch(download, root)
+        progress.advance(1)
+    progress.close()
+    print(f"{downloads[0].listed_in}: {len(downloads):,} files in {printable(target)}, {there:,} of them already there")
+
+
+def fetch(download: Download, root: Path, keep: bool = False) -> str:
+    """Brings one file to its folder below root, unpacked if it is an archive, and says so; what is there stays."""
     folder, target = root / "downloads", root / download.target
     stamp, file = folder / f"{download.name}.done", folder / download.name
     shown = printable(download.name)
-    if stamp.is_file() and stamp.read_text("utf-8", "replace").strip() == download.url:
-        print(f"{shown}: is there already (delete {printable(stamp)} to fetch it again)")
-        return
+    if not download.listed_in and stamp.is_file() and stamp.read_text("utf-8", "replace").strip() == download.url:
+        return f"{shown}: is there already (delete {printable(stamp)} to fetch it again)"
+    members = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
             _transfer(download, file.with_name(f"{file.name}.part"))
             file.with_name(f"{file.name}.part").replace(file)
         _verify(download, file)
-        if is_archive(download.name):
+        if is_archive(download.name) and not download.listed_in:
             members = unpack(file, target)
-            print(f"{shown}: {members:,} files in {printable(target)}")
             if not keep:
                 file.unlink()
         else:
             target.mkdir(parents=True, exist_ok=True)
             shutil.move(file, target / download.name)
-            print(f"{shown}: in {printable(target)}")
-        stamp.write_text(download.url + "\n", "utf-8")
+        if not download.listed_in:
+            stamp.write_text(download.url + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{shown}: cannot be written: {printable(error)}") from None
+    return f"{shown}: {members:,} files in {printable(target)}" if members else f"{shown}: in {printable(target)}"
 
 
 def _transfer(download: Download, part: Path) -> None:
@@ -219,7 +274,7 @@ def _receive(download: Download, part: Path, response: HTTPResponse, have: int) 
         raise UserError(f"{printable(download.url)}: the server has {total:,} bytes, {expected:,} were declared")
     if expected is not None and shutil.disk_usage(part.parent).free < expected - have:
         raise UserError(f"{printable(part.parent)}: too little room for {(expected - have) / MIB:,.0f} MiB")
-    progress = Progress(printable(download.name), (expected or 0) // MIB, unit="MiB")
+    progress = Progress(printable(download.name), (expected or 0) // MIB, live=not download.listed_in, unit="MiB")
     done = have
     with part.open("ab" if resumed else "wb") as file:
         while chunk := response.read(CHUNK):

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data.coco_json import CocoFile, CocoImage, CocoObject, read_coco
@@ -21,6 +22,7 @@ from utils.errors import UserError, nearest, printable
 
 SPLIT_WORDS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 CROWD = "crowd region: no label, kept in the annotation file"
+NOT_FOUND = "photo not found"
 DIFFICULT = "marked ignore: no label, kept in the annotation file"
 
 
@@ -31,11 +33,13 @@ def convert_coco(
     splits: Sequence[str] = (),
     images: str = "link",
     exist_ok: bool = False,
+    subset: bool = False,
 ) -> Conversion:
     """Converts COCO or LVIS files to a YOLO data set at `target` (None: writes nothing).
 
     UserError if nothing comes out. `source` is a file or a folder of them; `photos` are folders with the photos
-    (default: looked for beside the files); `splits` name the split of each file where its name does not.
+    (default: looked for beside the files); `splits` name the split of each file where its name does not. With
+    `subset`, photos that are not there are no finding: they are counted, and the data set is of those at hand.
     """
     source = Path(os.path.normpath(Path(source).absolute()))
     if images not in ("link", "copy"):
@@ -47,7 +51,11 @@ def convert_coco(
         check_target(Path(target), source, exist_ok)
     conversion = Conversion(source, (), [], [])
     for path, split in zip(files, named, strict=True):
-        _add_file(conversion, read_coco(path), split, photos or _photo_folders(path, root, split))
+        folders, file = photos or _photo_folders(path, root, split), read_coco(path)
+        if subset:
+            total, file = len(file.images), _at_hand(file, folders)
+            conversion.facts[f"{split}_photos"] = f"{len(file.images):,} at hand of {total:,} (--subset)"
+        _add_file(conversion, file, split, folders)
     if not any(photo.objects for photo in conversion.photos):
         reason = conversion.reasons().most_common(1)
         why = f"; most often ({reason[0][1]} times): {reason[0][0][1]}" if reason else ""
@@ -157,6 +165,20 @@ def _safe_name(image: CocoImage, taken: dict[PurePosixPath, str]) -> PurePosixPa
     return name
 
 
+def _at_hand(file: CocoFile, folders: Iterable[Path]) -> CocoFile:
+    """The file without the photos that are not found; a name that no photo can have is left to the findings."""
+
+    def is_there(image: CocoImage) -> bool:
+        try:
+            return _find(_safe_name(image, {}), folders) is not None
+        except BadAnnotation as error:
+            return not error.reason.startswith(NOT_FOUND)
+
+    images = tuple(image for image in file.images if is_there(image))
+    ids = {image.id for image in images}
+    return replace(file, images=images, objects=tuple(item for item in file.objects if item.image in ids))
+
+
 def _find(name: PurePosixPath, folders: Iterable[Path]) -> Path:
     for folder in folders:
         try:
@@ -164,7 +186,7 @@ def _find(name: PurePosixPath, folders: Iterable[Path]) -> Path:
                 return folder / name
         except (OSError, ValueError) as error:
             raise BadAnnotation("file name that no file can have", error) from error
-    raise BadAnnotation("photo not found (--photos names its folder)")
+    raise BadAnnotation(f"{NOT_FOUND} (--photos names its folder)")
 
 
 def _objects(

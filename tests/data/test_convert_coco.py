@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from data.coco_json import read_coco
+from data.coco_truths import truths_of
 from data.convert.coco import convert_coco
 from data.convert.yolo import convert_yolo
 from data.data_yaml import list_images, read_data_yaml
@@ -54,6 +56,28 @@ def test_there_and_back_loses_only_what_the_report_lists(coco, tmp_path):
     assert {category["id"]: category["name"] for category in back["categories"]} == {
         category["id"]: category["name"] for category in document["categories"]
     }
+
+
+def test_a_subset_is_of_the_photos_at_hand(coco, tmp_path):
+    """Half of the photos are there: with --subset the set is of those, and an evaluation asks for no others."""
+    path, document = coco
+    names = sorted(image["file_name"] for image in document["images"])
+    for name in names[1::2]:
+        (path.parent.parent / "images" / "val2017" / name).unlink()
+    found = convert_coco(path.parent.parent, tmp_path / "yolo", subset=True)
+    assert sorted(photo.photo.name for photo in found.photos) == names[::2]
+    assert not [finding for finding in found.findings if finding.action == "dropped photo"]
+    assert found.facts["val2017_photos"] == "6 at hand of 12 (--subset)"
+    whole = convert_coco(path.parent.parent, None)
+    assert len([finding for finding in whole.findings if finding.reason.startswith("photo not found")]) == 6
+    assert [photo.objects for photo in found.photos] == [photo.objects for photo in whole.photos]
+
+    spec = read_data_yaml(str(tmp_path / "yolo" / "data.yaml"), Path())
+    photos = list_images(spec, "val")
+    truths, _ = truths_of(read_coco(spec.annotations["val"]), [str(photo) for photo in photos], spec.names)
+    kept = {image["id"] for image in document["images"] if image["file_name"] in names[::2]}
+    assert len(photos) == 6
+    assert len(truths.boxes) == sum(item["image_id"] in kept for item in document["annotations"])
 
 
 def test_what_it_writes(coco, tmp_path):

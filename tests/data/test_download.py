@@ -14,7 +14,7 @@ import data.download
 from data.archive import unpack
 from data.data_yaml import read_data_yaml
 from data.download import main, read_downloads
-from tests.paths import ROOT
+from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 from utils.yaml_file import read_mapping
 
@@ -246,7 +246,65 @@ def test_a_link_in_the_target_is_not_followed(tmp_path):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("name", ["coco", "lvis", "voc"])
+def declare_list(server, tmp_path, lines):
+    (tmp_path / "photos.txt").write_text("\n".join(lines) + "\n")
+    path, entry = tmp_path / "set.yaml", f"url: 'http://127.0.0.1:{server.server_port}/a/', files: photos.txt"
+    path.write_text(f"names: [a]\ntrain: here\ndownloads: [{{{entry}, target: here}}]\n")
+    return [str(path), "--data-root", str(tmp_path / "root")]
+
+
+def test_a_list_brings_each_of_its_files_once(server, tmp_path, capsys):
+    digest = facts()["sha256"]
+    arguments = declare_list(server, tmp_path, [f"{digest}  {name}" for name in ("1.jpg", "2.jpg", "3.zip")])
+    main(arguments)
+    there = ["here/1.jpg", "here/2.jpg", "here/3.zip"]
+    assert files(tmp_path) == there, "as they are: no archive of a list is unpacked"
+    assert capsys.readouterr().out.count("\n") == 1
+    (tmp_path / "root" / "here" / "2.jpg").write_bytes(b"damaged")
+    main(arguments)
+    assert files(tmp_path) == there
+    assert (tmp_path / "root" / "here" / "2.jpg").read_bytes() == CONTENT
+    assert len(server.asked) == 4, "three, and the damaged one again"
+    assert "photos.txt: 3 files" in (out := capsys.readouterr().out)
+    assert "2 of them already there" in out
+
+
+def test_a_list_with_a_wrong_checksum_ends_there(server, tmp_path):
+    with pytest.raises(UserError, match="1.jpg: its sha256 is not the declared one"):
+        main(declare_list(server, tmp_path, ["0" * 64 + "  1.jpg"]))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1.jpg", "photos.txt:1: expected `sha256  name`"),
+        ("0" * 64 + "  ../1.jpg", "photos.txt:1: expected `sha256  name`"),
+        ("0" * 64 + "  ..", "photos.txt:1: url"),
+        ("0" * 63 + "  1.jpg", "photos.txt:1: sha256: expected 64 hexadecimal digits"),
+        ("", "photos.txt:1: expected"),
+    ],
+)
+def test_wrong_lists_are_one_line(server, tmp_path, line, message):
+    with pytest.raises(UserError, match=message):
+        main(declare_list(server, tmp_path, [line]))
+    assert not server.asked
+
+
+@needs_shared_data
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_the_list_of_coco128_is_of_its_photos(split):
+    path = ROOT / "data" / "coco128.yaml"
+    listed = {
+        each.name: each.sha256
+        for each in read_downloads(read_mapping(path), path)
+        if each.listed_in == f"coco128-{split}.txt"
+    }
+    photos = sorted((SHARED_DATA / "coco128" / "images" / split).iterdir())
+    assert listed == {photo.name: hashlib.sha256(photo.read_bytes()).hexdigest() for photo in photos}
+
+
+@pytest.mark.parametrize("name", ["coco", "coco128", "lvis", "voc"])
 def test_the_built_in_sets_declare_what_can_be_checked(name, tmp_path):
     path = ROOT / "data" / f"{name}.yaml"
     downloads = read_downloads(read_mapping(path), path)
@@ -268,6 +326,10 @@ def test_the_built_in_sets_declare_what_can_be_checked(name, tmp_path):
         ("downloads: [{url: 'http://x/a.zip', size: -1}]\n", "expected bytes"),
         ("downloads: [{url: 'http://x/a.zip', md5: abc}]\n", "32 hexadecimal digits"),
         ("downloads: [{url: 'http://x/a.zip', sha265: abc}]\n", "did you mean 'sha256'"),
+        ("downloads: [{url: 'http://x/a/', files: ../a.txt}]\n", "files: expected the name of a list"),
+        ("downloads: [{url: 'http://x/a', files: a.txt}]\n", "expected the address of a folder"),
+        ("downloads: [{url: 'http://x/a/', files: a.txt, size: 3}]\n", "'size' is for a single file"),
+        ("downloads: [{url: 'http://x/a/', files: a.txt}]\n", "a.txt cannot be read"),
     ],
 )
 def test_wrong_declarations_are_one_line(text, message, tmp_path):
