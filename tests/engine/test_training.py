@@ -16,6 +16,7 @@ from engine.epoch import resized, train_one_epoch
 from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
+from engine.resume import change_of_schedule
 from models.build import build_detector
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
@@ -206,6 +207,15 @@ def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
     said = "--epochs 5 instead of 4: the learning rate now decays until epoch 5; it goes on at 0.00208, not 0.0001"
     assert said in capsys.readouterr().out
     assert len(comparable_rows(folder)) == 5
+
+
+def test_more_epochs_move_the_steps_that_are_fractions(flags):
+    def run(epochs, steps):
+        return plan_run({**flags, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}).config
+
+    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5)
+    assert "now: lr 0.01, times 0.1 after epoch 8 of 12 epochs; it goes on at 0.01, not 0.001" in moved
+    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5)
 
 
 def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):

@@ -147,3 +147,8 @@ def test_image_size_must_fit_the_stride(tmp_path: Path):
         plan_run({"imgsz": [310], "data_root": str(tmp_path)})
     with pytest.raises(UserError, match="3 numbers"):
         plan_run({"imgsz": [320, 320, 320]})
+
+
+def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="lr_steps 11: --epochs 8 ends before; expected earlier ones"):
+        plan_run({"epochs": 8, "set": ["lr_schedule=steps", "lr_steps=[4, 11]"], "data_root": str(tmp_path)})
