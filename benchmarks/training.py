@@ -59,7 +59,7 @@ def run_ours(task: Namespace, clock: Clock) -> None:
 
     Trainer.train_epoch = timed
     sizes = {"imgsz": (task.imgsz,), "batch_size": task.batch, "epochs": task.epochs}
-    train(data=task.data, project=task.project, cache=True, plots=False, **sizes)
+    train(data=task.data, project=task.project, cache=True, plots=False, close_mosaic=0, **sizes)
 
 
 def run_peer(task: Namespace, clock: Clock) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from data.data_yaml import DataSpec
 from data.labels import LabelIndex
+from engine.trainer import closing_epochs
 from utils.config import Config, plain
 from utils.errors import printable
 from utils.optim import Schedule
@@ -22,6 +23,14 @@ def _settings(title: str, config: object, skip: tuple[str, ...] = ()) -> str:
         if name not in skip
     ]
     return textwrap.fill("  ".join(pairs), 116, initial_indent=f"{title:<7}", subsequent_indent=" " * 7)
+
+
+def _epochs(config: Config) -> str:
+    """How many, and how many of them see whole photos after those with mosaics."""
+    epochs, closing = config.run.epochs, closing_epochs(config.run)
+    if not config.hyper.mosaic or config.run.rect or not 0 < closing < epochs:
+        return str(epochs)
+    return f"{epochs}, the last {closing} without mosaic (--close-mosaic)"
 
 
 def banner(
@@ -48,6 +57,7 @@ def banner(
         _settings("model", config.model),
         _settings("run", config.run),
         _settings("hyper", hyper),
+        f"epochs {_epochs(config)}",
         f"device {device}, {precision}, {torch.get_num_threads()} threads, {workers} loading processes; "
         "* marks what differs from the default",
         f"folder {printable(folder)}",

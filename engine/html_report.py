@@ -19,6 +19,7 @@ from utils.metrics import COLUMNS, TABLE_HEADS, CocoMetrics, Matches, Metrics, m
 from utils.plots import plot_confusion_matrix, plot_f1, plot_precision_recall
 
 GALLERY = 12
+FULL_WIDTH_FROM = 20  # classes, of a readable confusion matrix
 SHOWN_SIDE = 440
 RATIO_BINS = {"below 2": (0, 2), "2 to 4": (2, 4), "4 and more": (4, 1e10)}
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
@@ -38,6 +39,7 @@ tr.all td { font-weight: 600; border-bottom: 2px solid; }
 .cards div { border: 1px solid #8886; border-radius: 6px; padding: .5rem 1rem; }
 .cards b { display: block; font-size: 1.4rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); gap: 1rem; }
+.plots .full { grid-column: 1 / -1; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure { margin: 0 0 1.4rem; } figcaption { font-size: .9rem; margin-bottom: .3rem; overflow-wrap: anywhere; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }
@@ -142,7 +144,8 @@ def _plots(metrics: Metrics) -> str:
     ):
         buffer = io.BytesIO()
         plot(metrics, buffer)
-        pictures.append(f'<img alt="{name}" src="data:image/png;base64,{_base64(buffer.getvalue())}">')
+        full = ' class="full"' if plot is plot_confusion_matrix and len(metrics.per_class) > FULL_WIDTH_FROM else ""
+        pictures.append(f'<img{full} alt="{name}" src="data:image/png;base64,{_base64(buffer.getvalue())}">')
     return f'<div class="plots">{"".join(pictures)}</div>'
 
 

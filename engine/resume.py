@@ -8,7 +8,7 @@ from typing import Any
 
 from data.data_yaml import data_root
 from engine.plan import Plan, open_data
-from engine.trainer import build_schedule
+from engine.trainer import build_schedule, closing_epochs
 from engine.training import run
 from utils.checkpoint import load_checkpoint, newest
 from utils.config import Config, RunConfig, plain
@@ -67,7 +67,8 @@ def change_of_schedule(before: Config, after: Config, done: int) -> str:
     first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
     stepwise = schedules[1].decay_shape == "steps"
     course = f": {schedules[1].describe()}" if stepwise else f" decays until epoch {after.run.epochs}"
-    closing = f", mosaic ends {after.run.close_mosaic} epochs before it" if after.run.close_mosaic else ""
+    last = closing_epochs(after.run)
+    closing = f", mosaic ends {last} epochs before it" if last else ""
     return (
         f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now"
         f"{course}{closing}; it goes on at {second:.3g}, not {first:.3g}"

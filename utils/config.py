@@ -228,7 +228,9 @@ class RunConfig:
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
     rect: bool = knob(False, "batches of photos of similar shape, padded no more than they need; no mosaic, no mixup")
     sync_bn: bool = knob(False, "batch statistics over all processes (several GPUs under torchrun)")
-    close_mosaic: int = knob(0, "last epochs without mosaic and mixup", 0, 100000)
+    close_mosaic: int = knob(
+        -1, "last epochs without mosaic and mixup, -1 = a quarter of the epochs, at most 10", -1, 100000
+    )
     freeze: str = knob("", "parts that keep their weights, e.g. backbone or backbone.stage1,backbone.stage2")
     patience: int = knob(100, "epochs without a better AP before the run stops, 0 = never", 0, 100000)
     nan_patience: int = knob(10, "steps in a row that are not finite before the run stops", 1, 100000)

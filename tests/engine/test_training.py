@@ -17,10 +17,11 @@ from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
 from engine.resume import change_of_schedule
+from engine.trainer import closing_epochs
 from models.build import build_detector
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
-from utils.config import ASSIGNER_NAMES
+from utils.config import ASSIGNER_NAMES, RunConfig
 from utils.errors import UserError
 from utils.optim import Schedule, build_optimizer
 from utils.targets import Targets
@@ -211,7 +212,9 @@ def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
 
 def test_more_epochs_move_the_steps_that_are_fractions(flags):
     def run(epochs, steps):
-        return plan_run({**flags, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}).config
+        return plan_run(
+            {**flags, "close_mosaic": 0, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}
+        ).config
 
     moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5)
     assert "now: lr 0.01, times 0.1 after epoch 8 of 12 epochs; it goes on at 0.01, not 0.001" in moved
@@ -330,3 +333,11 @@ def test_a_single_class_trains(flags, tmp_path):
     (copy / "one.yaml").write_text("train: images/train\nval: images/val\nnames: [shape]\n")
     folder = train(**{**flags, "data": str(copy / "one.yaml")})
     assert float(list(csv.DictReader((folder / "results.csv").open()))[0]["class_loss"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "close_mosaic", "expected"),
+    [(300, -1, 10), (40, -1, 10), (10, -1, 2), (3, -1, 0), (40, 0, 0), (8, 5, 5)],
+)
+def test_the_last_quarter_is_without_mosaic_unless_asked_otherwise(epochs, close_mosaic, expected):
+    assert closing_epochs(RunConfig(epochs=epochs, close_mosaic=close_mosaic)) == expected
