@@ -205,7 +205,10 @@ def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     folder = train(resume=str(tmp_path / "run"), epochs=5)
     # Linear from .01: after 4 of 4 epochs at its end, 1 % of it; after 4 of 5 at 20.8 %.
-    said = "--epochs 5 instead of 4: the learning rate now decays until epoch 5; it goes on at 0.00208, not 0.0001"
+    said = (
+        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, mosaic ends 1 epochs before it; "
+        "it goes on at 0.00208, not 0.0001"
+    )
     assert said in capsys.readouterr().out
     assert len(comparable_rows(folder)) == 5
 
