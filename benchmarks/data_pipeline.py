@@ -4,7 +4,8 @@ python -m benchmarks.data_pipeline [--imgsz 640] [--photos 1000] [--turns 3]
 
 Both sides make whole batches of 16 in this process: mosaic, affine (translate .1, scale .5), HSV and a flip. The photos
 are repeated until there are many more than the peer's buffer of decoded photos (128) holds, as in any data set that
-needs no cache; files are in the operating system's cache.
+needs no cache; files are in the operating system's cache. With the photos in RAM there is a third side, --cache device:
+whole batches painted by torch, in seconds of the GPU where there is one, else on the same core.
 """
 
 import contextlib
@@ -26,20 +27,33 @@ from benchmarks.side_by_side import conclude, flags, in_turns, spread
 from data.augment import Augmentation
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
+from data.device_photos import DevicePhotos
 from data.loader import build_loader
 from data.split import load_split
 from utils.errors import run_command
 from utils.ultralytics_door import benchmark_peer
 
 BATCH = 16
-OURS, PEER = "this project", "ultralytics"
+CPU = torch.device("cpu")
+OURS, PEER, ON_DEVICE = "this project", "ultralytics", "this project, --cache device"
 
 
-def our_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
-    """Batches as train.py makes them with --cache, or else with `mosaic_from: batch`."""
+def our_dataset(data: Path, imgsz: int, cache: bool, group: int = 0) -> DetectionDataset:
+    """The photos as train.py augments them, in memory or not."""
     index = load_split(read_data_yaml(str(data), data.parent), "train", data.parent / "cache")
-    dataset = DetectionDataset(index, (imgsz, imgsz), Augmentation(), 0, cache, 0 if cache else BATCH)
-    return build_loader(dataset, BATCH, 0, True, 0)
+    return DetectionDataset(index, (imgsz, imgsz), Augmentation(), 0, cache, group)
+
+
+def our_batches(data: Path, imgsz: int, cache: bool) -> Iterator:
+    """Batches as train.py makes them with --cache, or else with `mosaic_from: batch`."""
+    return endless(build_loader(our_dataset(data, imgsz, cache, 0 if cache else BATCH), BATCH, 0, True, 0))
+
+
+def painted_batches(data: Path, imgsz: int, device: torch.device) -> Iterator:
+    """Batches as train.py makes them with --cache device."""
+    dataset = our_dataset(data, imgsz, False)
+    photos = DevicePhotos(dataset.store(device))
+    return photos.painted(endless(build_loader(dataset, BATCH, 0, True, 0)))
 
 
 def peer_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
@@ -70,19 +84,25 @@ def endless(loader: DataLoader) -> Iterator:
         yield from loader
 
 
-def meter(loader: DataLoader, cv2_threads: int, batches: int) -> Callable[[], list[float]]:
+def seconds(device: torch.device) -> float:
+    """CPU time, what one core takes on a machine with nothing else to do; wall time of a GPU, its work done."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def meter(source: Iterator, batches: int, device: torch.device = CPU) -> Callable[[], list[float]]:
     """A function that makes so many batches and returns the samples per second, after a warm-up that fills buffers."""
-    source = endless(loader)
     for _ in range(10):
         next(source)
 
     def measure() -> list[float]:
-        cv2.setNumThreads(cv2_threads)
-        # Of CPU time: what one core takes on a machine with nothing else to do, for both work in one thread.
-        start = time.process_time()
+        cv2.setNumThreads(0)
+        start = seconds(device)
         for _ in range(batches):
             next(source)
-        return [batches * BATCH / (time.process_time() - start)]
+        return [batches * BATCH / (seconds(device) - start)]
 
     return measure
 
@@ -92,9 +112,12 @@ def compare(settings: Namespace, data: Path, cache: bool) -> list[dict[str, obje
     source = "RAM" if cache else "disk"
     print(f"from {source}")
     sides = {
-        OURS: meter(our_loader(data, settings.imgsz, cache), 0, settings.batches),
-        PEER: meter(peer_loader(data, settings.imgsz, cache), 0, settings.batches),
+        OURS: meter(our_batches(data, settings.imgsz, cache), settings.batches),
+        PEER: meter(endless(peer_loader(data, settings.imgsz, cache)), settings.batches),
     }
+    if cache:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        sides[ON_DEVICE] = meter(painted_batches(data, settings.imgsz, device), settings.batches, device)
     found = in_turns(sides, settings.turns)
     best = statistics.median(found[OURS])
     return [

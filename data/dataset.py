@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.augment import Augmentation, Labelled, hsv_jitter, mixup, mosaic, warp_single
+from data.device_photos import NOTES, Recipe, Stored
 from data.images import REDUCED, ImageError, read_image
 from data.labels import LabelIndex
 from data.order import Partners
+from data.painting import OPENCV
 from data.paths import FlatPaths
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
@@ -30,9 +32,10 @@ class Sample(NamedTuple):
     """image (3, H, W) uint8 RGB, boxes (T, 4) float32 xyxy network pixels, labels (T,) int64, row in the LabelIndex.
 
     The image lies channels last in memory; letterbox says how the photo was fitted, None if it was augmented.
+    A training sample of photos on a device has the image's recipe instead.
     """
 
-    image: Tensor
+    image: Tensor | Recipe
     boxes: Tensor
     labels: Tensor
     index: int
@@ -69,8 +72,9 @@ class DetectionDataset(Dataset):
         self._undecodable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
         self._cache: Tensor | None = None
         self._starts = np.zeros(0, np.int64)
+        self._painter = OPENCV
         if cache:
-            self._fill_cache()
+            self._cache = self._all_photos(torch.device("cpu"))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -81,6 +85,15 @@ class DetectionDataset(Dataset):
             return self._letterboxed(row)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
         return self._augmented(epoch, row, sizes[0] if sizes else self.image_size, self.augmentation, rng)
+
+    def store(self, device: torch.device) -> Tensor:
+        """All photos, scaled, one after the other on a device: (pixels, 3) uint8. Samples hold recipes from now on.
+
+        The tensor is not kept here: loading processes have no use for it, and must not touch a GPU.
+        """
+        pixels = self._all_photos(device)
+        self._painter = NOTES
+        return pixels.view(-1, 3)
 
     @property
     def undecodable(self) -> list[str]:
@@ -101,19 +114,21 @@ class DetectionDataset(Dataset):
         closed = settings.close_mosaic_from is not None and epoch >= settings.close_mosaic_from
         row, first = self._read(row, rng)
         if closed or rng.random() >= settings.mosaic:
-            result = warp_single(first, size, settings, rng)
+            result = warp_single(first, size, settings, rng, self._painter)
         else:
             partners = self.partners.of(epoch, row)
             result = self._mosaic(first, partners, settings, rng)
             if rng.random() < settings.mixup:
                 _, other = self._read(int(partners[rng.integers(len(partners))]), rng)
-                result = mixup(result, self._mosaic(other, partners, settings, rng), rng)
-        return _sample(result._replace(image=hsv_jitter(result.image, settings, rng)), row, None)
+                result = mixup(result, self._mosaic(other, partners, settings, rng), rng, self._painter)
+        image = hsv_jitter(result.image, settings, rng, self._painter)
+        return _sample(result._replace(image=image), row, None)
 
     def _mosaic(self, first: Labelled, partners: np.ndarray, settings: Augmentation, rng: Generator) -> Labelled:
         others = [self._read(row, rng)[1] for row in partners[rng.integers(len(partners), size=3)].tolist()]
         parts = [first, *others]
-        return mosaic([parts[place] for place in rng.permutation(4)], self.image_size, settings, rng)
+        parts = [parts[place] for place in rng.permutation(4)]
+        return mosaic(parts, self.image_size, settings, rng, self._painter)
 
     def _read(self, row: int, rng: Generator) -> tuple[int, Labelled]:
         """A photo scaled to fit, with its boxes, and its row; another one, drawn, where the row's cannot be decoded."""
@@ -132,13 +147,15 @@ class DetectionDataset(Dataset):
     def _fit(self, row: int) -> Letterbox:
         return Letterbox.fit(self.index.sizes[row].tolist(), self.image_size)
 
-    def _photo(self, row: int) -> np.ndarray:
+    def _photo(self, row: int) -> np.ndarray | Stored:
         """The photo scaled to fit the image size, not to be written to; ImageError, logged once, if it is unusable."""
-        if self._cache is None:
+        if not len(self._starts):
             return self._remembered(row) if self.partners.group else self._load(row)
         if self._undecodable[row]:
             raise ImageError(self._paths[row], "cannot be decoded")
         height, width = self._fit(row).inner
+        if self._cache is None:
+            return Stored(int(self._starts[row]) // 3, (height, width, 3))
         return self._cache.numpy()[self._starts[row] : self._starts[row + 1]].reshape(height, width, 3)
 
     def _remembered(self, row: int) -> np.ndarray:
@@ -166,19 +183,20 @@ class DetectionDataset(Dataset):
             raise
         return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 
-    def _fill_cache(self) -> None:
+    def _all_photos(self, device: torch.device) -> Tensor:
+        """The bytes of all photos, scaled, one after the other on a device; from now on none is read from disk."""
         starts = np.concatenate([[0], _photo_bytes(self.index, self.image_size).cumsum()])
         # A tensor: worker processes that are not forked get it as shared memory instead of a copy each.
-        cache = torch.empty(int(starts[-1]), dtype=torch.uint8)
-        pixels = cache.numpy()
+        photos = torch.empty(int(starts[-1]), dtype=torch.uint8, device=device)
 
         def load(row: int) -> None:
             with contextlib.suppress(ImageError):
-                pixels[starts[row] : starts[row + 1]] = self._load(row).reshape(-1)
+                photos[starts[row] : starts[row + 1]] = torch.from_numpy(self._load(row).reshape(-1))
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(load, range(len(self))))
-        self._cache, self._starts = cache, starts
+        self._starts = starts
+        return photos
 
 
 def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
@@ -197,5 +215,7 @@ def _photo_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def _sample(labelled: Labelled, row: int, letterbox: Letterbox | None) -> Sample:
-    image, boxes, labels = map(torch.from_numpy, labelled)
-    return Sample(image.permute(2, 0, 1), boxes, labels, row, letterbox)
+    image, *truths = labelled
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image).permute(2, 0, 1)
+    return Sample(image, *map(torch.from_numpy, truths), row, letterbox)

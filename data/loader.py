@@ -13,15 +13,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import DetectionDataset, Sample, scaled_sizes
+from data.device_photos import Recipe, Recipes
 from data.order import epoch_order
 from utils.letterbox import Letterbox
 from utils.targets import Targets
 
 
 class Batch(NamedTuple):
-    """images (B, 3, H, W) uint8 RGB, channels last in memory; truths; rows (B,) in the LabelIndex; B letterboxes."""
+    """images (B, 3, H, W) uint8 RGB, channels last in memory; truths; rows (B,) in the LabelIndex; B letterboxes.
 
-    images: Tensor
+    From a data set whose photos lie on a device come the images' recipes, which DevicePhotos turns into images there.
+    """
+
+    images: Tensor | Recipes
     targets: Targets
     index: Tensor
     letterboxes: list[Letterbox | None]
@@ -84,7 +88,10 @@ class RectSampler(EpochSampler):
 def collate(samples: list[Sample]) -> Batch:
     """Stacks samples of one image size; the truths become one flat list."""
     images, boxes, labels, index, letterboxes = zip(*samples, strict=True)
-    stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    if isinstance(images[0], Recipe):
+        stacked = Recipes.stack(list(images))
+    else:
+        stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     return Batch(stacked, Targets.stack(list(boxes), list(labels)), torch.tensor(index), list(letterboxes))
 
 

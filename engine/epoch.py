@@ -24,9 +24,9 @@ def autocast(device: torch.device, dtype: torch.dtype | None):
 
 
 def to_device(batch, device: torch.device) -> tuple[Tensor, Targets]:
-    """A batch's images as floats in [0, 1], channels last, and its targets, on the device."""
+    """A batch's images as floats in [0, 1], channels last, on the device; its targets stay where they are assigned."""
     images = batch.images.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
-    return images, batch.targets.to(device, non_blocking=True)
+    return images, batch.targets
 
 
 def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Tensor, Targets]:

@@ -19,6 +19,23 @@ class Place(NamedTuple):
     scale: Callable[[], float] | None = None
 
 
+class Verdict:
+    """A flag that was computed on a device, on its way to the host from now on."""
+
+    def __init__(self, flag: Tensor):
+        self.flag, self.arrival = flag, None
+        if flag.device.type == "cuda":
+            self.flag = torch.empty((), dtype=flag.dtype, pin_memory=True).copy_(flag, non_blocking=True)
+            self.arrival = torch.cuda.Event()
+            self.arrival.record(torch.cuda.current_stream(flag.device))
+
+    def read(self) -> bool:
+        """Waits for the flag, but not for what the device was given to do since."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return bool(self.flag)
+
+
 class Guard:
     """Watches every step without waiting for the device: a step is judged on the device, and read one step later.
 
@@ -37,7 +54,7 @@ class Guard:
         self.patience, self.image_names, self.keep, self.over_ranks = patience, image_names, keep, over_ranks
         self.buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         self.saved = [buffer.clone() for buffer in self.buffers]
-        self.pending: tuple[Tensor, dict[str, Tensor], Place] | None = None
+        self.pending: tuple[Verdict, dict[str, Tensor], Place] | None = None
         self.bad: Tensor | None = None
         self.in_a_row = 0
         self.skipped = 0
@@ -55,13 +72,13 @@ class Guard:
         for buffer, saved in zip(self.buffers, self.saved, strict=True):
             buffer.copy_(torch.where(bad, saved, buffer))
         self.bad = bad if self.bad is None else self.bad | bad
-        self.pending = (bad, losses, place)
+        self.pending = (Verdict(bad), losses, place)
 
     def before_step(self, optimizer: torch.optim.Optimizer, norm: Tensor | None) -> None:
         """Lets the optimiser skip the update, on the device, if a loss or the gradient norm was not finite."""
         bad = self.bad if norm is None else self.bad | ~norm.isfinite()
         _, losses, place = self.pending
-        self.pending = (bad, losses, place)
+        self.pending = (Verdict(bad), losses, place)
         optimizer.found_inf = bad.float()
         self.bad = None
 
@@ -69,8 +86,8 @@ class Guard:
         """Reads the verdict on the last step; DivergedError after `patience` bad steps in a row."""
         if self.pending is None:
             return
-        (bad, losses, place), self.pending = self.pending, None
-        if not bool(bad):
+        (verdict, losses, place), self.pending = self.pending, None
+        if not verdict.read():
             self.in_a_row = 0
             return
         self.in_a_row += 1

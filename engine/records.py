@@ -40,7 +40,7 @@ def picture(path: Path, images: list[np.ndarray]) -> None:
 
 def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
     """The images of a batch with their truths drawn."""
-    images, targets = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).numpy(), batch.targets
+    images, targets = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).cpu().numpy(), batch.targets
     own = [targets.image == row for row in range(len(images))]
     return [
         draw_boxes(image, targets.boxes[rows].numpy(), targets.labels[rows].numpy(), names)

@@ -13,13 +13,14 @@ from data.labels import LabelIndex
 from data.loader import Batch
 from engine.epoch import autocast, largest_size, resized, to_device
 from engine.failures import is_out_of_memory
+from engine.resources import room_on
 from engine.trainer import frozen_modules
 from models.build import build_detector, with_network
 from utils.config import Config
 from utils.distributed import Group
 from utils.errors import UserError
 from utils.letterbox import PADDING, Letterbox
-from utils.machine import available_memory, gib
+from utils.machine import gib
 from utils.optim import build_optimizer
 from utils.targets import Targets
 
@@ -133,7 +134,7 @@ def rehearsed(
 
 
 def _rehearsed(config: Config, rehearsal: Rehearsal, group: Group) -> tuple[Config, int]:
-    asked, room = config.run.batch_size, _room(rehearsal.device)
+    asked, room = config.run.batch_size, room_on(rehearsal.device)
     line = Line(rehearsal) if asked < 0 or not rehearsal.exact else None
     if asked < 0:
         asked = _chosen(config, rehearsal, line, room, group)
@@ -207,13 +208,6 @@ def _release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _room(device: torch.device) -> int | None:
-    """Bytes that the device still has for this process."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return available_memory()
 
 
 def _resident(peak: bool = False) -> int | None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from models.assigners import Assignment
 from utils.distributed import Group
-from utils.targets import Targets
+from utils.targets import Targets, occurrences
 
 RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, float("inf"))}
 # COCO's areas, at the size of the network input.
@@ -35,13 +35,14 @@ class EpochReport:
         """Counts the positives of a batch by the side ratio and size of their truths."""
         anchors = assignment.ignored.shape[1]
         width, height = (targets.boxes[:, 2:] - targets.boxes[:, :2]).clamp(min=1e-6).unbind(1)
-        positives = torch.bincount(assignment.target, minlength=len(width))
-        claimed = torch.unique(assignment.image * anchors + assignment.anchor).numel()
+        positives = occurrences(assignment.target, len(width))
+        claimed = torch.zeros_like(assignment.ignored).flatten()
+        claimed.index_fill_(0, assignment.image * anchors + assignment.anchor, True)
         self._count(
             positives=float(len(assignment.target)),
             truths=float(len(width)),
             unmatched=assignment.unmatched.sum(),
-            claimed_twice=float(len(assignment.target) - claimed),
+            claimed_twice=len(assignment.target) - claimed.sum(),
             ignored=assignment.ignored.sum(),
             iou=ious.nan_to_num(0, 0, 0).sum(),
             raw_box=(1 - similarities).nan_to_num(0, 0, 0).sum(),

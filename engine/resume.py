@@ -52,8 +52,12 @@ def resume(flags: Mapping[str, Any]) -> Path:
 def changes(flags: Mapping[str, Any], config: Config) -> str:
     """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
     run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
+    given = [name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)]
+    # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
+    if "device" in (flags.get("cache"), config.run.cache) and flags.get("cache", config.run.cache) != config.run.cache:
+        given.append("cache")
     said = []
-    for name in sorted(name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)):
+    for name in sorted(given):
         values = " ".join(flags["set"]) if name == "set" else flags[name]
         has = f" (the run has {printable(run[name])})" if name in run else ""
         said.append(f"--{name.replace('_', '-')} {printable(values)}{has}")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from data.augment import Augmentation
 from data.dataset import DetectionDataset
+from data.device_photos import DevicePhotos
 from data.labels import LabelIndex
 from data.loader import build_loader
 from data.split import fingerprint
@@ -171,9 +172,11 @@ class Trainer:
             self.detector.network.compile()
         self.parallel = self.detector
         if group.world_size > 1:
-            self.parallel = DistributedDataParallel(self.detector, [device] if device.type == "cuda" else None)
+            # Without device_ids, which would move the targets to the GPU; images are put there for it.
+            self.parallel = DistributedDataParallel(self.detector)
 
         self.resources = resources
+        self.photos: DevicePhotos | None = None
         self.train_loader = self.build_loader(train_index, augmentation(config))
         self.val_loader = self.build_loader(val_index, None)
         self.schedule = build_schedule(config, math.ceil(len(train_index) / run_config.batch_size))
@@ -194,6 +197,8 @@ class Trainer:
         cache = ("train" if settings else "val") in self.resources.cached
         group = max(flags.batch_size, LEAST_GROUP) if self.config.hyper.mosaic_from == "batch" else 0
         dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group)
+        if settings and self.resources.on_device:
+            self.photos = DevicePhotos(dataset.store(self.device))
         batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
         return build_loader(
             dataset,
@@ -252,7 +257,7 @@ class Trainer:
         def keep(batch: Any) -> Path:
             path = folder / "nan_batch.pt"
             names = [images[row] for row in batch.index.tolist()]
-            save_checkpoint(path, {"images": batch.images, **batch.targets._asdict(), "photos": names})
+            save_checkpoint(path, {"images": batch.images.cpu(), **batch.targets._asdict(), "photos": names})
             return path
 
         def image_names(batch: Any) -> list[str]:
@@ -272,7 +277,7 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
-            progress.advance(len(batch.images), report.line() if progress.live else "")
+            progress.advance(len(batch.images), report.line)
             records.train_batch(epoch, report.steps, batch)
             self.leave_if_asked(records.folder, epoch)
 
@@ -280,7 +285,7 @@ class Trainer:
         sizes = multi_scale_sizes(stride, self.config.run.seed)
         train_one_epoch(
             self.parallel,
-            self.train_loader,
+            self.photos.painted(self.train_loader) if self.photos else self.train_loader,
             self.optimizer,
             self.schedule,
             epoch,

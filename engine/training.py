@@ -74,7 +74,8 @@ def train_on(
     # A resumed run has been rehearsed, and could not change its batch size.
     rehearse = group.main and not resumed
     config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if rehearse else (config, 0))
-    resources = plan_resources(config.run, {"train": train_index, "val": val_index}, group, peak)
+    splits = {"train": train_index, "val": val_index}
+    resources = plan_resources(config.run, splits, group, peak, device=device)
     print(resources.said)
     trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group, resources)
     if resumed:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.anchors import Anchors, Level
 from models.box_losses import full_precision, iou
-from utils.targets import Targets
+from utils.targets import Targets, sent
 
 # The decoded side is at most (2 sigmoid)^2 = 4 anchor sides.
 MAX_SIDE_RATIO = 4.0
@@ -30,6 +30,10 @@ class Assignment(NamedTuple):
     metric: Tensor
     ignored: Tensor
     unmatched: Tensor
+
+    def to(self, device: torch.device) -> "Assignment":
+        """The same on another device, which nobody waits for."""
+        return Assignment(*(sent(part, device) for part in self))
 
 
 @torch.no_grad()

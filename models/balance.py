@@ -30,6 +30,6 @@ def balanced_weight(
     weight = value**gamma
     if wloc == "auto":
         # The floors keep an empty batch, and one whose boxes all miss, from dividing by zero.
-        total, count = over_ranks(torch.stack([weight.sum(), weight.new_tensor(len(weight))]))
+        total, count = over_ranks(torch.stack([weight.sum(), weight.new_full((), len(weight))]))
         return weight / (total / count.clamp(min=1)).clamp(min=1e-6)
     return weight * wloc

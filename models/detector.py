@@ -43,10 +43,14 @@ class Detector(nn.Module):
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image.
 
+        Targets may lie on the host: then nothing in here makes the host wait for the images' device.
         Detections are {boxes (N, 4) xyxy pixels of the input, scores (N,), labels (N,)}, best first.
         """
         raw = self.network(images)
-        anchors = self.anchors(tuple(images.shape[-2:]), images.device)
-        if targets is not None:
-            return self.loss(raw, anchors, targets)
-        return self.postprocess(raw, anchors)
+        size, device = tuple(images.shape[-2:]), images.device
+        anchors = self.anchors(size, device)
+        if targets is None:
+            return self.postprocess(raw, anchors)
+        # Assigned where the truths are: on the host, while a GPU computes, which would have to wait for the counts.
+        assignment = self.loss.assign(self.anchors(size, targets.boxes.device), targets, len(images))
+        return self.loss(raw, anchors, targets.to(device), assignment.to(device))

@@ -12,7 +12,7 @@ from models.anchors import Anchors, decode, take
 from models.assigners import Assignment
 from models.balance import balanced_weight
 from models.box_losses import iou
-from utils.targets import Targets
+from utils.targets import Targets, occurrences
 
 FOCAL_ALPHA = 0.25
 
@@ -36,7 +36,9 @@ class Gather(torch.autograd.Function):
         """One gradient for both; where truths share an anchor theirs add up."""
         gradient = of_logits.new_zeros(ctx.shape)
         gradient[..., 4] = of_logits
-        return gradient.index_put_(ctx.saved_tensors, of_positives, accumulate=True), None, None
+        # As torch's own indexing does it: index_put_ would read the indices back from a GPU to check them.
+        torch._index_put_impl_(gradient, ctx.saved_tensors, of_positives, accumulate=True, unsafe=True)
+        return gradient, None, None
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,29 @@ class DetectionLoss:
     ranks: int = 1
     over_ranks: Callable[[Tensor], Tensor] = lambda values: values
 
-    def __call__(self, raw: Tensor, anchors: Anchors, targets: Targets) -> dict[str, Tensor]:
-        """Raw outputs (B, A, 5 + C) and the truths of the batch -> scalar losses {box, objectness, class}."""
-        with torch.autocast(raw.device.type, enabled=False):
-            return self.forward(raw.to(torch.promote_types(raw.dtype, torch.float32)), anchors, targets)
+    def __call__(
+        self, raw: Tensor, anchors: Anchors, targets: Targets, assignment: Assignment | None = None
+    ) -> dict[str, Tensor]:
+        """Raw outputs (B, A, 5 + C) and the truths of the batch -> scalar losses {box, objectness, class}.
 
-    def forward(self, raw: Tensor, anchors: Anchors, targets: Targets) -> dict[str, Tensor]:
-        """The losses in full precision: assign, decode the positives, compare them with their truths."""
-        assignment = self.assigner(anchors, targets, len(raw))
+        All on one device. The truths are assigned here unless that has been done.
+        """
+        if assignment is None:
+            assignment = self.assign(anchors, targets, len(raw))
+        with torch.autocast(raw.device.type, enabled=False):
+            raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+            return self.forward(raw, anchors, targets, assignment)
+
+    def assign(self, anchors: Anchors, targets: Targets, batch_size: int) -> Assignment:
+        """The assignment of a batch's truths in full precision, on their device; it depends on no prediction."""
+        with torch.autocast(targets.boxes.device.type, enabled=False):
+            return self.assigner(anchors, targets, batch_size)
+
+    def forward(self, raw: Tensor, anchors: Anchors, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
+        """The losses in full precision: decode the positives, compare them with their truths.
+
+        Nothing here reads a value back or has a shape that depends on one, which would make the host wait for a GPU.
+        """
         positives, logits = Gather.apply(raw, assignment.image, assignment.anchor)
         truths = targets.boxes[assignment.target].to(raw.dtype)
         labels = targets.labels[assignment.target]
@@ -100,9 +117,10 @@ class DetectionLoss:
 
     def level_share(self, anchors: Anchors, assignment: Assignment) -> Tensor:
         """Each positive's weight in the mean of its level (P,)."""
-        ends = torch.tensor([level.start + level.count for level in anchors.levels], device=assignment.anchor.device)
-        level = torch.bucketize(assignment.anchor, ends, right=True)
-        counts = self.over_ranks(torch.bincount(level, minlength=len(ends)))
+        level = torch.zeros_like(assignment.anchor)
+        for each in anchors.levels[1:]:
+            level += assignment.anchor >= each.start
+        counts = self.over_ranks(occurrences(level, len(anchors.levels)))
         return self.ranks / counts[level].to(anchors.centers.dtype)
 
     def quality(self, overlap: Tensor, similarity: Tensor) -> Tensor:
@@ -139,7 +157,7 @@ class DetectionLoss:
 
     def bce(self, logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:
         """Elementwise binary cross entropy with logits, focal where fl_gamma > 0 (Lin et al. 2017)."""
-        weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+        weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
         loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         if self.fl_gamma == 0:
             return loss

@@ -101,5 +101,5 @@ class DenseDetector(nn.Module):
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Images (B, 3, H, W) in [0, 1]: losses {box, class} with targets, else detections per image, best first."""
         if targets is not None:
-            return self.loss(self.network(images), targets)
+            return self.loss(self.network(images), targets.to(images.device))
         return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]

@@ -207,6 +207,7 @@ class TwoStageDetector(nn.Module):
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image."""
         if targets is not None:
+            targets = targets.to(images.device)
             return self.loss(*self.network(images, targets), targets)
         return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]
 

@@ -13,11 +13,8 @@ import torch
 
 from detect import detect, load
 from export import export
-from models.build import build_network
+from tests.lively import lively_checkpoint
 from tests.test_commands import one_line_error, run
-from utils.checkpoint import save_checkpoint
-from utils.config import Config, Hyperparameters, RunConfig
-from utils.config_sources import model_config
 from utils.errors import UserError
 
 NAMES = ("cat", "dog", "a/b")
@@ -27,22 +24,8 @@ HEIGHT, WIDTH = 60, 100
 @pytest.fixture(scope="module")
 def best(tmp_path_factory):
     """An untrained network with lively heads: it sees things everywhere."""
-    model = model_config("yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]})
-    torch.manual_seed(3)
-    network = build_network(model, len(NAMES))
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-        network.train()(torch.rand(4, 3, 64, 96))
-        for conv in network.head.convs:
-            conv.weight.normal_(0, 0.3)
-            conv.bias.zero_()
-    config = Config(RunConfig(imgsz=(64, 96), cfg="yolov3-tiny"), model, Hyperparameters(), NAMES)
     path = tmp_path_factory.mktemp("models é") / "best.pt"
-    contents = {"config": config.to_dict(), "names": list(NAMES), "epoch": 1, "metrics": {}}
-    save_checkpoint(path, {**contents, "model": network.state_dict()})
-    return path
+    return lively_checkpoint(path, "yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]}, NAMES, (64, 96))
 
 
 def picture(seed):

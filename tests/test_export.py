@@ -13,14 +13,11 @@ from detect import load
 from engine import export as engine_export
 from engine.backends import open_backend
 from export import export
-from models.build import build_network
 from models.postprocess import Postprocess
 from models.weights import read_weights
+from tests.lively import lively_checkpoint
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
-from utils.checkpoint import save_checkpoint
-from utils.config import Config, Hyperparameters, RunConfig
-from utils.config_sources import model_config
 from utils.errors import ExportMismatch, UserError
 
 NAMES = ("a", "b", "c")
@@ -37,22 +34,7 @@ VARIANTS = {
 def checkpoint(variant, path):
     """A narrow network whose outputs vary: fitted batch normalisation and lively heads."""
     cfg, changes = VARIANTS[variant]
-    model = model_config(cfg, changes)
-    torch.manual_seed(3)
-    network = build_network(model, len(NAMES))
-    with torch.no_grad():
-        # Statistics of real features: made-up ones let 75 layers grow, and rounding with them, beyond any tolerance.
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-        network.train()(torch.rand(4, 3, 96, 128))
-        for conv in network.head.convs:
-            conv.weight.normal_(0, 0.3)
-            conv.bias.zero_()
-    config = Config(RunConfig(imgsz=(96, 128), cfg=cfg), model, Hyperparameters(), NAMES)
-    contents = {"config": config.to_dict(), "names": list(NAMES), "epoch": 1, "metrics": {"ap": 0.5}}
-    save_checkpoint(path, {**contents, "model": network.state_dict()})
-    return path
+    return lively_checkpoint(path, cfg, changes, NAMES, (96, 128), ap=0.5)
 
 
 @pytest.fixture(scope="module")

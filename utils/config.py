@@ -221,7 +221,12 @@ class RunConfig:
     amp: str = knob(
         "auto", "mixed precision: auto = bf16 where the device computes in it", choices=("auto", "off", "bf16", "fp16")
     )
-    cache: bool = knob(False, "keep the decoded photos in memory, as far as they fit")
+    cache: bool | str = knob(
+        False,
+        "keep the decoded photos in memory: ram (the meaning of --cache alone), as far as they fit; device = on the "
+        "training device, where whole batches are augmented at once (for GPUs)",
+        choices=("ram", "device"),
+    )
     compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
     optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
     cos_lr: bool = knob(False, "cosine decay of the learning rate (hyperparameter lr_schedule: linear, cosine, steps)")

@@ -40,6 +40,10 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
         if hints[knob.name] is bool:
             shown = meaning if not knob.default else f"{meaning} (on by default)"
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
+        elif hints[knob.name] == bool | str:
+            metavar = "|".join(knob.metadata["choices"])
+            parser.add_argument(*names, nargs="?", const=True, metavar=metavar, help=meaning, **shared)
+            parser.add_argument("--no-" + names[0][2:], action="store_false", help=argparse.SUPPRESS, **shared)
         elif isinstance(knob.default, tuple):
             default = f" (default {' '.join(map(str, knob.default))})" if knob.default else ""
             metavar = "|".join(knob.metadata["choices"]) or "N"

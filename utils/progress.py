@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 
 class Progress:
@@ -17,14 +18,16 @@ class Progress:
         """Images per second so far."""
         return self.done / max(time.perf_counter() - self.start, 1e-9)
 
-    def advance(self, images: int, line: str = "") -> None:
-        """Counts images and, on a terminal, rewrites the line."""
+    def advance(self, images: int, line: Callable[[], str] = str) -> None:
+        """Counts images and, on a terminal, rewrites the line, whose end is asked for only then."""
         self.done += images
         now = time.perf_counter()
         if self.live and (now - self.shown > 0.2 or self.done >= self.total):
             self.shown = now
             left = (self.total - self.done) / max(self.speed, 1e-9)
-            text = f"{self.title} {self.done}/{self.total}  {self.speed:.1f} {self.unit}/s  {clock(left)} left  {line}"
+            text = (
+                f"{self.title} {self.done}/{self.total}  {self.speed:.1f} {self.unit}/s  {clock(left)} left  {line()}"
+            )
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:

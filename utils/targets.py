@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device; a copy to a GPU leaves from pinned memory, so that it waits for nothing."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=values.device.type == "cpu")
+
+
+def occurrences(values: Tensor, count: int) -> Tensor:
+    """How often 0 to count - 1 occur in values (N,) int64: (count,); torch.bincount would wait for a GPU."""
+    return values.new_zeros(count).scatter_add_(0, values, torch.ones_like(values))
+
+
 class Targets(NamedTuple):
     """Truths of a batch: boxes (T, 4) xyxy pixels of the network input, labels (T,), image (T,) in the batch."""
 
@@ -13,9 +25,9 @@ class Targets(NamedTuple):
     labels: Tensor
     image: Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Targets":
-        """The same truths on another device."""
-        return Targets(*(part.to(device, non_blocking=non_blocking) for part in self))
+    def to(self, device: torch.device) -> "Targets":
+        """The same truths on another device, which nobody waits for."""
+        return Targets(*(sent(part, device) for part in self))
 
     @staticmethod
     def stack(boxes: list[Tensor], labels: list[Tensor]) -> "Targets":

@@ -18,7 +18,7 @@ CHOICES = {
     "optimizer": ["sgd", "adamw"],
     "multi_scale": [False, True],
     "rect": [False, True],
-    "cache": [False, True],
+    "cache": [False, True, "device"],
     "freeze": ["", "backbone"],
     "imgsz": [[64], [64, 96]],
     "classes": [6, 1],

@@ -95,7 +95,7 @@ def test_out_of_memory_names_what_was_tried_and_what_fits(planned, monkeypatch, 
 
 def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
     config, index = planned(batch_size=4096)
-    monkeypatch.setattr(engine.rehearsal, "available_memory", lambda: 2**28)
+    monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**28)
     monkeypatch.setattr(Rehearsal, "peak", lambda self, images, validation: images * 2**24)
     with pytest.raises(UserError, match=r"4096 at 96x128 px does not fit.* 0.2 GiB are free; --batch-size 16 fits"):
         rehearsed(config, index, CPU, None, Group())
@@ -104,13 +104,13 @@ def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
 
 
 def test_minus_one_finds_a_batch_size_and_the_checkpoint_keeps_it(flags, monkeypatch):
-    monkeypatch.setattr(engine.rehearsal, "available_memory", lambda: 2**28)
+    monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**28)
     monkeypatch.setattr(Rehearsal, "peak", lambda self, images, validation: images * 2**24)
     folder = train(**{**flags, "batch_size": -1, "epochs": 1})
     # 60 % of 256 MiB are 9 images; the nominal batch of the flags is 8.
     assert last_of(folder)["config"]["run"]["batch_size"] == 8
     assert "batch_size: 8" in (folder / "config.yaml").read_text()
-    monkeypatch.setattr(engine.rehearsal, "available_memory", lambda: 2**26)
+    monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**26)
     resumed = train(resume=str(folder), epochs=2)
     assert last_of(resumed)["config"]["run"]["batch_size"] == 8
     smaller = train(**{**flags, "batch_size": -1, "epochs": 1})
@@ -172,6 +172,21 @@ def test_resources_by_shared_memory_and_memory(planned, monkeypatch):
     assert not plan_resources(config.run, splits, Group(), reserved=photos, cores=8).cached
     assert plan_resources(RunConfig(), splits, Group(), cores=8).workers == 4
     assert plan_resources(RunConfig(), splits, Group(local_size=4), cores=8).workers == 1
+
+
+def test_photos_on_the_device_are_refused_where_they_do_not_fit(planned, monkeypatch):
+    config, index = planned(cache="device")
+    splits = {"train": index, "val": index}
+    monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**30)
+    found = plan_resources(config.run, splits, Group())
+    assert (found.on_device, found.cached) == (True, {"val"})
+    photos, batch = 24 * 96 * 96 * 3, 256 * 8 * 96 * 128
+    room = int((photos + batch) / 0.95) + 2
+    monkeypatch.setattr(engine.resources, "available_memory", lambda: room)
+    assert plan_resources(config.run, splits, Group()).on_device
+    for group, reserved in ((Group(), 10), (Group(world_size=2, local_size=2), 0)):
+        with pytest.raises(UserError, match=r"^--cache device: the 24 training photos take .* are free on cpu"):
+            plan_resources(config.run, splits, group, reserved)
 
 
 def test_sync_bn_keeps_the_names_of_the_weights_and_their_decay(planned):

@@ -152,9 +152,8 @@ def comparable_rows(folder):
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
-def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
-    """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
-    finished, cfg = finished_family
+def in_two_parts(folder, stopped_before, **flags):
+    """The run folder of a run that was stopped before an epoch and resumed."""
 
     class Stopped(Exception):
         pass
@@ -163,16 +162,22 @@ def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
 
     original = Trainer.train_epoch
 
-    def stop_after_two(self, epoch, records):
-        if epoch == 2:
+    def stop(self, epoch, records):
+        if epoch == stopped_before:
             raise Stopped
         return original(self, epoch, records)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", stop_after_two)
+        patch.setattr(Trainer, "train_epoch", stop)
         with pytest.raises(Stopped):
-            train(**resumable_flags(data_of(cfg), tmp_path, cfg), epochs=4)
-    resumed = train(resume=str(tmp_path / "exp"))
+            train(**flags)
+    return train(resume=str(folder / "exp"))
+
+
+def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
+    """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
+    finished, cfg = finished_family
+    resumed = in_two_parts(tmp_path, stopped_before=2, **resumable_flags(data_of(cfg), tmp_path, cfg), epochs=4)
     whole, parts = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (finished, resumed))
     assert whole["epoch"] == parts["epoch"] == 4
     for part in ("network", "model"):
@@ -180,6 +185,19 @@ def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
     for index, state in whole["optimizer"]["state"].items():
         assert torch.equal(state["momentum_buffer"], parts["optimizer"]["state"][index]["momentum_buffer"])
     assert comparable_rows(finished) == comparable_rows(resumed)
+
+
+def test_resuming_changes_nothing_with_photos_on_the_device(small_shapes, tmp_path, capsys):
+    flags = {**resumable_flags(small_shapes, tmp_path), "workers": 0, "epochs": 2, "cache": "device"}
+    whole = train(**{**flags, "project": str(tmp_path / "whole")})
+    assert "GiB of photos on cpu" in capsys.readouterr().out
+    resumed = in_two_parts(tmp_path, stopped_before=1, **flags)
+    first, second = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (whole, resumed))
+    for part in ("network", "model"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    assert comparable_rows(whole) == comparable_rows(resumed)
+    with pytest.raises(UserError, match=r"--cache False \(the run has device\) would change it"):
+        train(resume=str(resumed), epochs=3, cache=False)
 
 
 def test_the_number_of_workers_changes_nothing(finished, small_shapes, tmp_path):
