@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from data.painting import OPENCV, Layout, Painter, shift
+from data.zoom_crop import Window, centre_inside, iou_crop, zoom_out
 from utils.letterbox import Letterbox
 
 MIN_SIDE = 2.0
@@ -24,6 +25,7 @@ MAX_SIDE_RATIO = 100.0
 class Augmentation:
     """How strongly to augment; names and meanings are those of ultralytics' hyperparameters.
 
+    `zoom_out` and `iou_crop` are SSD's (data/zoom_crop.py), for images that are no mosaic.
     From epoch `close_mosaic_from` on (counted from 0; None = never) there is neither mosaic nor mixup.
     """
 
@@ -39,6 +41,8 @@ class Augmentation:
     fliplr: float = 0.5
     mosaic: float = 1.0
     mixup: float = 0.0
+    zoom_out: float = 0.0
+    iou_crop: float = 0.0
     close_mosaic_from: int | None = None
 
 
@@ -79,9 +83,38 @@ def warp_single(
     part: Labelled, size: tuple[int, int], settings: Augmentation, rng: Generator, painter: Painter = OPENCV
 ) -> Labelled:
     """One image, already scaled to fit size (h, w), letterboxed and transformed in one step."""
+    if settings.zoom_out or settings.iou_crop:
+        return warp_window(part, draw_window(part, settings, rng), size, settings, rng, painter)
     box = Letterbox.fit(part.image.shape[:2], size)
     transform = draw_transform(size, size, settings, rng)
     return compose([part], [(box.left, box.top)], size, size, transform, painter)
+
+
+def draw_window(part: Labelled, settings: Augmentation, rng: Generator) -> Window:
+    """The part of an image that SSD's augmentation shows: zoomed out, cropped, both or neither."""
+    height, width = part.image.shape[:2]
+    window = Window(0, 0, width, height)
+    if rng.random() < settings.zoom_out:
+        window = zoom_out(window, rng)
+    if rng.random() < settings.iou_crop:
+        window = iou_crop(window, part.boxes, rng)
+    return window
+
+
+def warp_window(
+    part: Labelled,
+    window: Window,
+    size: tuple[int, int],
+    settings: Augmentation,
+    rng: Generator,
+    painter: Painter = OPENCV,
+) -> Labelled:
+    """A window of an image, scaled to fit size (h, w) and transformed; keeps the boxes whose centre it shows."""
+    keep = centre_inside(window, part.boxes)
+    shown = Labelled(part.image, part.boxes[keep], part.labels[keep])
+    fit = min(size[0] / window.size[0], size[1] / window.size[1])
+    transform = draw_transform(window.size, size, settings, rng, fit)
+    return compose([shown], [(-window.left, -window.top)], window.size, size, transform, painter)
 
 
 def mosaic_corners(parts: Sequence[Labelled], centre: tuple[int, int]) -> list[tuple[int, int]]:
@@ -91,17 +124,20 @@ def mosaic_corners(parts: Sequence[Labelled], centre: tuple[int, int]) -> list[t
     return [(x - w0, y - h0), (x, y - h1), (x - w2, y), (x, y)]
 
 
-def draw_transform(canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: Generator) -> Transform:
+def draw_transform(
+    canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: Generator, fit: float = 1.0
+) -> Transform:
     """A random perspective, rotation, scaling and shear about the centre of the canvas (h, w), and a flip.
 
-    The centre comes to lie in the middle of the output (h, w), give or take `translate` of its sides.
+    The centre comes to lie in the middle of the output (h, w), give or take `translate` of its sides. `fit` is the
+    scale about which the random one varies.
     """
     (canvas_height, canvas_width), (height, width) = canvas, size
     to_centre = shift(-canvas_width / 2, -canvas_height / 2)
     perspective = np.eye(3)
     perspective[2, :2] = rng.uniform(-1, 1, 2) * settings.perspective
     angle = math.radians(rng.uniform(-1, 1) * settings.degrees)
-    scale = rng.uniform(1 - settings.scale, 1 + settings.scale)
+    scale = fit * rng.uniform(1 - settings.scale, 1 + settings.scale)
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     rotation = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
     shear = np.eye(3)

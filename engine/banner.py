@@ -11,6 +11,7 @@ from data.labels import LabelIndex
 from engine.trainer import closing_epochs
 from utils.config import Config, plain
 from utils.errors import printable
+from utils.optim import Schedule
 
 
 def _settings(title: str, config: object, skip: tuple[str, ...] = ()) -> str:
@@ -41,6 +42,7 @@ def banner(
     dtype: torch.dtype | None,
     workers: int,
     folder: Path,
+    schedule: Schedule,
 ) -> str:
     """The resolved config of a run in one block, the loss and the assignment first."""
     hyper = config.hyper
@@ -50,6 +52,8 @@ def banner(
         f"loss   box_loss={hyper.box_loss}  obj_target={hyper.obj_target}  assigner={hyper.assigner}  {gains}",
         f"data   {printable(data.yaml)}: {len(train_index)} training and {len(val_index)} validation images, "
         f"{len(train_index.labels)} and {len(val_index.labels)} boxes, {data.num_classes} classes",
+        f"rate   {config.run.optimizer}, {schedule.describe()}; {schedule.warmup_steps} of "
+        f"{schedule.steps_per_epoch * schedule.epochs} batches are warm-up",
         _settings("model", config.model),
         _settings("run", config.run),
         _settings("hyper", hyper),

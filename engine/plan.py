@@ -34,11 +34,12 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         if flags.get(flag):
             overrides[key] = flags[flag]
     model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
-    demo = demo_of(model) if flags.get("data", "shapes") == "shapes" else {}
+    demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
     check_device(run)
     hyper = hyperparameters(run.hyp, overrides, base=model.hyp if isinstance(model, TorchvisionConfig) else "")
     check_choices(run, model, hyper)
+    check_steps(run, hyper)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -51,13 +52,27 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 
-def demo_of(model: ModelConfig | TorchvisionConfig) -> dict[str, Any]:
-    """The demo's flags; a detector of torchvision keeps its own optimiser and hyperparameters."""
+def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
     if isinstance(model, ModelConfig):
         return DEMO
-    kept = {name: value for name, value in DEMO.items() if name not in ("optimizer", "hyp")}
     side = max(model.strides)
-    return kept if kept["imgsz"][0] % side == 0 else {**kept, "imgsz": (side,)}
+    demo = {**DEMO, "hyp": model.scratch_hyp, "imgsz": DEMO["imgsz"] if DEMO["imgsz"][0] % side == 0 else (side,)}
+    if model.backbone_weights or any(flags.get(name) for name in ("weights", "hyp", "optimizer")):
+        return {name: value for name, value in demo.items() if name not in ("optimizer", "hyp")}
+    return demo
+
+
+def advice(config: Config) -> str:
+    """A line on settings that expect pretrained weights where there are none, or empty."""
+    run, model = config.run, config.model
+    pretrained = isinstance(model, ModelConfig) or model.backbone_weights or run.weights
+    if pretrained or not model.scratch_hyp or run.hyp == model.scratch_hyp or run.optimizer != "sgd":
+        return ""
+    return (
+        f"note: {model.detector}'s own settings expect pretrained weights (--set backbone_weights=FILE, or --weights); "
+        f"from scratch: --optimizer adamw --hyp {model.scratch_hyp}"
+    )
 
 
 def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:
@@ -74,6 +89,15 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
         )
     if run.autoanchor:
         raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
+
+
+def check_steps(run: RunConfig, hyper: Hyperparameters) -> None:
+    """UserError for steps of the learning rate that the run is too short for."""
+    late = [step for step in hyper.lr_steps if step >= max(run.epochs, 1)]
+    if hyper.lr_schedule == "steps" and not run.cos_lr and late:
+        raise UserError(
+            f"lr_steps {late[0]:g}: --epochs {run.epochs} ends before; expected earlier ones, or fractions below 1"
+        )
 
 
 def check_device(run: RunConfig) -> None:

@@ -16,7 +16,8 @@ from utils.distributed import group_of_environment, restart_note, restarts
 from utils.errors import UserError, printable
 from utils.flags import parsed
 
-RESUME_FLAGS = {"resume", "epochs", "device", "workers", "cache", "set"}
+RESUME_FLAGS = ("epochs", "device", "workers", "cache")
+ALLOWED = f"only {', '.join('--' + name for name in RESUME_FLAGS)} may be given; start a new run instead"
 
 
 def resume(flags: Mapping[str, Any]) -> Path:
@@ -31,8 +32,8 @@ def resume(flags: Mapping[str, Any]) -> Path:
     config = Config.from_dict(contents["config"], str(path))
     changed = changes(flags, config)
     if changed:
-        raise UserError(f"--resume keeps the settings of its run; {changed} would change it: start a new run instead")
-    kept = {name: flags[name] for name in ("epochs", "device", "workers", "cache") if name in flags}
+        raise UserError(f"--resume keeps the settings of its run; {changed} would change it: {ALLOWED}")
+    kept = {name: flags[name] for name in RESUME_FLAGS if name in flags}
     before, config = config, replace(config, run=parsed(RunConfig, {**plain(config.run), **kept}))
     done = contents["epoch"]
     if done >= config.run.epochs:
@@ -51,25 +52,30 @@ def resume(flags: Mapping[str, Any]) -> Path:
 def changes(flags: Mapping[str, Any], config: Config) -> str:
     """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
     run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
-    given = [name for name, value in flags.items() if value and name not in RESUME_FLAGS - {"set"}]
+    given = [name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)]
     # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
     if "device" in (flags.get("cache"), config.run.cache) and flags.get("cache", config.run.cache) != config.run.cache:
         given.append("cache")
-    given.sort()
-    names = [f"--{name.replace('_', '-')}" for name in given]
-    has = [f" {printable(flags[name])} (the run has {printable(run[name])})" if name in run else "" for name in given]
-    return ", ".join(map("".join, zip(names, has, strict=True)))
+    said = []
+    for name in sorted(given):
+        values = " ".join(flags["set"]) if name == "set" else flags[name]
+        has = f" (the run has {printable(run[name])})" if name in run else ""
+        said.append(f"--{name.replace('_', '-')} {printable(values)}{has}")
+    return ", ".join(said)
 
 
 def change_of_schedule(before: Config, after: Config, done: int) -> str:
     """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
     # The decay depends on epochs alone: the steps of an epoch do not matter here.
-    first, second = (config.hyper.lr0 * build_schedule(config, 1).decay(done) for config in (before, after))
+    schedules = [build_schedule(config, 1) for config in (before, after)]
+    first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
+    stepwise = schedules[1].decay_shape == "steps"
+    course = f": {schedules[1].describe()}" if stepwise else f" decays until epoch {after.run.epochs}"
     last = closing_epochs(after.run)
     closing = f", mosaic ends {last} epochs before it" if last else ""
     return (
-        f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now decays until epoch "
-        f"{after.run.epochs}{closing}; it goes on at {second:.3g}, not {first:.3g}"
+        f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now"
+        f"{course}{closing}; it goes on at {second:.3g}, not {first:.3g}"
     )
 
 

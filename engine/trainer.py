@@ -35,7 +35,7 @@ from utils.diagnosis import diagnose
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
 from utils.metrics import Metrics
-from utils.optim import Schedule, build_optimizer
+from utils.optim import Schedule, build_optimizer, step_milestones
 from utils.progress import Progress, clock
 from utils.truths import Truths
 from utils.ultralytics_door import ModelEMA
@@ -69,6 +69,8 @@ def augmentation(config: Config) -> Augmentation:
         # Four photos of similar shape would fill a square, which --rect does without.
         mosaic=0.0 if run_config.rect else hyper.mosaic,
         mixup=0.0 if run_config.rect else hyper.mixup,
+        zoom_out=hyper.zoom_out,
+        iou_crop=hyper.iou_crop,
         close_mosaic_from=run_config.epochs - closing if closing else None,
     )
 
@@ -81,12 +83,14 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         epochs=run_config.epochs,
         lr0=hyper.lr0,
         lrf=hyper.lrf,
-        cosine=run_config.cos_lr,
+        decay_shape="cosine" if run_config.cos_lr else hyper.lr_schedule,
         momentum=hyper.momentum,
         warmup_epochs=hyper.warmup_epochs,
         warmup_momentum=hyper.warmup_momentum,
         warmup_bias_lr=hyper.warmup_bias_lr,
         accumulate=max(hyper.nominal_batch / run_config.batch_size, 1.0),
+        milestones=step_milestones(hyper.lr_steps, run_config.epochs),
+        drop=hyper.lr_drop,
     )
 
 

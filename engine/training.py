@@ -18,7 +18,7 @@ from engine.banner import banner, next_steps
 from engine.evaluation import protocol_line
 from engine.failures import explained
 from engine.gain_match import with_matched_gain
-from engine.plan import Plan
+from engine.plan import Plan, advice
 from engine.records import NoRecords, Records
 from engine.rehearsal import rehearsed
 from engine.resources import plan_resources
@@ -48,6 +48,8 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
         # Whatever is wrong with the data is said before the other processes wait for this one.
         splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]
         tell_checkup(plan)
+        if not resumed and advice(plan.config):
+            print(advice(plan.config), file=sys.stderr)
     with joined(group, device):
         splits = group.share(splits if group.main else None)
         with explained(lambda: f"at --batch-size {plan.config.run.batch_size}"):
@@ -89,7 +91,7 @@ def train_on(
         records = Records(folder, config, train_index, trainer.start_epoch, protocol)
     else:
         records = NoRecords(folder)
-    print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder))
+    print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
     trainer.fit(records)
     print(next_steps(folder, config))
     return folder

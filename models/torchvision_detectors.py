@@ -29,15 +29,19 @@ def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tenso
     return generator(ImageList(images[:1], [tuple(images.shape[-2:])]), shapes)[0]
 
 
-class RetinaNetNetwork(RetinaNet):
-    """torchvision's RetinaNet from images (B, 3, H, W) in [0, 1] to what it says of every anchor."""
+class DenseForward:
+    """The way through torchvision's detectors with dense anchors, in front of the class that holds the layers."""
 
     def forward(self, images: Tensor) -> DenseOutput:
-        """Box codes, class logits (without a background class) and anchors."""
+        """What the network says of every anchor over images (B, 3, H, W) in [0, 1]."""
         features = list(self.backbone(self.transform.normalize(images)).values())
         outputs = self.head(features)
         anchors = dense_anchors(self.anchor_generator, images, features)
         return DenseOutput(outputs["bbox_regression"], outputs["cls_logits"], anchors)
+
+
+class RetinaNetNetwork(DenseForward, RetinaNet):
+    """torchvision's RetinaNet; its class logits know no background."""
 
     @staticmethod
     def scores(logits: Tensor) -> Tensor:
@@ -60,15 +64,8 @@ def retinanet(backbone: str, num_classes: int, fpn_channels: int = 256, norm: st
     return RetinaNetNetwork(resnet_fpn(backbone, fpn_channels, norm, 2, extra), num_classes)
 
 
-class SSDNetwork(SSD):
-    """torchvision's SSD from images (B, 3, 300, 300) in [0, 1] to what it says of every anchor."""
-
-    def forward(self, images: Tensor) -> DenseOutput:
-        """Box codes, class logits (the background first) and anchors."""
-        features = list(self.backbone(self.transform.normalize(images)).values())
-        outputs = self.head(features)
-        anchors = dense_anchors(self.anchor_generator, images, features)
-        return DenseOutput(outputs["bbox_regression"], outputs["cls_logits"], anchors)
+class SSDNetwork(DenseForward, SSD):
+    """torchvision's SSD at 300 x 300 px; its first class logit is the background's."""
 
     @staticmethod
     def scores(logits: Tensor) -> Tensor:

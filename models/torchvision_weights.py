@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from models.weights import is_ours
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, load_plain
 from utils.errors import UserError, printable
 
 
@@ -17,15 +16,9 @@ def read_torchvision(path: str | Path) -> dict[str, Any]:
     Classification weights get the names of a detector's backbone. UserError for anything else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"weights not found: {printable(path.absolute())}")
-    if is_ours(path):
+    if path.is_file() and is_ours(path):
         return load_checkpoint(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for damaged files
-        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 100)
-        raise UserError(f"{printable(path)}: not weights of torchvision, or damaged ({reason})") from None
+    state = load_plain(path, "weights of torchvision")
     state = state.get("model", state) if isinstance(state, dict) else None  # as torchvision's references save it
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{printable(path)}: expected a state dict of torchvision: names with tensors")

@@ -15,6 +15,7 @@ from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = ("iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd")
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
+LR_SCHEDULES = ("linear", "cosine", "steps")
 ASSIGNER_NAMES = ("anchor_ratio", "best_anchor", "iou", "ggiou")
 
 
@@ -60,6 +61,7 @@ class TorchvisionConfig:
     )
     backbone_weights: str = knob("", "local file of torchvision's classification weights to start the backbone from")
     hyp: str = knob("", "hyperparameter YAML of this detector, below --hyp and --set")
+    scratch_hyp: str = knob("", "--hyp to take without pretrained weights, with --optimizer adamw; the demo's")
 
     def __post_init__(self):
         """Checks what no single range can say."""
@@ -85,7 +87,16 @@ class Hyperparameters:
     """A hyperparameter YAML (data/hyps/*.yaml): flat keys, named as ultralytics names the same thing."""
 
     lr0: float = knob(0.01, "initial learning rate", 0, 10)
-    lrf: float = knob(0.01, "final learning rate as a fraction of lr0", 0, 1)
+    lrf: float = knob(0.01, "linear, cosine: final learning rate as a fraction of lr0", 0, 1)
+    lr_schedule: str = knob(
+        "linear",
+        "decay of the learning rate: linear or cosine down to lrf, or steps: times lr_drop at each of lr_steps",
+        choices=LR_SCHEDULES,
+    )
+    lr_steps: tuple[float, ...] = knob(
+        (0.667, 0.917), "steps: epochs after which the learning rate falls; below 1: as fractions of the run", 0.01
+    )
+    lr_drop: float = knob(0.1, "steps: factor on the learning rate at each", 0, 1)
     momentum: float = knob(0.937, "SGD momentum, or AdamW's beta1", 0, 0.999)
     weight_decay: float = knob(0.0005, "weight decay at the nominal batch size", 0, 1)
     warmup_epochs: float = knob(3.0, "epochs of warm-up (at least 100 steps)", 0, 1000)
@@ -166,6 +177,10 @@ class Hyperparameters:
         choices=("all", "batch"),
     )
     mixup: float = knob(0.0, "probability of a blend of two images", 0, 1)
+    zoom_out: float = knob(0.0, "without mosaic: probability of a photo small on grey, down to 1/4, as SSD", 0, 1)
+    iou_crop: float = knob(
+        0.0, "without mosaic: probability of a random part that overlaps an object enough, as SSD (paper 1)", 0, 1
+    )
 
     def __post_init__(self):
         """Checks what no single range can say."""
@@ -173,6 +188,10 @@ class Hyperparameters:
             raise UserError(
                 f"assign_negative {self.assign_negative} is above assign_positive {self.assign_positive}: "
                 "expected negative <= positive"
+            )
+        if list(self.lr_steps) != sorted(set(self.lr_steps)) or any(step > 1 and step % 1 for step in self.lr_steps):
+            raise UserError(
+                f"lr_steps is {list(self.lr_steps)}: expected rising whole epochs, or fractions of the run below 1"
             )
 
 
@@ -210,7 +229,7 @@ class RunConfig:
     )
     compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
     optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
-    cos_lr: bool = knob(False, "cosine instead of linear decay of the learning rate")
+    cos_lr: bool = knob(False, "cosine decay of the learning rate (hyperparameter lr_schedule: linear, cosine, steps)")
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
     rect: bool = knob(False, "batches of photos of similar shape, padded no more than they need; no mosaic, no mixup")
     sync_bn: bool = knob(False, "batch statistics over all processes (several GPUs under torchrun)")

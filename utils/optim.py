@@ -1,6 +1,7 @@
 """Optimiser, parameter groups and the schedule of learning rate, momentum and accumulation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,22 +50,25 @@ class StepSettings(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate, momentum and accumulation as a pure function of the step: a warm-up, then linear or cosine decay.
+    """Learning rate, momentum and accumulation as a pure function of the step: a warm-up, then decay by epochs.
 
     In the warm-up the learning rate rises from 0 (biases: falls from `warmup_bias_lr`), and the accumulation from
-    one batch to the nominal batch.
+    one batch to the nominal batch. The decay is `linear` or `cosine`, down to `lrf`, or in `steps`: by the factor
+    `drop` after each number of epochs in `milestones`.
     """
 
     steps_per_epoch: int
     epochs: int
     lr0: float
     lrf: float
-    cosine: bool
+    decay_shape: str
     momentum: float
     warmup_epochs: float
     warmup_momentum: float
     warmup_bias_lr: float
     accumulate: float
+    milestones: tuple[int, ...] = ()
+    drop: float = 0.1
 
     @property
     def warmup_steps(self) -> int:
@@ -76,9 +80,11 @@ class Schedule:
 
     def decay(self, epoch: int) -> float:
         """The factor on lr0 in an epoch."""
+        if self.decay_shape == "steps":
+            return self.drop ** sum(epoch >= milestone for milestone in self.milestones)
         progress = epoch / self.epochs
-        shape = (1 + math.cos(math.pi * progress)) / 2 if self.cosine else 1 - progress
-        return shape * (1 - self.lrf) + self.lrf
+        left = (1 + math.cos(math.pi * progress)) / 2 if self.decay_shape == "cosine" else 1 - progress
+        return left * (1 - self.lrf) + self.lrf
 
     def at(self, step: int) -> StepSettings:
         """The settings of a step, counted from the start of the run."""
@@ -93,6 +99,19 @@ class Schedule:
             momentum=self.warmup_momentum + (self.momentum - self.warmup_momentum) * warm,
             accumulate=max(round(1 + (self.accumulate - 1) * warm), 1),
         )
+
+    def describe(self) -> str:
+        """The learning rate over the run, in a few words."""
+        if self.decay_shape != "steps":
+            return f"lr {self.lr0:g}, {self.decay_shape} to {self.lr0 * self.lrf:g} over {self.epochs} epochs"
+        after = " and ".join(str(milestone) for milestone in self.milestones if milestone < self.epochs)
+        falls = f"times {self.drop:g} after epoch {after}" if after else "the same in all"
+        return f"lr {self.lr0:g}, {falls} of {self.epochs} epochs"
+
+
+def step_milestones(steps: Sequence[float], epochs: int) -> tuple[int, ...]:
+    """Whole epochs of a run: those below 1 are fractions of it, the others are epochs already."""
+    return tuple(round(step * epochs) if step < 1 else round(step) for step in steps)
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:

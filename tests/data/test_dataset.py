@@ -94,7 +94,10 @@ def test_boxes_sit_on_the_white_squares(index, mosaic):
     assert seen > 25
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(mixup=0.5), Augmentation(mosaic=0.5, degrees=5)])
+SSD = Augmentation(mosaic=0, zoom_out=0.5, iou_crop=1)
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(mixup=0.5), Augmentation(mosaic=0.5, degrees=5), SSD])
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_sample_depends_on_seed_epoch_and_index_alone(index, augmentation, cache):
     first = DetectionDataset(index, SIZE, augmentation, 7)
@@ -297,6 +300,7 @@ def test_real_photos_survive_every_augmentation(tmp_path, cache):
     labels = [SHARED_DATA / "coco128" / "labels" / "train2017" / f"{image.stem}.txt" for image in images]
     index = load_labels(images, labels, 80, tmp_path)
     everything = Augmentation(degrees=10, shear=5, perspective=0.0005, flipud=0.5, mosaic=0.7, mixup=0.5)
+    everything = replace(everything, zoom_out=0.5, iou_crop=0.5)
     dataset = DetectionDataset(index, (256, 320), everything, 0, cache)
     truths = 0
     for i in range(len(index)):

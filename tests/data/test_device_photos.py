@@ -30,6 +30,7 @@ SETTINGS = {
     "single": (replace(GREY_LEFT, mosaic=0, flipud=0.5), GEOMETRY),
     "turned": (replace(GREY_LEFT, degrees=40, shear=10), GEOMETRY),
     "perspective": (replace(GREY_LEFT, degrees=10, perspective=0.001), GEOMETRY),
+    "ssd": (replace(GREY_LEFT, mosaic=0, zoom_out=0.5, iou_crop=1), GEOMETRY),
     "mixed": (replace(GREY_LEFT, mixup=0.5, mosaic=0.7), GEOMETRY),
     "baseline": (Augmentation(), COLOUR),
     "everything": (Augmentation(mixup=0.5, mosaic=0.8, flipud=0.3, degrees=5, shear=3, perspective=0.0003), COLOUR),

@@ -16,9 +16,10 @@ from engine.epoch import resized, train_one_epoch
 from engine.guard import Guard
 from engine.plan import plan_run
 from engine.report import EpochReport
+from engine.resume import change_of_schedule
 from engine.trainer import closing_epochs
 from models.build import build_detector
-from tests.engine.conftest import ALL_FAMILIES, FAMILIES
+from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
 from utils.config import ASSIGNER_NAMES, RunConfig
 from utils.errors import UserError
@@ -30,7 +31,7 @@ STEPS = 40
 
 
 def constant_schedule(lr):
-    return Schedule(1, 1000, lr, 1.0, False, 0.9, 0.0, 0.9, 0.0, 1.0)
+    return Schedule(1, 1000, lr, 1.0, "linear", 0.9, 0.0, 0.9, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -75,39 +76,40 @@ def thirty_steps(cfg, batch, flags, lr):
     return rows
 
 
+def first_images(batch, count, size):
+    """The first images of a batch with their targets, at another size."""
+    images, targets = resized(batch.images[:count].float(), batch.targets, size)
+    few = Targets(*(part[targets.image < count] for part in targets))
+    return batch._replace(images=images.round().byte(), targets=few)
+
+
 def assert_falls(rows, name, least):
     values = [row[name] for row in rows]
     print(f"{name}: {values[0]:.3f} -> {values[-1]:.3f}")
     assert sum(values[-5:]) < least * sum(values[:5])
 
 
-@pytest.mark.parametrize("cfg", ALL_FAMILIES[1:])
-@pytest.mark.parametrize(
-    ("loss", "assigner"),
-    [
-        ("sca", "ggiou"),
-        *(
-            pytest.param(loss, assigner, marks=pytest.mark.slow)
-            for loss, assigner in (("sca", "iou"), *itertools.product(("smooth_l1", "giou"), ("iou", "ggiou")))
-        ),
-    ],
-)
+PAIRS = list(itertools.product(("smooth_l1", "giou", "sca"), ("iou", "ggiou")))
+LEARNERS = {**FAMILIES, "retinanet_resnet50_fpn": FAMILIES["retinanet_resnet18_fpn"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", [cfg for cfg in LEARNERS if cfg not in ("yolov3-tiny", "ssd300_vgg16")])
+@pytest.mark.parametrize(("loss", "assigner"), PAIRS)
 def test_torchvisions_detectors_learn(cfg, loss, assigner, fixed_batch, flags):
-    settings = [*FAMILIES[cfg], "nominal_batch=1"]
-    rows = thirty_steps(cfg, fixed_batch, {**flags, "loss": loss, "assign": assigner, "set": settings}, 0.001)
+    settings = [*LEARNERS[cfg], "nominal_batch=1"]
+    batch = first_images(fixed_batch, 4, (96, 128))
+    rows = thirty_steps(cfg, batch, {**flags, "loss": loss, "assign": assigner, "set": settings}, 0.001)
     assert_falls(rows, "loss", 0.9)
     assert_falls(rows, "raw_box_loss", 0.95)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("assigner", ["iou", "ggiou"])
-@pytest.mark.parametrize("loss", ["smooth_l1", "giou", "sca"])
+@pytest.mark.parametrize(("loss", "assigner"), PAIRS)
 def test_ssd_learns(loss, assigner, fixed_batch, flags):
-    """Two images a step: VGG16 cannot be made narrower, nor its input smaller."""
-    images, targets = resized(fixed_batch.images[:2].float(), fixed_batch.targets, (300, 300))
-    few = Targets(*(part[targets.image < 2] for part in targets))
-    batch = fixed_batch._replace(images=images.round().byte(), targets=few)
-    flags = {**flags, "imgsz": [300], "loss": loss, "assign": assigner, "set": ["nominal_batch=1"]}
+    """One image a step: VGG16 cannot be made narrower, nor its input smaller."""
+    batch = first_images(fixed_batch, 1, (SSD_SIDE, SSD_SIDE))
+    flags = {**flags, "imgsz": [SSD_SIDE], "loss": loss, "assign": assigner, "set": ["nominal_batch=1"]}
     rows = thirty_steps("ssd300_vgg16", batch, flags, 0.0001)
     assert_falls(rows, "loss", 0.9)
     assert_falls(rows, "raw_box_loss", 0.95)
@@ -121,19 +123,19 @@ def finished(small_shapes, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=ALL_FAMILIES)
-def finished_family(request, small_shapes, tmp_path_factory):
-    """A finished run of every kind of model, and its flags but for the folder."""
+def finished_family(request, data_of, tmp_path_factory):
+    """A finished run of every kind of model, and its name."""
     if request.param == "yolov3-tiny":
         return request.getfixturevalue("finished"), request.param
-    flags = resumable_flags(small_shapes, tmp_path_factory.mktemp(request.param), request.param)
+    flags = resumable_flags(data_of(request.param), tmp_path_factory.mktemp(request.param), request.param)
     return train(**flags, epochs=4), request.param
 
 
-def resumable_flags(small_shapes, folder, cfg="yolov3-tiny"):
+def resumable_flags(data, folder, cfg="yolov3-tiny"):
     return {
         "cfg": cfg,
-        "data": str(small_shapes),
-        "imgsz": [96, 128],
+        "data": str(data),
+        "imgsz": [SSD_SIDE] if cfg == "ssd300_vgg16" else [96, 128],
         "batch_size": 4,
         "workers": 2,
         "device": "cpu",
@@ -172,10 +174,10 @@ def in_two_parts(folder, stopped_before, **flags):
     return train(resume=str(folder / "exp"))
 
 
-def test_resuming_changes_nothing(finished_family, small_shapes, tmp_path):
+def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
     """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
     finished, cfg = finished_family
-    resumed = in_two_parts(tmp_path, stopped_before=2, **resumable_flags(small_shapes, tmp_path, cfg), epochs=4)
+    resumed = in_two_parts(tmp_path, stopped_before=2, **resumable_flags(data_of(cfg), tmp_path, cfg), epochs=4)
     whole, parts = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (finished, resumed))
     assert whole["epoch"] == parts["epoch"] == 4
     for part in ("network", "model"):
@@ -209,6 +211,8 @@ def test_resume_says_what_it_cannot_do(finished, tmp_path):
         train(resume=str(finished))
     with pytest.raises(UserError, match=r"--loss giou \(the run has ciou\) would change it"):
         train(resume=str(finished), loss="giou", epochs=9)
+    with pytest.raises(UserError, match=r"--set box=1 lr0=.1 would change it: only --epochs, --device, --workers"):
+        train(resume=str(finished), set=["box=1", "lr0=.1"])
     with pytest.raises(UserError, match="weights only"):
         train(resume=str(finished / "weights" / "best.pt"))
     with pytest.raises(UserError, match="not found"):
@@ -219,9 +223,23 @@ def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     folder = train(resume=str(tmp_path / "run"), epochs=5)
     # Linear from .01: after 4 of 4 epochs at its end, 1 % of it; after 4 of 5 at 20.8 %.
-    said = "--epochs 5 instead of 4: the learning rate now decays until epoch 5; it goes on at 0.00208, not 0.0001"
+    said = (
+        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, mosaic ends 1 epochs before it; "
+        "it goes on at 0.00208, not 0.0001"
+    )
     assert said in capsys.readouterr().out
     assert len(comparable_rows(folder)) == 5
+
+
+def test_more_epochs_move_the_steps_that_are_fractions(flags):
+    def run(epochs, steps):
+        return plan_run(
+            {**flags, "close_mosaic": 0, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}
+        ).config
+
+    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5)
+    assert "now: lr 0.01, times 0.1 after epoch 8 of 12 epochs; it goes on at 0.01, not 0.001" in moved
+    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5)
 
 
 def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):
@@ -308,6 +326,7 @@ def test_freeze_mistakes(changes, message, flags):
         {"multi_scale": True},
         {"optimizer": "adamw", "set": ["lr0=0.001"]},
         {"cos_lr": True, "close_mosaic": 1},
+        {"set": ["lr_schedule=steps", "lr_steps=1"]},
         {"autoanchor": True},
         {"imgsz": [96], "hyp": "ggiou-yolo"},
         {"hyp": "sca", "set": ["ggiou_gamma=1.4"]},

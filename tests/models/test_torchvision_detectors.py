@@ -1,5 +1,6 @@
 """torchvision's detectors behind our contract: their own losses to the digit, the paper's weights, training."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,9 @@ from torchvision.models.detection import (
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
+from data.shapes import make_shapes
 from engine.backends import torch_backend
-from engine.plan import check_choices, demo_of
+from engine.plan import advice, check_choices, demo_of, plan_run
 from engine.trainer import load_weights
 from models.assigners import ggiou
 from models.box_losses import sca
@@ -26,7 +28,7 @@ from models.dense_loss import BoxTerm, DenseOutput
 from models.torchvision_detectors import dense_anchors
 from models.torchvision_weights import read_torchvision, with_detector_names
 from utils.config import Config, RunConfig
-from utils.config_sources import hyperparameters, model_config
+from utils.config_sources import MODELS, hyperparameters, model_config
 from utils.errors import UserError
 from utils.targets import Targets
 
@@ -322,9 +324,24 @@ def test_autocast_keeps_the_loss_in_full_precision():
 
 def test_the_detectors_own_settings_are_below_those_of_the_user():
     model = model_config("retinanet_resnet18_fpn", {})
-    assert not {"optimizer", "hyp"} & demo_of(model).keys()
+    assert not {"optimizer", "hyp"} & demo_of(model, {"hyp": "ggiou"}).keys()
     hyper = hyperparameters("ggiou", {"box": 2.0}, base=model.hyp)
     assert (hyper.assigner, hyper.box, hyper.box_loss, hyper.lr0, hyper.nominal_batch) == ("ggiou", 2.0, "l1", 0.01, 16)
+
+
+@pytest.mark.parametrize("cfg", [path.stem for path in sorted(MODELS.glob("*_*.yaml"))])
+def test_without_pretrained_weights_a_recipe_is_taken_or_named(cfg, tmp_path):
+    """The demo takes it; on other data a line says which, unless weights or an optimiser are chosen."""
+    make_shapes(tmp_path / "shapes", train=2, val=2)
+    model, demo = model_config(cfg, {}), plan_run({"cfg": cfg, "data_root": str(tmp_path)}).config
+    assert (demo.run.optimizer, demo.run.hyp, demo.hyper.lr_schedule) == ("adamw", model.scratch_hyp, "linear")
+    assert demo.hyper.lr0 < 0.002 and demo.hyper.assigner == "iou" and advice(demo) == ""
+    pretrained = plan_run({"cfg": cfg, "data_root": str(tmp_path), "set": ["backbone_weights=a.pth"]}).config
+    assert (pretrained.run.optimizer, pretrained.hyper.lr_schedule, advice(pretrained)) == ("sgd", "steps", "")
+    bare = replace(demo, run=replace(demo.run, optimizer="sgd", hyp=""))
+    assert f"--optimizer adamw --hyp {model.scratch_hyp}" in advice(bare)
+    assert advice(replace(bare, run=replace(bare.run, weights="a.pt"))) == ""
+    assert advice(plan_run({"cfg": "yolov3-tiny", "data_root": str(tmp_path)}).config) == ""
 
 
 @pytest.mark.parametrize(
@@ -400,3 +417,23 @@ def test_what_is_no_weights_is_said(contents, tmp_path):
     path.write_bytes(contents) if isinstance(contents, bytes) else torch.save(contents, path)
     with pytest.raises(UserError, match=r"wrong\.pth"):
         read_torchvision(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_weights_are_said(zipped, tmp_path):
+    """Whatever byte is changed, or missing: the file is read, or refused in one line."""
+    path, rng, refused = tmp_path / "damaged.pth", random.Random(0), 0
+    weights = {"conv1.weight": torch.randn(2, 3, 3, 3), "bn.count": torch.tensor(1)}
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(400):
+        part = bytearray(whole[: rng.choice((len(whole), len(whole), rng.randrange(len(whole))))])
+        for _ in range(rng.choice((1, 3)) if part else 0):
+            part[rng.randrange(min(len(part), 1200))] = rng.choice((rng.randrange(256), *b".0(}]qXKMGcRtueb"))
+        path.write_bytes(part)
+        try:
+            assert read_torchvision(path)["model"]
+        except UserError as error:
+            refused += 1
+            assert "damaged.pth" in str(error) and "\n" not in str(error)
+    assert refused > 200

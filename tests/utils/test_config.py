@@ -97,6 +97,10 @@ def test_numbers_that_yaml_takes_for_text():
         ("assign_negative=0.6", "above assign_positive"),
         ("ggiou_wloc=much", "'much'"),
         ("lr0", "expected key=value"),
+        ("lr_schedule=step", "did you mean 'steps'"),
+        ("lr_steps=[11, 8]", "expected rising whole epochs, or fractions"),
+        ("lr_steps=[8.5]", "expected rising whole epochs"),
+        ("lr_steps=-1", "expected at least 0.01"),
     ],
 )
 def test_mistakes_are_named(setting, message):
@@ -143,3 +147,8 @@ def test_image_size_must_fit_the_stride(tmp_path: Path):
         plan_run({"imgsz": [310], "data_root": str(tmp_path)})
     with pytest.raises(UserError, match="3 numbers"):
         plan_run({"imgsz": [320, 320, 320]})
+
+
+def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="lr_steps 11: --epochs 8 ends before; expected earlier ones"):
+        plan_run({"epochs": 8, "set": ["lr_schedule=steps", "lr_steps=[4, 11]"], "data_root": str(tmp_path)})
