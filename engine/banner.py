@@ -9,7 +9,7 @@ import torch
 from data.data_yaml import DataSpec
 from data.labels import LabelIndex
 from engine.trainer import closing_epochs
-from utils.config import Config, plain
+from utils.config import Config, RunConfig, plain
 from utils.errors import printable
 from utils.optim import Schedule
 
@@ -69,12 +69,13 @@ def next_steps(folder: Path, config: Config) -> str:
     """What a person can do with the run that just ended."""
     best = folder / "weights" / "best.pt"
     other = "giou" if config.hyper.box_loss != "giou" else "sca"
+    cfg = "" if config.run.cfg == RunConfig.cfg else f" --cfg {printable(config.run.cfg)}"
     return "\n".join(
         [
             "next:",
             f"  look          {folder / 'results.png'} and {folder / 'val_batch0.jpg'}",
             f"  validate      python val.py --weights {best}",
-            f"  another loss  python train.py --data {printable(config.run.data)} --loss {other}",
+            f"  another loss  python train.py --data {printable(config.run.data)}{cfg} --loss {other}",
             "  own data      python train.py --data path/to/data.yaml   (README: Train on your own data)",
         ]
     )

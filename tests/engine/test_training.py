@@ -12,6 +12,7 @@ import torch
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
+from engine.banner import next_steps
 from engine.epoch import resized, train_one_epoch
 from engine.guard import Guard
 from engine.plan import plan_run
@@ -362,3 +363,12 @@ def test_a_single_class_trains(flags, tmp_path):
 )
 def test_the_last_quarter_is_without_mosaic_unless_asked_otherwise(epochs, close_mosaic, expected):
     assert closing_epochs(RunConfig(epochs=epochs, close_mosaic=close_mosaic)) == expected
+
+
+def test_the_next_steps_stay_with_the_model():
+    for cfg, shown in (
+        ("yolov3-tiny", "--data shapes --loss giou"),
+        ("yolov3", "--data shapes --cfg yolov3 --loss giou"),
+    ):
+        steps = next_steps(Path("run"), plan_run({"cfg": cfg}).config)
+        assert f"python train.py {shown}\n" in steps
