@@ -41,7 +41,7 @@ def make_shapes(root: Path, seed: int = 0, train: int = 320, val: int = 160, siz
             draft = Path(temporary) / "shapes"
             for number, (split, count) in enumerate({"train": train, "val": val}.items()):
                 _write_split(draft, split, count, size, [seed, number])
-            yaml = TEMPLATE.read_text("utf-8").replace("\npath: shapes\n", "\npath: .\n")
+            yaml = TEMPLATE.read_text("utf-8").replace("\npath: shapes\n", "\n")
             (draft / TEMPLATE.name).write_text(yaml, "utf-8")
             readme = README.format(stamp=STAMP, train=train, val=val, size=size, seed=seed)
             (draft / "README.txt").write_text(readme, "utf-8")

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from data.convert.voc import convert_voc
 from detect import load
 from engine import export as engine_export
 from engine.backends import open_backend
@@ -19,6 +20,7 @@ from tests.lively import lively_checkpoint
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
 from utils.errors import ExportMismatch, UserError
+from val import validate
 
 NAMES = ("a", "b", "c")
 VARIANTS = {
@@ -183,6 +185,30 @@ def test_ultralytics_predicts_with_our_file(dynamic, tmp_path):
         found = rows_of(theirs.predict(canvas, imgsz=320, conf=0.25, iou=0.45, verbose=False, save=False))
         assert_same(found, expected)
         assert theirs.names == {0: "RBC", 1: "WBC", 2: "Platelets"}
+
+
+@needs_shared_data
+def test_ultralytics_validates_and_tracks_with_our_file(tmp_path):
+    """On the data YAML that convert.py writes; its metric integrates otherwise, so its AP is near ours, not equal."""
+    from ultralytics import YOLO
+
+    weights = SHARED_DATA / "checkpoints" / "ultralytics-yolov3-tiny-bccd.pt"
+    convert_voc(SHARED_DATA / "bccd", tmp_path / "bccd", names=["RBC", "WBC", "Platelets"], splits=["val"])
+    folder = tmp_path / "bccd" / "images" / "val"
+    for photo in sorted(folder.iterdir())[8:]:
+        photo.unlink()
+    yaml = tmp_path / "bccd" / "data.yaml"
+    yaml.write_text(yaml.read_text() + "train: images/val\n")
+    (file,) = export(weights=str(weights), format=["onnx"], imgsz=[320], output=str(tmp_path / "best"))
+    ours = validate(weights=str(weights), data=str(yaml), imgsz=[320], project=str(tmp_path / "runs"), plots=False)
+    theirs = YOLO(str(file), task="detect")
+    common = {"imgsz": 320, "batch": 1, "verbose": False, "project": str(tmp_path / "theirs")}
+    box = theirs.val(data=str(yaml), conf=0.001, iou=0.65, plots=False, workers=0, **common).box
+    assert abs(box.map50 - ours.overall["ap50"]) < 0.03
+    assert abs(box.map - ours.overall["ap"]) < 0.03
+    frame = cv2.imread(str(sorted(folder.iterdir())[0]))
+    first, second = (theirs.track(frame, persist=True, save=False, **common)[0].boxes.id for _ in range(2))
+    assert len(first) and set(first.tolist()) <= set(second.tolist()), "the same cells keep their numbers"
 
 
 @pytest.mark.parametrize("example", ["onnx_numpy.py", "opencv_dnn.py"])

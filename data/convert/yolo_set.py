@@ -233,8 +233,11 @@ def write_overlays(conversion: Conversion, folder: Path) -> None:
 
 
 def _write_yaml(conversion: Conversion, path: Path, target: Path, images: str, annotations: dict[str, Path]) -> None:
-    """The data YAML; with `list` its paths are absolute, because the photos stay where they are."""
-    values: dict[str, Any] = {"path": "."}
+    """The data YAML; with `list` its paths are absolute, because the photos stay where they are.
+
+    Without `path:` the splits are relative to the file, for ultralytics too, which takes `path: .` for its own folder.
+    """
+    values: dict[str, Any] = {}
     if images == "list":
         values = {"path": str(conversion.source), "labels_dir": str(target / "labels")}
     for split in conversion.counts():

@@ -292,7 +292,7 @@ def test_best_pt_loads_in_an_empty_folder(finished, tmp_path, monkeypatch):
 def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_path, capsys):
     renamed = tmp_path / "renamed.yaml"
     text = Path(small_shapes).read_text()
-    renamed.write_text(text.replace("path: .", f"path: {Path(small_shapes).parent}") + "  6: extra\n")
+    renamed.write_text(f"path: {Path(small_shapes).parent}\n{text}  6: extra\n")
     folder = train(**{**flags, "data": str(renamed), "epochs": 1}, weights=str(finished / "weights" / "best.pt"))
     said = capsys.readouterr().out
     assert "not taken, another shape: head.convs.0.bias (33 there, 36 here)" in said
