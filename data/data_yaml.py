@@ -92,13 +92,13 @@ def label_path(spec: DataSpec, image: Path) -> Path:
 
 def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
     """The label files of many images: `label_path`, asked once for each folder."""
-    folders: dict[str, str] = {}
+    folders: dict[str, Path] = {}
     paths = []
     for image in images:
         folder, name = os.path.split(image)
         if folder not in folders:
-            folders[folder] = os.fspath(label_path(spec, image).parent)
-        paths.append(Path(folders[folder], f"{os.path.splitext(name)[0]}.txt"))  # noqa: PTH122 - faster, and it counts
+            folders[folder] = label_path(spec, image).parent
+        paths.append(folders[folder] / f"{os.path.splitext(name)[0]}.txt")  # noqa: PTH122 - faster, and it counts
     return paths
 
 
@@ -216,9 +216,10 @@ def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
     """The images in a folder, however deep, or on the lines of a list file, relative to that file's folder."""
     if _exists(source, Path.is_dir):
         for folder, _, names in os.walk(source):
+            parent = Path(folder)  # parsed once: with 100,000 photos it counts
             for name in names:
                 if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                    yield Path(folder, name)
+                    yield parent / name
         return
     if not _exists(source):
         raise _wrong(spec.yaml, f"{split}: no such folder or list file: {printable(source)}")
