@@ -164,7 +164,7 @@ def fetch_listed(downloads: Sequence[Download], root: Path) -> None:
     target, there = root / downloads[0].target, 0
     for download in downloads:
         file = target / download.name
-        if file.is_file() and _digest(file, "sha256") == download.sha256:
+        if _is_whole(file, download):
             there += 1
         else:
             fetch(download, root)
@@ -302,6 +302,14 @@ def _verify(download: Download, file: Path) -> None:
         raise UserError(f"{printable(download.url)}: {problem}; the file was deleted")
     if not (download.sha256 or download.md5):
         print(f"note: {printable(download.name)}: no checksum is declared, only its size was compared", file=sys.stderr)
+
+
+def _is_whole(file: Path, download: Download) -> bool:
+    """Whether a listed file is there and is the declared one; one that cannot be read is not."""
+    try:
+        return file.is_file() and _digest(file, "sha256") == (download.sha256 or "").lower()
+    except OSError:
+        return False
 
 
 def _digest(file: Path, kind: str) -> str:
