@@ -1,6 +1,7 @@
 """Batches of samples, the same for any number of worker processes."""
 
 import sys
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from data.device_photos import Recipe, Recipes
 from data.order import epoch_order
 from utils.letterbox import Letterbox
 from utils.targets import Targets
+
+SIGNAL_S = 5.0
 
 
 class Batch(NamedTuple):
@@ -95,6 +98,18 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(stacked, Targets.stack(list(boxes), list(labels)), torch.tensor(index), list(letterboxes))
 
 
+class PatientLoader(DataLoader):
+    """A DataLoader that names a killed loading process even when the connection to it broke before the signal came."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except (EOFError, ConnectionError):
+            # The dead process's sockets close before SIGCHLD arrives, whose handler in torch raises what has happened.
+            time.sleep(SIGNAL_S)
+            raise
+
+
 def build_loader(
     dataset: DetectionDataset,
     batch_size: int,
@@ -116,7 +131,7 @@ def build_loader(
         sampler = RectSampler(sizes, batch_size * world_size, rect_stride, seed, rank, world_size)
     # Forked workers share the photo cache and start in no time; elsewhere the platform knows best.
     fork = workers > 0 and sys.platform == "linux"
-    return DataLoader(
+    return PatientLoader(
         dataset,
         batch_size,
         sampler=sampler,

@@ -30,6 +30,21 @@ class Boxes(NamedTuple):
         return Boxes(*(part[rows] for part in self))
 
 
+class _Detections(COCO):
+    """Detections that are evaluated as a whole: an index of millions, which nobody looks up, costs time and memory."""
+
+    def createIndex(self):
+        """None: `loadAnns` gives all that there is, in its order."""
+
+    def getAnnIds(self, **_):
+        """The evaluator asks for those of all images and of all classes that there are."""
+        return range(1, 1 + len(self.dataset["annotations"]))
+
+    def loadAnns(self, ids):
+        """All annotations."""
+        return self.dataset["annotations"]
+
+
 class _Evaluation(COCOeval_faster):
     """faster-coco-eval, and VOC's difficult objects: ignored, however many detections find them."""
 
@@ -152,7 +167,7 @@ def _evaluation(
     xywh = to_xywh(detections.boxes)
     area = xywh[:, 2] * xywh[:, 3] if detection_area is None else detection_area
     rows = _annotations(truths.image_ids[detections.image], detections.labels, xywh, area, detections.scores)
-    detection_set = COCO({"images": images, "categories": categories, "annotations": rows})
+    detection_set = _Detections({"annotations": rows})
     return _Evaluation(truth_set, detection_set, "bbox", lvis_style=federated is not None)
 
 

@@ -57,7 +57,7 @@ def guarded_import(home: Path, **environment) -> tuple[dict, str]:
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("YOLO_", "PYTEST"))}
     variables |= {"HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", GUARDED_IMPORT]
-    done = subprocess.run(command, env=variables, cwd=home, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=variables, cwd=home, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr  # stdout holds the report alone: the import printed nothing
 
