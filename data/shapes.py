@@ -1,6 +1,7 @@
 """The embedded demo set: pictures of shapes drawn from a seed, written as an ordinary YOLO data set."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -70,11 +71,16 @@ def _write_split(root: Path, split: str, count: int, size: int, seed: list[int])
     images, labels = root / "images" / split, root / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    for index in range(count):
+
+    def draw(index: int) -> None:
         scene = draw_scene(np.random.default_rng([*seed, index]), size)
         _, encoded = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         (images / f"{index:06}.jpg").write_bytes(encoded.tobytes())
         (labels / f"{index:06}.txt").write_text(_label_lines(scene), "utf-8")
+
+    with ThreadPoolExecutor(2) as pool:  # more would wait for Python's lock
+        for _ in pool.map(draw, range(count)):
+            pass
 
 
 def _label_lines(scene: Scene) -> str:

@@ -1,9 +1,21 @@
 """The building blocks of Darknet backbones and YOLOv3 necks."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "leaky": lambda inplace: nn.LeakyReLU(0.1, inplace)}
+
+class SiLU(nn.Module):
+    """x * sigmoid(x); in place where no gradient is wanted: with one, torch would copy x before it overwrites it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": SiLU, "leaky": lambda: nn.LeakyReLU(0.1, inplace=True)}
 
 
 class ConvBlock(nn.Module):
@@ -13,7 +25,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
-        self.activation = ACTIVATIONS[activation](inplace=True)
+        self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves, normalises, activates."""
