@@ -156,7 +156,7 @@ class DetectionDataset(Dataset):
         height, width = self._fit(row).inner
         if self._cache is None:
             return Stored(int(self._starts[row]) // 3, (height, width, 3))
-        return self._cache.numpy()[self._starts[row] : self._starts[row + 1]].reshape(height, width, 3)
+        return self._cache.numpy()[self._starts[row] :][: height * width * 3].reshape(height, width, 3)
 
     def _remembered(self, row: int) -> np.ndarray:
         photo = self._decoded.pop(row, None)
@@ -185,23 +185,25 @@ class DetectionDataset(Dataset):
 
     def _all_photos(self, device: torch.device) -> Tensor:
         """The bytes of all photos, scaled, one after the other on a device; from now on none is read from disk."""
-        starts = np.concatenate([[0], _photo_bytes(self.index, self.image_size).cumsum()])
+        first, sizes = _first_rows(self.index), _stored_bytes(self.index, self.image_size)
+        starts = sizes.cumsum() - sizes
         # A tensor: worker processes that are not forked get it as shared memory instead of a copy each.
-        photos = torch.empty(int(starts[-1]), dtype=torch.uint8, device=device)
+        photos = torch.empty(int(sizes.sum()), dtype=torch.uint8, device=device)
 
         def load(row: int) -> None:
             with contextlib.suppress(ImageError):
-                photos[starts[row] : starts[row + 1]] = torch.from_numpy(self._load(row).reshape(-1))
+                photos[starts[row] : starts[row] + sizes[row]] = torch.from_numpy(self._load(row).reshape(-1))
 
         with ThreadPoolExecutor(usable_cores()) as pool:
-            list(pool.map(load, range(len(self))))
-        self._starts = starts
+            list(pool.map(load, np.unique(first).tolist()))
+        self._undecodable.copy_(self._undecodable[first])
+        self._starts = starts[first]
         return photos
 
 
 def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
-    """Memory that the photos of a split take when scaled to fit image_size (h, w)."""
-    return int(_photo_bytes(index, image_size).sum())
+    """Memory that the photos of a split take when scaled to fit image_size (h, w), repeated ones once."""
+    return int(_stored_bytes(index, image_size).sum())
 
 
 def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
@@ -210,8 +212,16 @@ def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
     return np.array(inner, np.int64).reshape(-1, 2)
 
 
-def _photo_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
-    return scaled_sizes(index, image_size).prod(axis=1) * 3
+def _first_rows(index: LabelIndex) -> np.ndarray:
+    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/repeat.py)."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(image, row) for row, image in enumerate(index.images)], np.int64)
+
+
+def _stored_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
+    """The bytes (N,) of a row's photo when scaled to fit image_size (h, w); 0 if an earlier row has the same."""
+    new = _first_rows(index) == np.arange(len(index))
+    return scaled_sizes(index, image_size).prod(axis=1) * 3 * new
 
 
 def _sample(labelled: Labelled, row: int, letterbox: Letterbox | None) -> Sample:

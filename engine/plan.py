@@ -1,7 +1,7 @@
 """From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     check_device(run)
     hyper = hyperparameters(run.hyp, overrides, base=model.hyp if isinstance(model, TorchvisionConfig) else "")
     check_choices(run, model, hyper)
-    check_steps(run, hyper)
+    check_steps(run, hyper, overrides)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -92,10 +92,14 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
         raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
 
 
-def check_steps(run: RunConfig, hyper: Hyperparameters) -> None:
-    """UserError for steps of the learning rate that the run is too short for."""
+def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) -> None:
+    """UserError for steps of the learning rate that are asked for and not taken, or that the run is too short for."""
+    schedule = "cosine" if run.cos_lr else hyper.lr_schedule
+    unused = sorted({"lr_steps", "lr_drop"} & set(asked))
+    if schedule != "steps" and unused:
+        raise UserError(f"--set {unused[-1]}: the schedule is {schedule}; expected --set lr_schedule=steps beside it")
     late = [step for step in hyper.lr_steps if step >= max(run.epochs, 1)]
-    if hyper.lr_schedule == "steps" and not run.cos_lr and late:
+    if schedule == "steps" and late:
         raise UserError(
             f"lr_steps {late[0]:g}: --epochs {run.epochs} ends before; expected earlier ones, or fractions below 1"
         )

@@ -14,6 +14,7 @@ from data.dataset import DetectionDataset, cache_bytes
 from data.labels import load_labels
 from data.loader import EpochSampler, build_loader, collate
 from data.order import epoch_order
+from data.repeat import repeated
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 from utils.letterbox import PADDING, Letterbox
@@ -179,6 +180,19 @@ def test_the_cache_is_as_large_as_foretold_and_is_not_written_to(index):
     for i in range(len(index)):
         dataset[3, i].image.fill_(0)
     assert torch.equal(dataset._cache, before)
+
+
+def test_a_repeated_photo_is_kept_once(index, broken_index):
+    longer = repeated(index, 1.0)
+    assert len(longer) > len(index)
+    assert cache_bytes(longer, SIZE) == cache_bytes(index, SIZE)
+    for augmentation in (None, Augmentation()):
+        kept, read = (DetectionDataset(longer, SIZE, augmentation, cache=cache) for cache in (True, False))
+        assert kept._cache.numel() == cache_bytes(index, SIZE)
+        assert all(equal(kept[1, i], read[1, i]) for i in range(len(longer)))
+    broken = repeated(broken_index, 1.0)
+    known = DetectionDataset(broken, SIZE, cache=True).undecodable
+    assert known == [image for image in broken.images if image == broken_index.images[1]]
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -150,5 +150,9 @@ def test_image_size_must_fit_the_stride(tmp_path: Path):
 
 
 def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="--set lr_steps: the schedule is linear; expected --set lr_schedule=steps"):
+        plan_run({"epochs": 20, "set": ["lr_steps=[4, 11]"], "data_root": str(tmp_path)})
+    with pytest.raises(UserError, match="--set lr_drop: the schedule is cosine"):
+        plan_run({"cos_lr": True, "set": ["lr_schedule=steps", "lr_drop=.2"], "data_root": str(tmp_path)})
     with pytest.raises(UserError, match="lr_steps 11: --epochs 8 ends before; expected earlier ones"):
         plan_run({"epochs": 8, "set": ["lr_schedule=steps", "lr_steps=[4, 11]"], "data_root": str(tmp_path)})
