@@ -1,18 +1,21 @@
 """The pictures of a run folder: results.csv over the epochs, the labels of a data set, curves and confusion matrix."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from utils.draw import class_color, drawable
 from utils.metrics import IOU_COLUMNS, Metrics
 from utils.run_folder import read_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Title, y label and columns of each panel; an entry that ends in * stands for all columns that begin so.
 RESULTS_PANELS = (
@@ -42,13 +45,13 @@ def plot_results(csv_path: Path, path: Path) -> None:
     columns = {name: np.array([_number(row[name]) for row in rows]) for name in names}
     panels = [(title, label, _chosen(names, wanted)) for title, label, wanted in RESULTS_PANELS]
     panels = [panel for panel in panels if panel[2]]
-    figure = Figure(figsize=(15, 3.4 * max(1, -(-len(panels) // 3))), layout="constrained")
+    figure = _figure(15, 3.4 * max(1, -(-len(panels) // 3)))
     for number, (title, label, chosen) in enumerate(panels):
         axes = figure.add_subplot(-(-len(panels) // 3), 3, number + 1)
         for position, name in enumerate(chosen):
             color = f"C{position % 10}"
             axes.plot(columns["epoch"], columns[name], color=color, marker=".", markersize=3, linewidth=1.4, label=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         _finish(axes, title, "epoch", label)
         axes.legend(fontsize=7, ncols=2 if len(chosen) > 5 else 1)
     _save(figure, path)
@@ -59,7 +62,7 @@ def plot_labels(boxes: ArrayLike, labels: ArrayLike, names: Sequence[str], path:
     boxes, labels = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(labels, np.int64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
     room = float(np.clip(len(names) / 25, 1, 3))  # the class names need it
-    figure = Figure(figsize=(5.3 * (room + 2), 5.5), layout="constrained")
+    figure = _figure(5.3 * (room + 2), 5.5)
     classes, sizes, ratios = figure.subplots(1, 3, width_ratios=(room, 1, 1))
     _class_histogram(classes, np.bincount(labels, minlength=len(names)), _plain_names(names))
     _size_histogram(sizes, sides)
@@ -72,7 +75,7 @@ def plot_precision_recall(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws precision over recall at IoU .5, per class and their mean."""
     names = [f"{name}  AP50 {_short(row['ap50'])}" for name, row in _named(metrics)]
     mean = f"mean of classes with labels  AP50 {_short(metrics.overall['ap50'])}"
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    figure = _figure(10, 6.5)
     axes = figure.add_subplot()
     _class_lines(axes, metrics.curves.recall, metrics.curves.precision, names, mean)
     _finish(axes, "Precision over recall at IoU 0.5", "recall", "precision")
@@ -82,7 +85,7 @@ def plot_precision_recall(metrics: Metrics, path: Path | BinaryIO) -> None:
 def plot_f1(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws F1 over the confidence threshold, per class and their mean, and the threshold that is best."""
     names = [f"{name}  F1 {_short(row['f1'])}" for name, row in _named(metrics)]
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    figure = _figure(10, 6.5)
     axes = figure.add_subplot()
     if metrics.confidence is not None:
         text = f"best mean F1 at confidence {metrics.confidence:.3f}"
@@ -99,7 +102,7 @@ def plot_confusion_matrix(metrics: Metrics, path: Path | BinaryIO) -> None:
     share = counts / np.maximum(counts.sum(0), 1)
     names = _plain_names(list(metrics.per_class))
     side = float(np.clip(3.5 + 0.4 * len(names), 6, 16))
-    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    figure = _figure(side + 1.5, side)
     axes = figure.add_subplot()
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the column", shrink=0.8)
@@ -183,6 +186,13 @@ def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _figure(width: float, height: float) -> Figure:
+    # Loaded with the first picture: a run without any needs neither its time nor its 20 MB.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Figure, path: Path | BinaryIO) -> None:

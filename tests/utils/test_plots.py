@@ -143,7 +143,9 @@ def test_many_classes_and_no_detections(tmp_path):
             assert is_picture(tmp_path / f"{number}.png") or values is empty
 
 
-def test_no_global_plotting_state_is_used():
-    code = "import sys, utils.plots; print('matplotlib.pyplot' in sys.modules)"
+def test_no_global_plotting_state_is_used_and_matplotlib_comes_with_the_first_picture(tmp_path):
+    code = "import sys, utils.plots; print('matplotlib.figure' in sys.modules); import numpy as np; "
+    code += f"utils.plots.plot_labels(np.ones((1, 4)), [0], ['a'], {str(tmp_path / 'labels.png')!r}); "
+    code += "print('matplotlib.figure' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["False", "True", "False"]
