@@ -119,8 +119,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _orphans(split: Split) -> list[str]:
     """Label files beside the split's own that belong to no photo."""
-    own = set(map(os.fspath, split.labels))
-    folders = dict.fromkeys(path.parent for path in split.labels)
+    paths = list(map(os.fspath, split.labels))
+    own, folders = set(paths), dict.fromkeys(map(os.path.dirname, paths))
     found = []
     for folder in folders:
         try:

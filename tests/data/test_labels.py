@@ -1,13 +1,15 @@
 """Labels: what is kept, clipped, dropped and refused, and that the cache never lies."""
 
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.label_file import parse_labels
-from data.labels import load_labels
+from data.labels import CHUNK, in_threads, load_labels
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 
@@ -347,3 +349,19 @@ def test_coco128_is_read_as_its_text_says(tmp_path, name, missing, boxes):
         expected = np.hstack([centre - side / 2, centre + side / 2])
         np.testing.assert_allclose(index.of(i)[0], expected, atol=0.01)
         assert index.of(i)[1].tolist() == values[:, 0].tolist()
+
+
+def test_threads_take_over_where_a_disk_is_waited_for():
+    items = list(range(5 * CHUNK))
+    computing = in_threads(lambda item: (item, threading.get_ident()), items)
+    assert [item for item, _ in computing] == items
+
+    def wait(item):
+        time.sleep(0.0002)
+        return item, threading.get_ident()
+
+    waiting = in_threads(wait, items)
+    assert [item for item, _ in waiting] == items
+    assert {thread for _, thread in waiting[:CHUNK]} == {threading.get_ident()}
+    assert threading.get_ident() not in {thread for _, thread in waiting[CHUNK:]}
+    assert in_threads(wait, []) == []
