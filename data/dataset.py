@@ -185,7 +185,8 @@ class DetectionDataset(Dataset):
 
     def _all_photos(self, device: torch.device) -> Tensor:
         """The bytes of all photos, scaled, one after the other on a device; from now on none is read from disk."""
-        first, sizes = _first_rows(self.index), _stored_bytes(self.index, self.image_size)
+        first = _first_rows(self.index)
+        sizes = _stored_bytes(self.index, self.image_size, first)
         starts = sizes.cumsum() - sizes
         # A tensor: worker processes that are not forked get it as shared memory instead of a copy each.
         photos = torch.empty(int(sizes.sum()), dtype=torch.uint8, device=device)
@@ -203,7 +204,7 @@ class DetectionDataset(Dataset):
 
 def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
     """Memory that the photos of a split take when scaled to fit image_size (h, w), repeated ones once."""
-    return int(_stored_bytes(index, image_size).sum())
+    return int(_stored_bytes(index, image_size, _first_rows(index)).sum())
 
 
 def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
@@ -218,10 +219,9 @@ def _first_rows(index: LabelIndex) -> np.ndarray:
     return np.array([first.setdefault(image, row) for row, image in enumerate(index.images)], np.int64)
 
 
-def _stored_bytes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
+def _stored_bytes(index: LabelIndex, image_size: tuple[int, int], first: np.ndarray) -> np.ndarray:
     """The bytes (N,) of a row's photo when scaled to fit image_size (h, w); 0 if an earlier row has the same."""
-    new = _first_rows(index) == np.arange(len(index))
-    return scaled_sizes(index, image_size).prod(axis=1) * 3 * new
+    return scaled_sizes(index, image_size).prod(axis=1) * 3 * (first == np.arange(len(index)))
 
 
 def _sample(labelled: Labelled, row: int, letterbox: Letterbox | None) -> Sample:

@@ -110,7 +110,7 @@ def test_twenty_kills_change_nothing(small_shapes, tmp_path):
     """SIGKILL at twenty moments, then --resume: the same weights, optimiser and results.csv as an undisturbed run."""
     epochs = 60
     whole = start(command(small_shapes, tmp_path / "whole", "--epochs", str(epochs)))
-    whole.communicate(timeout=3000)
+    whole.communicate(timeout=600)
     assert whole.returncode == 0
     project = tmp_path / "killed"
     last, kills = project / "exp" / "weights" / "last.pt", 0
@@ -121,7 +121,7 @@ def test_twenty_kills_change_nothing(small_shapes, tmp_path):
         else:
             before, more = 0, command(small_shapes, project, "--epochs", str(epochs), "--exist-ok")[2:]
         process = start([sys.executable, "-c", SUICIDE, moment, str(number), *more])
-        _, said = process.communicate(timeout=3000)
+        _, said = process.communicate(timeout=600)
         kills += process.returncode == -signal.SIGKILL
         assert process.returncode in (-signal.SIGKILL, 0), said
         if before:
@@ -129,7 +129,7 @@ def test_twenty_kills_change_nothing(small_shapes, tmp_path):
     assert kills == 20
     assert load_last(last)[1]["epoch"] < epochs
     process = start([sys.executable, str(ROOT / "train.py"), "--resume", str(project / "exp")])
-    _, said = process.communicate(timeout=3000)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     first, second = (load_checkpoint(each / "exp" / "weights" / "last.pt") for each in (tmp_path / "whole", project))
     for part in ("network", "model"):
