@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from data.painting import OPENCV, Layout, Painter, shift
+from data.painting import OPENCV, Layout, Painter, Views, is_straight, shift
 from data.zoom_crop import Window, centre_inside, iou_crop, zoom_out
 from utils.letterbox import Letterbox
 
@@ -156,27 +156,64 @@ def compose(
     transform: Transform,
     painter: Painter = OPENCV,
 ) -> Labelled:
-    """The images at their corners (left, top) of a grey canvas (h, w), transformed into an output of size (h, w)."""
-    placed = [(*corner, *_far_corner(part, corner)) for part, corner in zip(parts, corners, strict=True)]
-    shown = _clip(np.array(placed), canvas)
-    windows = _pixels(transform_boxes(shown, transform.matrix), size)
-    inverse = np.linalg.inv(transform.matrix)
-    layout = Layout(tuple(part.image for part in parts), tuple(corners), shown, windows, inverse, size)
-    boxes = np.concatenate([part.boxes + np.float32(corner * 2) for part, corner in zip(parts, corners, strict=True)])
+    """The images at their corners (left, top) of a grey canvas (h, w), transformed into an output of size (h, w).
+
+    Without rotation, shear and perspective each image fills whole pixels of the output: its edges move by less than a
+    pixel, its boxes with them.
+    """
+    offsets = np.array(corners, float).repeat(2, axis=0).reshape(-1, 4)
+    extents = np.array([(0, 0, part.image.shape[1], part.image.shape[0]) for part in parts], float)
+    on_canvas = _clip(extents + offsets, canvas)
+    place = _straight if is_straight(transform.matrix) else _slanted
+    views = place(on_canvas, offsets, transform.matrix, size)
+    # Nothing is painted of an image that has no whole pixel to show.
+    views.windows[(views.shown[:, 2:] <= views.shown[:, :2]).any(1)] = 0
+    layout = Layout(tuple(part.image for part in parts), views, size)
+
+    owner = np.arange(len(parts)).repeat([len(part.boxes) for part in parts])
+    boxes = np.concatenate([part.boxes for part in parts]).astype(float)
     labels = np.concatenate([part.labels for part in parts])
-    on_canvas = _clip(boxes, canvas)
-    moved = _clip(transform_boxes(on_canvas, transform.matrix), size)
-    scaled = boxes * transform.scale
+    before = boxes * transform.scale
+    shown = _between(boxes, (on_canvas - offsets)[owner]) * transform.scale
+    moved = _clip(transform_boxes(_between(boxes, views.shown[owner]), views.matrices[owner]), size)
     # Both: turned, even a sliver at the canvas's edge gets a wide box around it.
-    keep = worth_keeping(scaled, on_canvas * transform.scale) & worth_keeping(scaled, moved)
+    keep = worth_keeping(before, shown) & worth_keeping(before, moved)
     return Labelled(painter.paint(layout), moved[keep].astype(np.float32), labels[keep])
 
 
-def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4) float64 xyxy around the four moved corners of each; NaN where a corner lies beyond the horizon."""
+def _slanted(on_canvas: np.ndarray, offsets: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> Views:
+    """Views of images that lie at offsets (N, 4) of a canvas and fill on_canvas (N, 4) of it, by any matrix."""
+    matrices = np.array([matrix @ shift(x, y) for x, y in offsets[:, :2]])
+    windows = _pixels(transform_boxes(on_canvas, matrix), size)
+    return Views((on_canvas - offsets).astype(int), windows, matrices)
+
+
+def _straight(on_canvas: np.ndarray, offsets: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> Views:
+    """The same for an upright matrix, changed a little for each image: whole pixels of it fill whole output pixels."""
+    scale, base = (np.tile(values / matrix[2, 2], 2) for values in (matrix.diagonal()[:2], matrix[:2, 2]))
+    limits = np.array([size[1], size[0]] * 2)
+    # From the canvas's whole pixels, so that neighbours round their common edge alike.
+    edges = on_canvas * scale + base
+    whole = np.rint(edges.clip(0, limits))
+    cut = np.rint((whole - base) / scale).clip(on_canvas[:, [0, 1, 0, 1]], on_canvas[:, [2, 3, 2, 3]])
+    shown = np.where(edges == edges.clip(0, limits), on_canvas, cut) - offsets
+    first, last = np.minimum(whole[:, :2], whole[:, 2:]), np.maximum(whole[:, :2], whole[:, 2:])
+    matrices = np.zeros((len(shown), 3, 3))
+    sides = shown[:, 2:] - shown[:, :2]
+    matrices[:, [0, 1], [0, 1]] = own = (whole[:, 2:] - whole[:, :2]) / np.maximum(sides, 1)
+    matrices[:, :2, 2] = whole[:, :2] - own * shown[:, :2]
+    matrices[:, 2, 2] = 1
+    return Views(shown.astype(int), np.hstack([first, last]).astype(int), matrices)
+
+
+def transform_boxes(boxes: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """Boxes (T, 4) float64 xyxy around the four moved corners of each; NaN where a corner lies beyond the horizon.
+
+    matrices are (T, 3, 3), or (3, 3) for all.
+    """
     corners = np.ones((len(boxes), 4, 3))
     corners[..., :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    x, y, w = np.moveaxis(corners @ matrix.T, -1, 0)
+    x, y, w = np.moveaxis(corners @ matrices.swapaxes(-1, -2), -1, 0)
     w = np.where(w > 1e-6, w, np.nan)
     x, y = x / w, y / w
     return np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], axis=1)
@@ -205,10 +242,6 @@ def hsv_jitter(image: Any, settings: Augmentation, rng: Generator, painter: Pain
     return painter.recolour(image, (1 + rng.uniform(-1, 1, 3) * strengths).clip(1e-3))
 
 
-def _far_corner(part: Labelled, corner: tuple[int, int]) -> tuple[int, int]:
-    return corner[0] + part.image.shape[1], corner[1] + part.image.shape[0]
-
-
 def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The columns and rows (N, 4), ends excluded, whose centres boxes (N, 4) hold; all of them for NaN."""
     whole = np.array([0, 0, size[1], size[0]])
@@ -219,6 +252,11 @@ def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     return boxes.clip(0, np.array([width, height, width, height], boxes.dtype))
+
+
+def _between(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Boxes (T, 4), each cut to its own limits (T, 4)."""
+    return boxes.clip(limits[:, [0, 1, 0, 1]], limits[:, [2, 3, 2, 3]])
 
 
 def _flip(flip_x: bool, flip_y: bool, size: tuple[int, int]) -> np.ndarray:

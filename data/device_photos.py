@@ -32,6 +32,9 @@ class Recipe(NamedTuple):
     gains: np.ndarray | None = None
 
 
+# A row of Recipes.photos that shows nowhere.
+NO_PHOTO = np.array([0, 1, 0, 0, 1, 1, 0, 0, 0, 0])
+
 # Writes down what OpenCV would do at once.
 NOTES = Painter(
     paint=lambda layout: Recipe((layout,)),
@@ -43,12 +46,13 @@ NOTES = Painter(
 class Recipes(NamedTuple):
     """The recipes of a batch as tensors: B images of `size` (h, w), L layouts each, K photos a layout, filled up.
 
-    photos (B, L, K, 13) int64: start, h, w, left, top, shown (4), window (4), as Layout has them; inverse (B, L, 3, 3)
-    float32; share (B,); gains (B, 3), None where no colour changes. A photo that fills up has an empty window.
+    photos (B, L, K, 10) int64: start, width, shown (4), window (4), as Views have them; inverses (B, L, K, 3, 3)
+    float32 from output to photo; share (B,); gains (B, 3), None where no colour changes. A photo that fills up has an
+    empty window.
     """
 
     photos: Tensor
-    inverse: Tensor
+    inverses: Tensor
     share: Tensor
     gains: Tensor | None
     size: tuple[int, int]
@@ -58,28 +62,26 @@ class Recipes(NamedTuple):
         """The recipes of one batch, whose images have one size."""
         layers = max(len(recipe.layouts) for recipe in recipes)
         slots = max(len(layout.photos) for recipe in recipes for layout in recipe.layouts)
-        photos = np.zeros((len(recipes), layers, slots, 13), np.int64)
-        inverse = np.tile(np.eye(3), (len(recipes), layers, 1, 1))
+        photos = np.tile(NO_PHOTO, (len(recipes), layers, slots, 1))
+        inverses = np.tile(np.eye(3), (len(recipes), layers, slots, 1, 1))
         for image, recipe in enumerate(recipes):
             for layer, layout in enumerate(recipe.layouts):
-                places = [(*photo, *corner) for (photo, corner) in zip(_flat(layout), layout.corners, strict=True)]
-                photos[image, layer, : len(places)] = np.hstack([places, layout.shown, layout.windows])
-                inverse[image, layer] = layout.inverse / layout.inverse[2, 2]
+                shown, windows, matrices = layout.views
+                seen = (windows[:, 2:] > windows[:, :2]).all(1)
+                stored = np.array([(photo.start, photo.shape[1]) for photo in layout.photos])
+                photos[image, layer, : seen.sum()] = np.hstack([stored, shown, windows])[seen]
+                inverted = np.linalg.inv(matrices[seen])
+                inverses[image, layer, : seen.sum()] = inverted / inverted[:, 2:, 2:]
         share = torch.tensor([recipe.share for recipe in recipes], dtype=torch.float32)
         gains = None
         if recipes[0].gains is not None:
             gains = torch.from_numpy(np.array([_applied(recipe.gains) for recipe in recipes], np.float32))
-        inverse = torch.from_numpy(inverse.astype(np.float32))
-        return Recipes(torch.from_numpy(photos), inverse, share, gains, recipes[0].layouts[0].size)
+        inverses = torch.from_numpy(inverses.astype(np.float32))
+        return Recipes(torch.from_numpy(photos), inverses, share, gains, recipes[0].layouts[0].size)
 
     def to(self, device: torch.device) -> "Recipes":
         """The same on another device, without waiting for it."""
         return Recipes(*(sent(part, device) if isinstance(part, Tensor) else part for part in self))
-
-
-def _flat(layout: Layout) -> list[tuple[int, int, int]]:
-    """Start, height and width of the photos of a layout."""
-    return [(photo.start, *photo.shape[:2]) for photo in layout.photos]
 
 
 def _applied(gains: np.ndarray) -> np.ndarray:
@@ -116,18 +118,24 @@ def paint_batch(pixels: Tensor, recipes: Recipes) -> Tensor:
 
 def _paint_layer(pixels: Tensor, recipes: Recipes, layer: int) -> Tensor:
     """One layout of every image: (B, h, w, 3) float32, whole levels."""
-    photos, slots = recipes.photos[:, layer], recipes.photos.shape[2]
-    x, y = _on_canvas(recipes.inverse[:, layer], recipes.size)
-    owner = _owner(photos, x, y)
+    count, slots = recipes.photos.shape[0], recipes.photos.shape[2]
+    owner = torch.full((count, *recipes.size), -1, device=pixels.device)
+    seen_x = torch.zeros(owner.shape, device=pixels.device)
+    seen_y = seen_x.clone()
+    for slot in range(slots):
+        x, y = _on_photo(recipes.inverses[:, layer, slot], recipes.size)
+        # The last photo to show at a pixel is the one that is seen.
+        shows = _shows(recipes.photos[:, layer, slot], x, y)
+        owner, seen_x, seen_y = (torch.where(shows, new, old) for new, old in ((slot, owner), (x, seen_x), (y, seen_y)))
     # The row of every pixel's photo in the tables of all images' photos.
-    row = owner.clamp(min=0) + slots * torch.arange(len(photos), device=pixels.device)[:, None, None]
-    start, height, width, left, top = (column.flatten()[row] for column in photos[..., :5].unbind(-1))
-    colours = _bilinear(pixels, start, height, width, x - left - 0.5, y - top - 0.5)
+    row = owner.clamp(min=0) + slots * torch.arange(count, device=pixels.device)[:, None, None]
+    start, width, *shown = (column.flatten()[row] for column in recipes.photos[:, layer, :, :6].unbind(-1))
+    colours = _bilinear(pixels, start, width, shown, seen_x - 0.5, seen_y - 0.5)
     return torch.where(owner[..., None] < 0, PADDING, colours)
 
 
-def _on_canvas(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the centres of the output's pixels lie on the canvases: x and y (B, h, w), by inverse (B, 3, 3)."""
+def _on_photo(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the output's pixel centres lie on one photo of each image: x and y (B, h, w), by inverse (B, 3, 3)."""
     row = torch.arange(size[0], device=inverse.device)[:, None] + 0.5
     column = torch.arange(size[1], device=inverse.device) + 0.5
     x, y, w = (
@@ -139,27 +147,24 @@ def _on_canvas(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return x * scale, y * scale
 
 
-def _owner(photos: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The last of the photos (B, K, 13) to show at canvas points x, y (B, h, w); -1 where none does."""
+def _shows(photos: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Where one photo of each image (B, 10) shows: (B, h, w), whose pixels lie at its points x, y (B, h, w)."""
     row = torch.arange(x.shape[1], device=x.device)[:, None]
     column = torch.arange(x.shape[2], device=x.device)
-    owner = torch.full(x.shape, -1, device=x.device)
-    for slot in range(photos.shape[1]):
-        edges = photos[:, slot, 5:, None, None].unbind(1)
-        left, top, right, bottom, first_column, first_row, end_column, end_row = edges
-        inside = (column >= first_column) & (column < end_column) & (row >= first_row) & (row < end_row)
-        # A slanted photo covers its window in part. One more pixel all around leaves no cracks between neighbours.
-        inside &= (x >= left - 1) & (x < right + 1) & (y >= top - 1) & (y < bottom + 1)
-        owner = torch.where(inside, slot, owner)
-    return owner
+    edges = photos[:, 2:, None, None].unbind(1)
+    left, top, right, bottom, first_column, first_row, end_column, end_row = edges
+    inside = (column >= first_column) & (column < end_column) & (row >= first_row) & (row < end_row)
+    # A slanted photo covers its window in part. One more pixel all around leaves no cracks between neighbours.
+    return inside & (x >= left - 1) & (x < right + 1) & (y >= top - 1) & (y < bottom + 1)
 
 
-def _bilinear(pixels: Tensor, start: Tensor, height: Tensor, width: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Colours (B, h, w, 3) float32, whole levels, at points x, y (B, h, w) of their photos, edges repeated."""
-    x, y = x.clamp(min=0).minimum(width - 1), y.clamp(min=0).minimum(height - 1)
+def _bilinear(pixels: Tensor, start: Tensor, width: Tensor, shown: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Colours (B, h, w, 3) float32, whole levels, at points x, y (B, h, w) of their photos, shown's edges repeated."""
+    first_x, first_y, end_x, end_y = shown
+    x, y = x.maximum(first_x).minimum(end_x - 1), y.maximum(first_y).minimum(end_y - 1)
     left, top = x.floor(), y.floor()
     first = start + top.long() * width + left.long()
-    right, below = (left < width - 1).long(), (top < height - 1).long() * width
+    right, below = (left < end_x - 1).long(), (top < end_y - 1).long() * width
     x, y = (x - left)[..., None], (y - top)[..., None]
     upper = torch.lerp(pixels[first].float(), pixels[first + right].float(), x)
     first = first + below

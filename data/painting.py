@@ -11,18 +11,27 @@ from utils.letterbox import PADDING
 BAND = 32
 
 
-class Layout(NamedTuple):
-    """Photos at corners (left, top) of a grey canvas, and how an output of size (h, w) shows it.
+class Views(NamedTuple):
+    """How an output shows each of N photos: all in whole pixels, ends excluded.
 
-    shown (N, 4) is what of each photo lies on the canvas, windows (N, 4) are the output pixels around that, inverse
-    (3, 3) leads from output to canvas. Photos are arrays (h, w, 3) uint8, or stand for such and have their shape.
+    shown (N, 4) is a part of the photo, windows (N, 4) are the output's columns and rows around it, matrices (N, 3, 3)
+    lead from photo to output. Where they keep rectangles upright, the part fills its window. A photo that is not seen
+    has an empty window.
+    """
+
+    shown: np.ndarray
+    windows: np.ndarray
+    matrices: np.ndarray
+
+
+class Layout(NamedTuple):
+    """An output of size (h, w) that shows photos over grey.
+
+    Photos are arrays (h, w, 3) uint8, or stand for such and have their shape.
     """
 
     photos: tuple
-    corners: tuple[tuple[int, int], ...]
-    shown: np.ndarray
-    windows: np.ndarray
-    inverse: np.ndarray
+    views: Views
     size: tuple[int, int]
 
 
@@ -38,10 +47,17 @@ class Painter(NamedTuple):
 
 
 def paint(layout: Layout) -> np.ndarray:
-    """The output (h, w, 3) uint8; the canvas exists in the coordinates only, each photo is warped once."""
+    """The output (h, w, 3) uint8; each photo is warped once, straight into it."""
     image = np.full((*layout.size, 3), PADDING, np.uint8)
-    for photo, corner, area, window in zip(*layout[:4], strict=True):
-        _warp_onto(image, photo, corner, area, window, layout.inverse)
+    for photo, shown, window, matrix in zip(layout.photos, *layout.views, strict=True):
+        (left, top, right, bottom), (x1, y1, x2, y2) = shown.tolist(), window.tolist()
+        if x1 >= x2 or y1 >= y2:
+            continue
+        part, target = photo[top:bottom, left:right], image[y1:y2, x1:x2]
+        if is_straight(matrix):
+            _fill(target, part, matrix[0, 0] < 0, matrix[1, 1] < 0)
+        else:
+            _warp_onto(target, part, np.linalg.inv(shift(-x1, -y1) @ matrix @ shift(left, top)))
     return image
 
 
@@ -68,6 +84,11 @@ OPENCV = Painter(paint, blend, recolour)
 def shift(x: float, y: float) -> np.ndarray:
     """The 3 x 3 matrix that moves points by (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def is_straight(matrix: np.ndarray) -> bool:
+    """Whether a 3 x 3 matrix keeps rectangles upright."""
+    return matrix[0, 1] == 0 == matrix[1, 0] and not matrix[2, :2].any()
 
 
 def beyond_bytes(gains: np.ndarray) -> bool:
@@ -98,35 +119,20 @@ def _channel_multiplier(gains: np.ndarray, width: int) -> Callable[[np.ndarray],
     return lambda band: cv2.multiply(band, factors[: len(band)], dst=band, scale=unit)
 
 
-def _warp_onto(
-    output: np.ndarray,
-    image: np.ndarray,
-    corner: tuple[int, int],
-    shown: np.ndarray,
-    window: np.ndarray,
-    inverse: np.ndarray,
-) -> None:
-    """Draws an image that lies at a corner (left, top) of the canvas into every pixel of the output that it covers.
+def _fill(target: np.ndarray, photo: np.ndarray, flip_x: bool, flip_y: bool) -> None:
+    """Scales a photo to a target's size and flips it."""
+    cv2.resize(photo, target.shape[1::-1], dst=target, interpolation=cv2.INTER_LINEAR)
+    if flip_x or flip_y:
+        cv2.flip(target, (1 if flip_x else 0) if flip_x != flip_y else -1, dst=target)
 
-    shown (4,) is what of it lies on the canvas, window (4,) the output pixels around that, inverse (3, 3) leads from
-    output to canvas.
-    """
-    (left, top), (x1, y1, x2, y2) = corner, window.tolist()
-    if x1 >= x2 or y1 >= y2:
-        return
-    target = output[y1:y2, x1:x2]
-    # OpenCV counts from the centre of the first pixel.
-    to_canvas = inverse @ shift(x1 + 0.5, y1 + 0.5)
-    to_image = shift(-left - 0.5, -top - 0.5) @ to_canvas
-    if inverse[0, 1] == 0 == inverse[1, 0] and not inverse[2, :2].any():
-        _warp(image, to_image, target)
-        return
-    # A slanted image covers its window in part. One more pixel all around leaves no cracks between neighbours.
-    mask_left, mask_top, mask_right, mask_bottom = (shown + (-1, -1, 1, 1)).tolist()
-    mask = np.full((mask_bottom - mask_top, mask_right - mask_left), 255, np.uint8)
-    to_mask = shift(-mask_left - 0.5, -mask_top - 0.5) @ to_canvas
-    covered = _warp(mask, to_mask, np.zeros(target.shape[:2], np.uint8), cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
-    cv2.copyTo(_warp(image, to_image, np.empty_like(target)), covered, target)
+
+def _warp_onto(target: np.ndarray, photo: np.ndarray, inverse: np.ndarray) -> None:
+    """Draws a photo into every pixel of a target that it covers, by a 3 x 3 matrix from target to photo."""
+    # A slanted photo covers its window in part. One more pixel all around leaves no cracks between neighbours.
+    mask = np.full((photo.shape[0] + 2, photo.shape[1] + 2), 255, np.uint8)
+    covered = np.zeros(target.shape[:2], np.uint8)
+    _warp(mask, shift(1, 1) @ inverse, covered, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    cv2.copyTo(_warp(photo, inverse, np.empty_like(target)), covered, target)
 
 
 def _warp(
@@ -136,9 +142,11 @@ def _warp(
     interpolation: int = cv2.INTER_LINEAR,
     border: int = cv2.BORDER_REPLICATE,
 ) -> np.ndarray:
-    """Fills the target from the source by a 3 x 3 matrix from target to source pixel indices."""
+    """Fills the target from the source by a 3 x 3 matrix from target to source pixels."""
     size = target.shape[1::-1]
     flags = interpolation | cv2.WARP_INVERSE_MAP
+    # OpenCV counts from the centre of the first pixel.
+    inverse = shift(-0.5, -0.5) @ inverse @ shift(0.5, 0.5)
     if inverse[2, :2].any():
         return cv2.warpPerspective(source, inverse, size, target, flags, border)
     return cv2.warpAffine(source, inverse[:2] / inverse[2, 2], size, target, flags, border)
