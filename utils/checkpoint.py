@@ -112,16 +112,17 @@ def describe(contents: Mapping[str, Any], where: str) -> str:
     values = [f"{key} {metrics[key]:.4f}" for key in shown if isinstance(metrics.get(key), float)]
     kind = "resumable (optimiser state inside)" if "optimizer" in contents else "weights only"
     anchors = "  ".join(" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model["anchors"])
-    hyper = {key: config["hyper"][key] for key in ("box_loss", "assigner", "obj_target", "lr0")}
+    hyper = "  ".join(f"{key}={config['hyper'][key]}" for key in ("box_loss", "assigner", "obj_target", "lr0"))
+    imported = contents.get("source")
     lines = [
         ("file", f"{printable(where)}: {kind}, format {contents['version']}" if "version" in contents else where),
-        ("source", contents.get("source") or f"trained here, epoch {contents['epoch']} of {run['epochs']}"),
+        ("source", imported or f"trained here, epoch {contents['epoch']} of {run['epochs']}"),
         ("model", f"{run['cfg']} ({model['backbone']}, {model['activation']}, {model['decode']} decoding)"),
         ("channels", " ".join(map(str, model["channels"]))),
         ("anchors", anchors),
-        ("input", f"{size} px (training)"),
+        ("input", f"{size} px ({'as the imported file says, or by default' if imported else 'training'})"),
         ("names", f"{len(names)}: {', '.join(names)}"),
-        ("trained", "  ".join(f"{key}={value}" for key, value in hyper.items()) + f"  data={run['data'] or '-'}"),
+        ("trained", "elsewhere" if imported else f"{hyper}  data={run['data'] or '-'}"),
         ("metrics", "  ".join(values) or "none"),
         ("weights", f"{len(state)} tensors, {count:,} numbers, {', '.join(dtypes)}"),
     ]
