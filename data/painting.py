@@ -9,6 +9,8 @@ import numpy as np
 from utils.letterbox import PADDING
 
 BAND = 32
+# cv2.flip's codes for flips along (x, y).
+FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}
 
 
 class Views(NamedTuple):
@@ -123,7 +125,7 @@ def _fill(target: np.ndarray, photo: np.ndarray, flip_x: bool, flip_y: bool) -> 
     """Scales a photo to a target's size and flips it."""
     cv2.resize(photo, target.shape[1::-1], dst=target, interpolation=cv2.INTER_LINEAR)
     if flip_x or flip_y:
-        cv2.flip(target, (1 if flip_x else 0) if flip_x != flip_y else -1, dst=target)
+        cv2.flip(target, FLIP_CODES[bool(flip_x), bool(flip_y)], dst=target)
 
 
 def _warp_onto(target: np.ndarray, photo: np.ndarray, inverse: np.ndarray) -> None:
