@@ -19,13 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed in its folder; `arguments` are those of train.py."""
+    """One variant with one seed in its folder; `arguments` are those of train.py but for the folder, which may move."""
 
     variant: Variant
     seed: int
     folder: Path
     arguments: tuple[str, ...]
     split: str = "val"
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The arguments of train.py that name the folder."""
+        return ("--project", str(self.folder.parent), "--name", self.folder.name, "--exist-ok")
 
     @property
     def request(self) -> Path:
@@ -73,8 +78,7 @@ def plan(variants: Sequence[Variant], seeds: Sequence[int], shared: Sequence[str
     for seed in seeds:
         for variant in variants:
             folder = into / variant.name / f"seed{seed}"
-            place = ("--seed", str(seed), "--project", str(folder.parent), "--name", folder.name, "--exist-ok")
-            runs.append(Run(variant, seed, folder, (*shared, *variant.arguments(), *place), split))
+            runs.append(Run(variant, seed, folder, (*shared, *variant.arguments(), "--seed", str(seed)), split))
     return runs
 
 
@@ -119,7 +123,7 @@ def perform(run: Run, threads: int) -> int:
             started = (run.folder / "weights" / "last.pt").is_file()
             code = call("train.py", "--resume", str(run.folder)) if started else UserError.exit_code
             # Nothing to resume, or stopped between its last epoch and its metrics.
-            code = call("train.py", *run.arguments) if code == UserError.exit_code else code
+            code = call("train.py", *run.arguments, *run.place) if code == UserError.exit_code else code
         if not code and run.split != "val":
             best = str(run.folder / "weights" / "best.pt")
             place = ["--project", str(run.folder), "--name", run.split, "--exist-ok", "--no-plots"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -186,6 +187,10 @@ def test_a_comparison_trains_once_and_continues(tmp_path, small_shapes, capfd):
 
     with pytest.raises(UserError, match="holds another run"):
         compare(config, [*shared, "--set", "box=0.1"], "the command")
+
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    compare(replace(config, into=str(tmp_path / "moved")), shared, "the command")
+    assert "1 runs, 1 of them finished before" in capfd.readouterr().out
 
 
 def test_a_failed_run_is_named_after_the_rest(tmp_path, small_shapes):
