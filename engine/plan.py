@@ -12,7 +12,7 @@ from utils.config_sources import hyperparameters, model_config, parse_settings
 from utils.errors import UserError
 from utils.flags import parsed
 
-# What suits the embedded shapes: three minutes on two CPU cores without bf16, AP50 above .6 (after six epochs .58).
+# What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
 DEMO = {"imgsz": (256,), "epochs": 7, "batch_size": 4, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
 # The detectors of torchvision.
 DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
