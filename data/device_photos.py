@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
 
 
 # A row of Recipes.photos that shows nowhere.
-NO_PHOTO = np.array([0, 1, 0, 0, 1, 1, 0, 0, 0, 0])
+NO_PHOTO = np.array([0, 1, 0, 0, 1, 1, 0, 0, 0, 0], np.int64)
 
 # Writes down what OpenCV would do at once.
 NOTES = Painter(

@@ -14,7 +14,7 @@ from utils.flags import parsed
 
 # What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
 DEMO = {"imgsz": (256,), "epochs": 7, "batch_size": 4, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
-# The detectors of torchvision.
+# What its detectors from torchvision learn with in some minutes.
 DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
 
 
