@@ -16,6 +16,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 LARGEST_GROWTH = 200  # unpacked over packed size; photos hardly grow, a bomb grows by thousands
 ALWAYS_ALLOWED = 2**28
 MOST_MEMBERS = 5_000_000
+# What zipfile, tarfile and zlib raise for a damaged archive, or for one that they cannot read.
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 

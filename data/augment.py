@@ -191,12 +191,12 @@ def _slanted(on_canvas: np.ndarray, offsets: np.ndarray, matrix: np.ndarray, siz
 def _straight(on_canvas: np.ndarray, offsets: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> Views:
     """The same for an upright matrix, changed a little for each image: whole pixels of it fill whole output pixels."""
     scale, base = (np.tile(values / matrix[2, 2], 2) for values in (matrix.diagonal()[:2], matrix[:2, 2]))
-    limits = np.array([size[1], size[0]] * 2)
     # From the canvas's whole pixels, so that neighbours round their common edge alike.
     edges = on_canvas * scale + base
-    whole = np.rint(edges.clip(0, limits))
-    cut = np.rint((whole - base) / scale).clip(on_canvas[:, [0, 1, 0, 1]], on_canvas[:, [2, 3, 2, 3]])
-    shown = np.where(edges == edges.clip(0, limits), on_canvas, cut) - offsets
+    visible = _clip(edges, size)
+    whole = np.rint(visible)
+    cut = _between(np.rint((whole - base) / scale), on_canvas)
+    shown = np.where(edges == visible, on_canvas, cut) - offsets
     first, last = np.minimum(whole[:, :2], whole[:, 2:]), np.maximum(whole[:, :2], whole[:, 2:])
     matrices = np.zeros((len(shown), 3, 3))
     sides = shown[:, 2:] - shown[:, :2]

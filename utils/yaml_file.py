@@ -44,6 +44,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{shown}: larger than {MAX_BYTES >> 20} MiB; a short YAML mapping was expected")
+        # A SafeLoader that also refuses merges and repeated keys.
         values = yaml.load(path.read_text("utf-8-sig"), Loader=PlainLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
