@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from data.device_photos import NOTES, Recipe, Stored
 from data.images import REDUCED, ImageError, read_image
 from data.labels import LabelIndex
 from data.order import Partners
-from data.painting import OPENCV
+from data.painting import OPENCV, Painter, onto
 from data.paths import FlatPaths
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
@@ -26,6 +27,9 @@ from utils.machine import usable_cores
 MAX_REPLACEMENTS = 100
 
 log = logging.getLogger(__name__)
+
+# A row, (epoch, row), or (epoch, row, (h, w)).
+Key = int | tuple[int, int] | tuple[int, int, tuple[int, int]]
 
 
 class Sample(NamedTuple):
@@ -40,6 +44,13 @@ class Sample(NamedTuple):
     labels: Tensor
     index: int
     letterbox: Letterbox | None
+
+
+class Samples(NamedTuple):
+    """The samples of a batch, and the array (B, H, W, 3) uint8 that holds their images; None where they are recipes."""
+
+    samples: list[Sample]
+    images: np.ndarray | None = None
 
 
 class DetectionDataset(Dataset):
@@ -79,12 +90,15 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: int | tuple[int, int] | tuple[int, int, tuple[int, int]]) -> Sample:
-        epoch, row, *sizes = key if isinstance(key, tuple) else (0, key)
-        if self.augmentation is None:
-            return self._letterboxed(row)
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
-        return self._augmented(epoch, row, sizes[0] if sizes else self.image_size, self.augmentation, rng)
+    def __getitem__(self, key: Key) -> Sample:
+        return self._made(key, None)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Samples:
+        """The samples of a batch, of one size; a DataLoader asks for them at once, and need not copy their images."""
+        if self._painter is NOTES:
+            return Samples([self[key] for key in keys])
+        images = np.empty((len(keys), *self._size(keys[0]), 3), np.uint8)
+        return Samples([self._made(key, image) for key, image in zip(keys, images, strict=True)], images)
 
     def store(self, device: torch.device) -> Tensor:
         """All photos, scaled, one after the other on a device: (pixels, 3) uint8. Samples hold recipes from now on.
@@ -100,35 +114,57 @@ class DetectionDataset(Dataset):
         """Paths of the photos that could not be decoded so far, in any worker."""
         return [self._paths[row] for row in self._undecodable.nonzero().flatten().tolist()]
 
-    def _letterboxed(self, row: int) -> Sample:
+    def _size(self, key: Key) -> tuple[int, int]:
+        return key[2] if isinstance(key, tuple) and len(key) == 3 else self.image_size
+
+    def _made(self, key: Key, image: np.ndarray | None) -> Sample:
+        """A sample whose image fills this array, if given."""
+        epoch, row = key[:2] if isinstance(key, tuple) else (0, key)
+        if self.augmentation is None:
+            return self._letterboxed(row, image)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
+        painter = self._painter if image is None else onto(image)
+        return self._augmented(epoch, row, self._size(key), self.augmentation, rng, painter)
+
+    def _letterboxed(self, row: int, image: np.ndarray | None) -> Sample:
         letterbox = self._fit(row)
         boxes, labels = self.index.of(row)
         try:
-            image = letterbox.pad(self._photo(row))
+            image = letterbox.pad(self._photo(row), image)
         except ImageError:
             # Its truths still count, or a broken photo would make the result look better.
-            image = letterbox.pad(np.empty((0, 0, 3), np.uint8))
+            image = letterbox.pad(np.empty((0, 0, 3), np.uint8), image)
         return _sample(Labelled(image, letterbox.boxes(boxes), labels), row, letterbox)
 
-    def _augmented(self, epoch: int, row: int, size: tuple[int, int], settings: Augmentation, rng: Generator) -> Sample:
+    def _augmented(
+        self,
+        epoch: int,
+        row: int,
+        size: tuple[int, int],
+        settings: Augmentation,
+        rng: Generator,
+        painter: Painter,
+    ) -> Sample:
         closed = settings.close_mosaic_from is not None and epoch >= settings.close_mosaic_from
         row, first = self._read(row, rng)
         if closed or rng.random() >= settings.mosaic:
-            result = warp_single(first, size, settings, rng, self._painter)
+            result = warp_single(first, size, settings, rng, painter)
         else:
             partners = self.partners.of(epoch, row)
-            result = self._mosaic(first, partners, settings, rng)
+            result = self._mosaic(first, partners, settings, rng, painter)
             if rng.random() < settings.mixup:
                 _, other = self._read(int(partners[rng.integers(len(partners))]), rng)
-                result = mixup(result, self._mosaic(other, partners, settings, rng), rng, self._painter)
-        image = hsv_jitter(result.image, settings, rng, self._painter)
+                result = mixup(result, self._mosaic(other, partners, settings, rng, painter), rng, painter)
+        image = hsv_jitter(result.image, settings, rng, painter)
         return _sample(result._replace(image=image), row, None)
 
-    def _mosaic(self, first: Labelled, partners: np.ndarray, settings: Augmentation, rng: Generator) -> Labelled:
+    def _mosaic(
+        self, first: Labelled, partners: np.ndarray, settings: Augmentation, rng: Generator, painter: Painter
+    ) -> Labelled:
         others = [self._read(row, rng)[1] for row in partners[rng.integers(len(partners), size=3)].tolist()]
         parts = [first, *others]
         parts = [parts[place] for place in rng.permutation(4)]
-        return mosaic(parts, self.image_size, settings, rng, self._painter)
+        return mosaic(parts, self.image_size, settings, rng, painter)
 
     def _read(self, row: int, rng: Generator) -> tuple[int, Labelled]:
         """A photo scaled to fit, with its boxes, and its row; another one, drawn, where the row's cannot be decoded."""

@@ -26,11 +26,12 @@ class ImageError(Exception):
 
 
 # A JPEG decoder makes a half, a quarter or an eighth of the size in less time, and with a good filter.
+# The reductions named GRAYSCALE are the bare factors; those named COLOR would ask for BGR too.
 REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
 
@@ -50,7 +51,7 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
         raise ImageError(path, f"cannot be decoded ({error.err})") from error
     if image is None:
         raise ImageError(path, "cannot be decoded")
-    return _upright(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), orientation)
+    return _upright(image, orientation)
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from data.dataset import DetectionDataset, Sample, scaled_sizes
-from data.device_photos import Recipe, Recipes
+from data.dataset import DetectionDataset, Samples, scaled_sizes
+from data.device_photos import Recipes
 from data.order import epoch_order
 from utils.letterbox import Letterbox
 from utils.targets import Targets
@@ -88,13 +88,13 @@ class RectSampler(EpochSampler):
                 yield self.epoch, int(row), self.sizes[number]
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Stacks samples of one image size; the truths become one flat list."""
-    images, boxes, labels, index, letterboxes = zip(*samples, strict=True)
-    if isinstance(images[0], Recipe):
+def collate(group: Samples) -> Batch:
+    """The samples of a batch as one; their truths become one flat list."""
+    images, boxes, labels, index, letterboxes = zip(*group.samples, strict=True)
+    if group.images is None:
         stacked = Recipes.stack(list(images))
     else:
-        stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+        stacked = torch.from_numpy(group.images).permute(0, 3, 1, 2)
     return Batch(stacked, Targets.stack(list(boxes), list(labels)), torch.tensor(index), list(letterboxes))
 
 

@@ -48,9 +48,10 @@ class Painter(NamedTuple):
     recolour: Callable[[Any, np.ndarray], Any]
 
 
-def paint(layout: Layout) -> np.ndarray:
-    """The output (h, w, 3) uint8; each photo is warped once, straight into it."""
-    image = np.full((*layout.size, 3), PADDING, np.uint8)
+def paint(layout: Layout, image: np.ndarray | None = None) -> np.ndarray:
+    """The output (h, w, 3) uint8, in `image` if given; each photo is warped once, straight into it."""
+    image = np.empty((*layout.size, 3), np.uint8) if image is None else image
+    image.fill(PADDING)
     for photo, shown, window, matrix in zip(layout.photos, *layout.views, strict=True):
         (left, top, right, bottom), (x1, y1, x2, y2) = shown.tolist(), window.tolist()
         if x1 >= x2 or y1 >= y2:
@@ -81,6 +82,16 @@ def recolour(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
 
 
 OPENCV = Painter(paint, blend, recolour)
+
+
+def onto(image: np.ndarray) -> Painter:
+    """OPENCV, except that the first image it paints lies in this array (h, w, 3) uint8, and is blended there."""
+    free = [image]
+    return Painter(
+        paint=lambda layout: paint(layout, free.pop() if free else None),
+        blend=lambda first, second, share: cv2.addWeighted(first, share, second, 1 - share, 0, dst=first),
+        recolour=recolour,
+    )
 
 
 def shift(x: float, y: float) -> np.ndarray:

@@ -46,9 +46,10 @@ class Letterbox(NamedTuple):
         height, width = self.inner
         return cv2.resize(image, (width, height), interpolation=shrink if self.scale < 1 else cv2.INTER_LINEAR)
 
-    def pad(self, inner: np.ndarray) -> np.ndarray:
-        """The scaled photo at its place on grey, (H, W, 3) uint8."""
-        image = np.full((*self.size, 3), PADDING, np.uint8)
+    def pad(self, inner: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
+        """The scaled photo at its place on grey, (H, W, 3) uint8, in `image` if given."""
+        image = np.empty((*self.size, 3), np.uint8) if image is None else image
+        image.fill(PADDING)
         image[self.top : self.top + inner.shape[0], self.left : self.left + inner.shape[1]] = inner
         return image
 

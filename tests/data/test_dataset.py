@@ -230,8 +230,9 @@ def test_nothing_but_broken_photos_is_the_users_error(broken_index):
 
 
 def test_collate_keeps_each_truth_with_its_image(index):
-    samples = [DetectionDataset(index, SIZE)[i] for i in (2, 4, 0, 2)]
-    batch = collate(samples)
+    dataset = DetectionDataset(index, SIZE)
+    samples = [dataset[i] for i in (2, 4, 0, 2)]
+    batch = collate(dataset.__getitems__([2, 4, 0, 2]))
     assert (batch.images.shape, batch.images.dtype) == ((4, 3, *SIZE), torch.uint8)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.targets.image.tolist() == [1, 2]
@@ -243,8 +244,25 @@ def test_collate_keeps_each_truth_with_its_image(index):
         assert torch.equal(image, sample.image)
 
 
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mixup": 1.0}, {"mosaic": 0.0}, {"degrees": 5.0}, {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0}]
+)
+def test_samples_made_in_their_batch_are_the_samples(index, cache, settings):
+    dataset = DetectionDataset(index, SIZE, Augmentation(**settings), 3, cache)
+    keys = [(epoch, row) for epoch in (0, 1) for row in range(len(index))]
+    group = dataset.__getitems__(keys)
+    batch = collate(group)
+    for key, image, inside in zip(keys, batch.images, group.samples, strict=True):
+        alone = dataset[key]
+        assert torch.equal(image, alone.image)
+        assert torch.equal(inside.boxes, alone.boxes)
+        # The same memory: nothing is copied.
+        assert image.data_ptr() == inside.image.data_ptr()
+
+
 def test_a_batch_without_any_truth(index):
-    targets = collate([DetectionDataset(index, SIZE)[2]] * 2).targets
+    targets = collate(DetectionDataset(index, SIZE).__getitems__([2, 2])).targets
     assert (targets.boxes.shape, targets.labels.shape, targets.image.shape) == ((0, 4), (0,), (0,))
     assert (targets.boxes.dtype, targets.labels.dtype, targets.image.dtype) == (torch.float32, torch.int64, torch.int64)
 
