@@ -1,14 +1,16 @@
 """Training samples per second of one core, from disk and from RAM, beside the ultralytics package's data set class.
 
-python -m benchmarks.data_pipeline [--imgsz 640] [--photos 1000] [--turns 3]
+python -m benchmarks.data_pipeline [--imgsz 640] [--photos 1000] [--turns 3] [--yolov5]
 
 Both sides make whole batches of 16 in this process: mosaic, affine (translate .1, scale .5), HSV and a flip. The photos
 are repeated until there are many more than the peer's buffer of decoded photos (128) holds, as in any data set that
 needs no cache; files are in the operating system's cache. With the photos in RAM there is a third side, --cache device:
-whole batches painted by torch, in seconds of the GPU where there is one, else on the same core.
+whole batches painted by torch, in seconds of the GPU where there is one, else on the same core. --yolov5 adds the
+yolov5 package, from whose code ultralytics/yolov3 has its data set class (docs/performance.md says how to install it).
 """
 
 import contextlib
+import importlib.util
 import io
 import itertools
 import statistics
@@ -30,12 +32,25 @@ from data.dataset import DetectionDataset
 from data.device_photos import DevicePhotos
 from data.loader import build_loader
 from data.split import load_split
-from utils.errors import run_command
+from utils.errors import UserError, run_command
 from utils.ultralytics_door import benchmark_peer
 
 BATCH = 16
 CPU = torch.device("cpu")
-OURS, PEER, ON_DEVICE = "this project", "ultralytics", "this project, --cache device"
+OURS, PEER, ON_DEVICE, YOLOV5 = "this project", "ultralytics", "this project, --cache device", "yolov5"
+SHARED = (
+    "hsv_h",
+    "hsv_s",
+    "hsv_v",
+    "degrees",
+    "translate",
+    "scale",
+    "shear",
+    "perspective",
+    "flipud",
+    "fliplr",
+    "mosaic",
+)
 
 
 def our_dataset(data: Path, imgsz: int, cache: bool, group: int = 0) -> DetectionDataset:
@@ -59,10 +74,8 @@ def painted_batches(data: Path, imgsz: int, device: torch.device) -> Iterator:
 def peer_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
     """Batches as the peer's trainer makes them on a CPU, with the same augmentation."""
     peer, names = benchmark_peer(), {number: str(number) for number in range(80)}
-    same = Augmentation()
-    wanted = {name: getattr(same, name) for name in ("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr")}
-    hyper = peer.get_cfg(overrides={**wanted, "mosaic": 1.0, "copy_paste": 0.0, "task": "detect"})
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    hyper = peer.get_cfg(overrides={**same_augmentation(), "task": "detect"})
+    with silence():
         dataset: Dataset = peer.Dataset(
             img_path=str(data.parent / "images" / "train"),
             imgsz=imgsz,
@@ -74,6 +87,28 @@ def peer_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
             task="detect",
         )
     return DataLoader(dataset, BATCH, shuffle=True, collate_fn=dataset.collate_fn)
+
+
+def yolov5_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
+    """Batches as the yolov5 package's trainer makes them, with the same augmentation."""
+    with silence():
+        from yolov5.utils.dataloaders import LoadImagesAndLabels
+
+        images, kept = str(data.parent / "images" / "train"), "ram" if cache else False
+        dataset = LoadImagesAndLabels(images, imgsz, BATCH, augment=True, hyp=same_augmentation(), cache_images=kept)
+    return DataLoader(dataset, BATCH, shuffle=True, collate_fn=dataset.collate_fn)
+
+
+def same_augmentation() -> dict[str, float]:
+    """Our default augmentation by the names that the peers have too."""
+    return {name: getattr(Augmentation(), name) for name in SHARED} | {"mixup": 0.0, "copy_paste": 0.0}
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without what the peers print about themselves."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def endless(loader: DataLoader) -> Iterator:
@@ -115,6 +150,8 @@ def compare(settings: Namespace, data: Path, cache: bool) -> list[dict[str, obje
         OURS: meter(our_batches(data, settings.imgsz, cache), settings.batches),
         PEER: meter(endless(peer_loader(data, settings.imgsz, cache)), settings.batches),
     }
+    if settings.yolov5:
+        sides[YOLOV5] = meter(endless(yolov5_loader(data, settings.imgsz, cache)), settings.batches)
     if cache:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         sides[ON_DEVICE] = meter(painted_batches(data, settings.imgsz, device), settings.batches, device)
@@ -136,7 +173,10 @@ def main() -> int:
     parser.add_argument("--imgsz", type=int, default=640, help="network input in pixels (default 640)")
     parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
     parser.add_argument("--batches", type=int, default=12, help="batches of each turn (default 12)")
+    parser.add_argument("--yolov5", action="store_true", help="the yolov5 package as one more side")
     settings = parser.parse_args()
+    if settings.yolov5 and not importlib.util.find_spec("yolov5"):
+        raise UserError("--yolov5: no such package here; docs/performance.md says how to install it")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         copy_photos(open_split(settings), Path(folder), "train", settings.photos)
