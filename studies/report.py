@@ -169,7 +169,10 @@ def verdict(results: Results) -> list[str]:
         difference = results.difference(MAIN, variant)
         versus = f"{variant} against {results.baseline}"
         if difference.n < 2:
-            lines.append(f"{versus}: {difference.n} pairs of runs carry no interval, hence no statement.")
+            pairs = "one pair" if difference.n else "no pair"
+            lines.append(
+                f"{versus}: {pairs} of runs with the same seed, which carries no interval, hence no statement."
+            )
         elif difference.excludes_zero:
             side = "above" if difference.mean > 0 else "below"
             lines.append(f"{versus}: {side}, by {interval(difference).strip('*')} points of AP.")
@@ -209,7 +212,7 @@ def environments(runs: Sequence[Run]) -> list[str]:
                 str(found.get("date", ""))[:10]
             )
     return [
-        f"{len(dates)} runs, {min(dates)} to {max(dates)}: "
+        f"{len(dates)} {'run' if len(dates) == 1 else 'runs'}, {min(dates)} to {max(dates)}: "
         + ", ".join(f"{key} {value}" for key, value in zip(ENVIRONMENT, values, strict=True))
         for values, dates in seen.items()
     ]

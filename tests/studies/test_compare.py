@@ -156,7 +156,7 @@ def test_report_names_no_winner_without_evidence(tmp_path):
 
 def test_one_seed_carries_no_statement(tmp_path):
     text, rows = report_of({"iou": {0: 0.30}, "sca": {0: 0.50}}, tmp_path)
-    assert "1 pairs of runs carry no interval" in text
+    assert "one pair of runs with the same seed, which carries no interval" in text
     assert "no winner" in text
     assert rows[-1]["difference_low"] == ""
 
