@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.images import ImageError, read_image
 from data.labels import LabelIndex
-from utils.coco_eval import Boxes, counted_detections, precision_by_ratio, side_ratios
+from utils.coco_eval import RATIO_BINS, counted_detections, side_ratios
 from utils.draw import draw_boxes
 from utils.metrics import COLUMNS, TABLE_HEADS, CocoMetrics, Matches, Metrics, match_truths
 from utils.plots import plot_confusion_matrix, plot_f1, plot_precision_recall
@@ -21,7 +21,6 @@ from utils.plots import plot_confusion_matrix, plot_f1, plot_precision_recall
 GALLERY = 12
 FULL_WIDTH_FROM = 20  # classes, of a readable confusion matrix
 SHOWN_SIDE = 440
-RATIO_BINS = {"below 2": (0, 2), "2 to 4": (2, 4), "4 and more": (4, 1e10)}
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 BINS_NOTE = "percent; side ratio: long over short side; sizes are COCO's, with limits at 32 x 32 and 96 x 96 pixels"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -56,7 +55,7 @@ class Case(NamedTuple):
 
 
 def write_report(path: Path, collected: CocoMetrics, metrics: Metrics, index: LabelIndex, protocol: str) -> None:
-    """Writes the report of a validation; photos that cannot be read are left out of its gallery."""
+    """Writes the report of a validation, whose metrics are by side ratio too; its gallery leaves out broken photos."""
     found = collected.detections()
     finite = np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)
     counted = counted_detections(found.take(finite), collected.details)
@@ -65,7 +64,7 @@ def write_report(path: Path, collected: CocoMetrics, metrics: Metrics, index: La
         f"<h1>Validation report</h1><p><code>{_text(protocol)}</code></p>",
         _cards(metrics),
         _section("Classes, best AP first", _class_table(metrics), "percent; n/a: no labels"),
-        _section("AP by side ratio and by size", _bins_table(collected, counted, metrics), BINS_NOTE),
+        _section("AP by side ratio and by size", _bins_table(collected, metrics), BINS_NOTE),
         _section("Curves and confusion matrix", _plots(metrics), _point(metrics)),
         _gallery(
             "Worst misses: large objects that nothing found", _misses(matches, metrics), collected, metrics, index
@@ -114,25 +113,18 @@ def _class_table(metrics: Metrics) -> str:
     return _table(("class", "labels", *TABLE_HEADS), body, mark_first=True)
 
 
-def _bins_table(collected: CocoMetrics, counted: Boxes, metrics: Metrics) -> str:
+def _bins_table(collected: CocoMetrics, metrics: Metrics) -> str:
     """AP, AP50 and AP75 by side ratio, and AP by size."""
     truths, rows = collected.details, []
     ratio, counts = side_ratios(truths.xywh), ~truths.ignored
-    precision = precision_by_ratio(truths, counted, collected.num_classes, list(RATIO_BINS.values()))
-    for number, (name, (low, high)) in enumerate(RATIO_BINS.items()):
+    for name, (low, high) in RATIO_BINS.items():
         inside = (ratio >= low) & (ratio < high) & counts
-        ap = precision[..., number].mean(1)
-        cells = (_percent(_mean(values)) for values in (ap.mean(0), ap[0], ap[5]))
-        rows.append((f"side ratio {name}", int(inside.sum()), *cells))
+        cells = (_percent(metrics.overall[f"{column}_{name}"]) for column in ("ap", "ap50", "ap75"))
+        rows.append((f"side {name.replace('_', ' ')}", int(inside.sum()), *cells))
     for name, (low, high) in SIZE_BINS.items():
         inside = (truths.area >= low) & (truths.area < high) & counts
         rows.append((f"size {name}", int(inside.sum()), _percent(metrics.overall[f"ap_{name}"]), "", ""))
     return _table(("objects", "labels", "AP", "AP50", "AP75"), rows)
-
-
-def _mean(values: NDArray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
 
 
 def _plots(metrics: Metrics) -> str:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from models.assigners import Assignment
+from utils.coco_eval import RATIO_BINS
 from utils.distributed import Group
 from utils.targets import Targets, occurrences
 
-RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, float("inf"))}
 # COCO's areas, at the size of the network input.
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 

@@ -310,14 +310,14 @@ class Trainer:
         }
         return {**self.report.row(), **steps}
 
-    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None) -> Metrics:
+    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
         detector = with_network(self.detector, folded(self.average.ema))
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute()
+            metrics = collected.compute(by_ratio)
             if not metrics.overall["ap50"] > 0:
                 dtype = str(self.dtype).removeprefix("torch.")
                 print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
@@ -361,7 +361,7 @@ class Trainer:
         """Validates best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
-        metrics = self.validate(records.val_batch)
+        metrics = self.validate(records.val_batch, by_ratio=True)
         print(metrics.table())
         records.finish(metrics)
         print(f"best.pt = epoch {self.best.epoch + 1} (AP {self.best.ap:.4f}, averaged weights)")

@@ -68,7 +68,7 @@ def run(settings: ValConfig) -> Metrics:
     names = (index, config.names, device)
     with explained(lambda: f"at --batch-size {config.run.batch_size}"):
         collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
-    metrics = collected.compute()
+    metrics = collected.compute(by_ratio=True)
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))
     if not metrics.overall["ap50"] > 0:

@@ -1,6 +1,5 @@
 """The report of a comparison: tables as CSV and Markdown, paired differences with their intervals, and plots."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,7 +320,8 @@ def draw_groups(results: Results, path: Path) -> None:
     for number, variant in enumerate(results.variants):
         found = [estimate(list(results.of(column, variant).values())) for column in columns]
         places = [group + width * (number - (len(results.variants) - 1) / 2) for group in range(len(columns))]
-        spread = [0.0 if math.isnan(each.sd) else 100 * each.sd for each in found]
+        # NaN, which draws nothing, where one seed has no deviation.
+        spread = [100 * each.sd for each in found]
         heights = [100 * each.mean for each in found]
         axes.bar(places, heights, width * 0.92, yerr=spread, capsize=2, color=results.color(variant), label=variant)
     axes.set_xticks(range(len(columns)), [column.removeprefix("ap_").replace("_", " ") for column in columns])

@@ -15,6 +15,8 @@ from utils.truths import Truths, to_xywh
 MAX_DETECTIONS = 100  # per image and class, as COCO counts
 MAX_DETECTIONS_LVIS = 300  # per image, as LVIS counts
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
+# Long over short side.
+RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, 1e10)}
 
 
 class Boxes(NamedTuple):

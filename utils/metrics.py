@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from utils.coco_eval import COCO_IOUS, Boxes, among, coco_precision_recall, counted_detections
+from utils.coco_eval import (
+    COCO_IOUS,
+    RATIO_BINS,
+    Boxes,
+    among,
+    coco_precision_recall,
+    counted_detections,
+    precision_by_ratio,
+)
 from utils.errors import printable
 from utils.truths import FREQUENCIES, Truths, plain_truths
 
@@ -73,6 +81,9 @@ class Metrics:
             lines.append(f"neither found nor missed: {' and '.join(ignored)} labels")
         groups = [f"AP {name} {_percent(self.overall[f'ap_{name}'])}" for name in FREQUENCIES.values() if self._grouped]
         lines += [", ".join(groups)] if groups else []
+        ratios = [(name, self.overall.get(f"ap_{name}", np.nan)) for name in RATIO_BINS]
+        shown = [f"{name.removeprefix('ratio_').replace('_', ' ')} {_percent(ap)}" for name, ap in ratios if ap == ap]
+        lines += [f"AP by side ratio: {', '.join(shown)}"] if shown else []
         lines += [f"AP at IoU {iou}: {_percent(row['all'])}" for iou, row in self.at_iou.items()]
         return "\n".join(lines)
 
@@ -140,8 +151,11 @@ class CocoMetrics:
         """The detections of one image."""
         return self._parts.get(image, Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
 
-    def compute(self) -> Metrics:
-        """Scores what was added so far; images without an `add` count as images without detections."""
+    def compute(self, by_ratio: bool = False) -> Metrics:
+        """Scores what was added so far; images without an `add` count as images without detections.
+
+        With `by_ratio`, which takes as long again, there is also the AP of objects by side ratio.
+        """
         added, num_classes = self.detections(), len(self.names)
         finite = np.isfinite(added.boxes).all(1) & np.isfinite(added.scores)
         detections = counted_detections(added.take(finite), self.details)
@@ -168,7 +182,9 @@ class CocoMetrics:
             "difficult_labels": int((self.details.difficult & ~self.details.crowd).sum()),
         }
         return Metrics(
-            overall=overall | _by_frequency(values[:, 0], self.details),
+            overall=overall
+            | _by_frequency(values[:, 0], self.details)
+            | (_by_side_ratio(self.details, detections, num_classes) if by_ratio else {}),
             per_class=per_class,
             confidence=point.confidence,
             counts=counts,
@@ -392,6 +408,17 @@ def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
     return {
         f"ap_{name}": float(_mean_of_defined(ap[frequency == letter][:, None])[0])
         for letter, name in FREQUENCIES.items()
+    }
+
+
+def _by_side_ratio(truths: Truths, detections: Boxes, num_classes: int) -> dict[str, float]:
+    """AP, AP50 and AP75 of the objects in each of RATIO_BINS, the mean over classes that have some."""
+    ap = precision_by_ratio(truths, detections, num_classes, list(RATIO_BINS.values())).mean(1)
+    columns = {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5]}
+    return {
+        f"{column}_{name}": value
+        for column, values in columns.items()
+        for name, value in zip(RATIO_BINS, _mean_of_defined(values).tolist(), strict=True)
     }
 
 

@@ -48,7 +48,7 @@ def collected(tmp_path, detections):
 def test_the_page_is_whole_and_holds_all_it_shows(found, tmp_path):
     detections = ([[120, 80, 180, 120], [10, 100, 60, 190]], [0.9, 0.8], [0, 2])
     metrics, index = collected(tmp_path, [part[:found] for part in detections] if found else (np.zeros((0, 4)), [], []))
-    write_report(tmp_path / "report.html", metrics, metrics.compute(), index, "split val <x>")
+    write_report(tmp_path / "report.html", metrics, metrics.compute(by_ratio=True), index, "split val <x>")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert not page.open
@@ -59,7 +59,7 @@ def test_the_page_is_whole_and_holds_all_it_shows(found, tmp_path):
     assert not re.search(r"https?://", text)
     assert "default-src 'none'" in text
     cells = [part for part in page.texts if part.startswith("side ratio")]
-    assert cells[-3:] == ["side ratio below 2", "side ratio 2 to 4", "side ratio 4 and more"]
+    assert cells[-3:] == ["side ratio below 2", "side ratio 2 to 4", "side ratio from 4"]
 
 
 def test_ap_by_side_ratio_is_the_ap_where_only_such_objects_are(tmp_path):
@@ -77,3 +77,10 @@ def test_ap_by_side_ratio_is_the_ap_where_only_such_objects_are(tmp_path):
     assert plain[0, :, 0].mean() == pytest.approx(0.5)
     assert np.isnan(high[:, 0]).all()
     assert high[:, 1].mean() == pytest.approx(1)
+    overall = metrics.compute(by_ratio=True).overall
+    # The mean over classes; the false alarm of class 0 in the last bin has no truth there to stand beside.
+    assert (overall["ap_ratio_below_2"], overall["ap_ratio_from_4"]) == (pytest.approx(1), pytest.approx(1))
+    assert (overall["ap50_ratio_below_2"], overall["ap75_ratio_from_4"]) == (pytest.approx(1), pytest.approx(1))
+    assert np.isnan(overall["ap_ratio_2_to_4"])
+    assert "AP by side ratio: below 2 100, from 4 100" in metrics.compute(by_ratio=True).table()
+    assert not any("ratio" in column for column in metrics.compute().overall)
