@@ -31,11 +31,11 @@ import engine.epoch
 from engine.trainer import Trainer
 from train import train
 original = Trainer.validate
-def keep(self, *arguments):
+def keep(self, *arguments, **named):
     epoch = len(list(__import__("pathlib").Path(sys.argv[1]).glob(f"{self.group.rank}-*.pt")))
     state = {"network": self.detector.network.state_dict(), "average": self.average.ema.state_dict()}
     torch.save(state, f"{sys.argv[1]}/{self.group.rank}-{epoch}.pt")
-    return original(self, *arguments)
+    return original(self, *arguments, **named)
 Trainer.validate = keep
 to_device = engine.epoch.to_device
 def counted(batch, device):
@@ -210,7 +210,7 @@ from train import train
 def fail(self, *arguments):
     if self.group.rank == 1:
         raise ZeroDivisionError("planted")
-    return original(self, *arguments)
+    return original(self, *arguments, **named)
 original, Trainer.train_epoch = Trainer.train_epoch, fail
 train(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=[64], batch_size=8, workers=0, device="cpu", amp="off",
       plots=False, set=[sys.argv[3]])
