@@ -210,7 +210,7 @@ from train import train
 def fail(self, *arguments):
     if self.group.rank == 1:
         raise ZeroDivisionError("planted")
-    return original(self, *arguments, **named)
+    return original(self, *arguments)
 original, Trainer.train_epoch = Trainer.train_epoch, fail
 train(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=[64], batch_size=8, workers=0, device="cpu", amp="off",
       plots=False, set=[sys.argv[3]])
