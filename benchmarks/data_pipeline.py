@@ -38,7 +38,19 @@ from utils.ultralytics_door import benchmark_peer
 BATCH = 16
 CPU = torch.device("cpu")
 OURS, PEER, ON_DEVICE, YOLOV5 = "this project", "ultralytics", "this project, --cache device", "yolov5"
-SHARED = "hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic".split()
+SHARED = (
+    "hsv_h",
+    "hsv_s",
+    "hsv_v",
+    "degrees",
+    "translate",
+    "scale",
+    "shear",
+    "perspective",
+    "flipud",
+    "fliplr",
+    "mosaic",
+)
 
 
 def our_dataset(data: Path, imgsz: int, cache: bool, group: int = 0) -> DetectionDataset:
