@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.blocks import ConvBlock, Downsample
+from models.lean import MaxPool2d
 
 
 class Darknet53(nn.Module):
@@ -38,14 +39,14 @@ class DarknetTiny(nn.Module):
     def __init__(self, channels: Sequence[int], activation: str, pool_padding: str = "zeros"):
         super().__init__()
         c0, c1, c2, c3, c4, c5, c6 = channels
-        self.pool = nn.MaxPool2d(2, 2)
+        self.pool = MaxPool2d(2, 2)
         self.conv0 = ConvBlock(3, c0, 3, activation=activation)
         self.conv1 = ConvBlock(c0, c1, 3, activation=activation)
         self.conv2 = ConvBlock(c1, c2, 3, activation=activation)
         self.conv3 = ConvBlock(c2, c3, 3, activation=activation)
         self.conv4 = ConvBlock(c3, c4, 3, activation=activation)
         self.conv5 = ConvBlock(c4, c5, 3, activation=activation)
-        self.pool_same = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), POOL_PADDING[pool_padding]), nn.MaxPool2d(2, 1))
+        self.pool_same = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), POOL_PADDING[pool_padding]), MaxPool2d(2, 1))
         self.conv6 = ConvBlock(c5, c6, 3, activation=activation)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.lean import MaxPool2d, norm_silu, saves_memory
+
 
 class SiLU(nn.Module):
     """x * sigmoid(x); in place where no gradient is wanted: with one, torch would copy x before it overwrites it."""
@@ -29,7 +31,10 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves, normalises, activates."""
-        return self.activation(self.norm(self.conv(x)))
+        x = self.conv(x)
+        if type(self.activation) is SiLU and saves_memory(x, self.norm):
+            return norm_silu(x, self.norm)
+        return self.activation(self.norm(x))
 
 
 class Residual(nn.Module):
@@ -59,7 +64,7 @@ class SpatialPyramidPooling(nn.Module):
     def __init__(self, inputs: int, outputs: int, activation: str):
         super().__init__()
         self.reduce = ConvBlock(inputs, inputs // 2, 1, activation=activation)
-        self.pools = nn.ModuleList(nn.MaxPool2d(kernel, stride=1, padding=kernel // 2) for kernel in (5, 9, 13))
+        self.pools = nn.ModuleList(MaxPool2d(kernel, stride=1, padding=kernel // 2) for kernel in (5, 9, 13))
         self.merge = ConvBlock(inputs // 2 * 4, outputs, 1, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
