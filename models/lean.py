@@ -64,7 +64,11 @@ class _NormSiLU(torch.autograd.Function):
         # The deviation goes into the weight, as in the forward pass, so that y is the same to the bit.
         ones = torch.ones_like(mean)
         y = functional.batch_norm(x, mean, ones, weight * inverse_std, bias, training=False, eps=0.0)
-        torch.ops.aten.silu_backward.grad_input(gradient, y, grad_input=y)
+        if gradient.stride() == y.stride():
+            torch.ops.aten.silu_backward.grad_input(gradient, y, grad_input=y)
+        else:
+            # Its layout decides in which order the normalisation adds up: torch's choice, as without this function.
+            y = torch.ops.aten.silu_backward(gradient, y)
         wanted = list(ctx.needs_input_grad[:3])
         gradients = torch.ops.aten.native_batch_norm_backward(
             y, x, weight, None, None, mean, inverse_std, True, ctx.eps, wanted

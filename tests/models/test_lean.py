@@ -1,6 +1,7 @@
 """Functions that keep less for the gradient: torch's own results to the bit, with less memory."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -9,10 +10,18 @@ from torch.nn import functional
 
 import models.blocks
 import models.lean
+from models.blocks import Downsample, SpatialPyramidPooling
 from models.build import build_network
 from models.lean import MaxPool2d, norm_silu, saves_memory
 from utils.config_sources import model_config
 
+NETWORKS = {
+    "yolov3-tiny": (lambda: build_network(model_config("yolov3-tiny", {}), 3), (2, 3, 64, 64)),
+    "stage of Darknet-53": (lambda: Downsample(3, 16, 2, "silu"), (2, 3, 32, 32)),
+    "pyramid of pools": (lambda: SpatialPyramidPooling(8, 16, "silu"), (2, 8, 16, 16)),
+}
+# Of the input, and of the gradient of the result.
+LAYOUTS = tuple(itertools.product((torch.contiguous_format, torch.channels_last), repeat=2))
 PLACES = ((4, 3, 6, 5), (2, 16, 24, 24), (16, 1, 1, 2))
 
 
@@ -29,26 +38,26 @@ def kept_bytes(function):
     return sum(kept.values())
 
 
-def normalised(shape, layout=torch.contiguous_format, dtype=torch.float32, scale=1.0, seed=0):
-    """An input that wants a gradient, and a normalisation with weights of its own."""
+def normalised(shape, layouts=(torch.contiguous_format,) * 2, dtype=torch.float32, scale=1.0, seed=0):
+    """An input that wants a gradient, a normalisation with weights of its own, and the gradient of its result."""
     generator = torch.Generator().manual_seed(seed)
-    x = (scale * torch.randn(shape, generator=generator) + 3).to(dtype).contiguous(memory_format=layout)
+    x = (scale * torch.randn(shape, generator=generator) + 3).to(dtype).contiguous(memory_format=layouts[0])
     norm = nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.03)
     with torch.no_grad():
         norm.weight.copy_(torch.randn(shape[1], generator=generator))
         norm.bias.copy_(torch.randn(shape[1], generator=generator))
-    weights = torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout)
+    weights = torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layouts[1])
     return x.requires_grad_(), norm, weights
 
 
 @pytest.mark.parametrize("shape", PLACES)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layouts", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
-def test_norm_and_silu_are_torchs_to_the_bit(shape, layout, dtype, scale):
+def test_norm_and_silu_are_torchs_to_the_bit(shape, layouts, dtype, scale):
     results = []
     for function in (norm_silu, lambda x, norm: functional.silu(norm(x))):
-        x, norm, weights = normalised(shape, layout, dtype, scale)
+        x, norm, weights = normalised(shape, layouts, dtype, scale)
         y = function(x, norm)
         (y * weights).sum().backward()
         results.append((y, x.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()))
@@ -98,13 +107,13 @@ def test_less_is_kept():
     assert kept_bytes(lambda: nn.MaxPool2d(2, 2)(x)) == size // 2 + size
 
 
-@pytest.mark.parametrize("name", ["yolov3-tiny", "yolov3-spp"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_of_a_network_is_the_same_to_the_bit(monkeypatch, name):
-    model = model_config(name, {})
     torch.manual_seed(0)
-    first = build_network(model, 3).train().to(memory_format=torch.channels_last)
+    make, shape = NETWORKS[name]
+    first = make().train().to(memory_format=torch.channels_last)
     second = copy.deepcopy(first)
-    images = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(shape).contiguous(memory_format=torch.channels_last)
     step(first, images)
     for module in (models.blocks, models.lean):
         monkeypatch.setattr(module, "saves_memory", lambda *_: False)
@@ -119,7 +128,9 @@ def step(network, images):
     """Forward and backward in bf16 and in float32, as training has them."""
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = sum(output.float().square().mean() for output in network(images))
+            outputs = network(images)
+            outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+            loss = sum(output.float().square().mean() for output in outputs)
         loss.backward()
 
 
