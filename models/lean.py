@@ -27,7 +27,8 @@ def saves_memory(x: Tensor, norm: nn.Module | None = None) -> bool:
     """
     if x.device.type != "cpu" or not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return False
-    return norm is None or (type(norm) is nn.BatchNorm2d and norm.training)
+    # One value a channel has no deviation: torch says so in words, its bare operation computes NaN.
+    return norm is None or (type(norm) is nn.BatchNorm2d and norm.training and x.numel() > x.shape[1])
 
 
 class MaxPool2d(nn.MaxPool2d):

@@ -139,6 +139,7 @@ def test_only_for_gradients_on_a_cpu_and_statistics_of_this_batch():
     assert saves_memory(x) and saves_memory(x, norm)
     assert not saves_memory(x.detach(), norm) and not saves_memory(x.to("meta"), norm)
     assert not saves_memory(x, nn.Identity()) and not saves_memory(x, nn.SyncBatchNorm(3))
+    assert not saves_memory(torch.ones(1, 3, 1, 1, requires_grad=True), norm), "torch refuses one value a channel"
     assert not saves_memory(x, norm.eval())
     with torch.no_grad():
         assert not saves_memory(x)
