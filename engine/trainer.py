@@ -34,6 +34,7 @@ from utils.config import Config, ModelConfig, RunConfig, TorchvisionConfig, plai
 from utils.diagnosis import diagnose
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
+from utils.machine import keep_freed_memory
 from utils.metrics import Metrics
 from utils.optim import Schedule, build_optimizer, step_milestones
 from utils.progress import Progress, clock
@@ -277,6 +278,9 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
+            if report.steps == 1 and self.device.type == "cpu":
+                # Now that a step has shown what it takes.
+                keep_freed_memory(self.group.local_size)
             progress.advance(len(batch.images), report.line)
             records.train_batch(epoch, report.steps, batch)
             self.leave_if_asked(records.folder, epoch)

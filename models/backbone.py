@@ -51,10 +51,10 @@ class DarknetTiny(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features of strides 16 and 32."""
-        x = self.pool(self.conv0(images))
-        x = self.pool(self.conv1(x))
-        x = self.pool(self.conv2(x))
-        x = self.pool(self.conv3(x))
+        x = self.conv0(images, self.pool)
+        x = self.conv1(x, self.pool)
+        x = self.conv2(x, self.pool)
+        x = self.conv3(x, self.pool)
         c4 = self.conv4(x)
         c5 = self.conv6(self.pool_same(self.conv5(self.pool(c4))))
         return c4, c5

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.lean import MaxPool2d, norm_silu, saves_memory
+from models.lean import MaxPool2d, norm_silu, norm_silu_pool, saves_memory
 
 
 class SiLU(nn.Module):
@@ -29,12 +29,13 @@ class ConvBlock(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
         self.activation = ACTIVATIONS[activation]()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves, normalises, activates."""
+    def forward(self, x: Tensor, pool: nn.MaxPool2d | None = None) -> Tensor:
+        """Convolves, normalises, activates, and pools where there is a pool."""
         x = self.conv(x)
         if type(self.activation) is SiLU and saves_memory(x, self.norm):
-            return norm_silu(x, self.norm)
-        return self.activation(self.norm(x))
+            return norm_silu(x, self.norm) if pool is None else norm_silu_pool(x, self.norm, pool)
+        x = self.activation(self.norm(x))
+        return x if pool is None else pool(x)
 
 
 class Residual(nn.Module):

@@ -1,10 +1,12 @@
-"""Normalisation, SiLU and max-pooling that keep less for the gradient on a CPU, and compute torch's results to the bit.
+"""Normalisation, SiLU and max-pooling that take less memory for the gradient on a CPU, with torch's results to the bit.
 
 Of a convolution, its normalisation, SiLU and pool, torch keeps the outputs of the first three; here it is the first.
 The others are made again when the gradient arrives. (In-Place Activated BatchNorm, Bulo et al. 2018, does likewise by
-inverting its activation; SiLU has no inverse.)
+inverting its activation; SiLU has no inverse.) Where a pool follows, the two outputs before it exist for a few images
+at a time only, so that they leave no holes behind among what is kept.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,12 +14,26 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+# Bytes of the images that are normalised and pooled together.
+PART = 1 << 23
+
 
 def norm_silu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """silu(norm(x)) in training, normalised by the batch (B, C, H, W): keeps x, and neither of its two results."""
     norm.num_batches_tracked.add_(1)
     statistics = norm.running_mean, norm.running_var
     return _NormSiLU.apply(x, norm.weight, norm.bias, *statistics, norm.momentum, norm.eps)
+
+
+def norm_silu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tensor:
+    """pool(silu(norm(x))) in training: (B, C, H, W) -> (B, C, H', W'); keeps x and where the maxima were.
+
+    To the bit where an image fills the CPU's vectors, as with 16 channels; what is left over torch rounds otherwise.
+    """
+    norm.num_batches_tracked.add_(1)
+    statistics = norm.running_mean, norm.running_var
+    window = [[length, length] for length in (pool.kernel_size, pool.stride, pool.padding)]
+    return _NormSiLUPool.apply(x, norm.weight, norm.bias, *statistics, norm.momentum, norm.eps, window)
 
 
 def saves_memory(x: Tensor, norm: nn.Module | None = None) -> bool:
@@ -62,28 +78,58 @@ class _NormSiLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse_std = ctx.saved_tensors
-        # The deviation goes into the weight, as in the forward pass, so that y is the same to the bit.
-        ones = torch.ones_like(mean)
-        y = functional.batch_norm(x, mean, ones, weight * inverse_std, bias, training=False, eps=0.0)
+        y = _normalised(x, weight, bias, mean, inverse_std)
         if gradient.stride() == y.stride():
             torch.ops.aten.silu_backward.grad_input(gradient, y, grad_input=y)
         else:
             # Its layout decides in which order the normalisation adds up: torch's choice, as without this function.
             y = torch.ops.aten.silu_backward(gradient, y)
-        wanted = list(ctx.needs_input_grad[:3])
-        gradients = torch.ops.aten.native_batch_norm_backward(
-            y, x, weight, None, None, mean, inverse_std, True, ctx.eps, wanted
-        )
-        return *gradients, None, None, None, None
+        return *_norm_backward(ctx, y, x, weight, mean, inverse_std), None, None, None, None
+
+
+class _NormSiLUPool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+        window: list[list[int]],
+    ) -> Tensor:
+        mean, variance = torch.ops.aten.batch_norm_update_stats(x, running_mean, running_var, momentum)
+        inverse_std = (1 / (variance.double() + eps).sqrt()).to(variance.dtype)
+        shapes = torch.ops.aten.max_pool2d_with_indices(torch.empty_like(x, device="meta"), *window)
+        pooled, places = (torch.empty_like(shape, device=x.device) for shape in shapes)
+        for part in _parts(x):
+            y = functional.silu(_normalised(x[part], weight, bias, mean, inverse_std), inplace=True)
+            torch.ops.aten.max_pool2d_with_indices.out(y, *window, out=pooled[part], indices=places[part])
+        ctx.save_for_backward(x, weight, bias, mean, inverse_std, places)
+        ctx.eps, ctx.window = eps, window
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, inverse_std, places = ctx.saved_tensors
+        inner = torch.empty_like(x)
+        for part in _parts(x):
+            y = _normalised(x[part], weight, bias, mean, inverse_std)
+            spread = _pool_backward(gradient[part], y, ctx.window, places[part])
+            torch.ops.aten.silu_backward.grad_input(spread, y, grad_input=inner[part])
+        return *_norm_backward(ctx, inner, x, weight, mean, inverse_std), None, None, None, None, None
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-        settings = [kernel, kernel], [stride, stride], [padding, padding]
-        y, places = torch.ops.aten.max_pool2d_with_indices(x, *settings)
+        window = [[kernel, kernel], [stride, stride], [padding, padding]]
+        y, places = torch.ops.aten.max_pool2d_with_indices(x, *window)
         ctx.save_for_backward(places)
-        ctx.settings, ctx.shape, ctx.strides = settings, x.shape, x.stride()
+        ctx.window, ctx.shape, ctx.strides = window, x.shape, x.stride()
         return y
 
     @staticmethod
@@ -92,5 +138,30 @@ class _MaxPool(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         # Of the input only the layout is read.
         like = gradient.new_empty_strided(ctx.shape, ctx.strides)
-        made = torch.ops.aten.max_pool2d_with_indices_backward(gradient, like, *ctx.settings, [1, 1], False, places)
-        return made, None, None, None
+        return _pool_backward(gradient, like, ctx.window, places), None, None, None
+
+
+def _parts(x: Tensor) -> Iterator[slice]:
+    """Slices of neighbouring images of x (B, C, H, W), as many as make up PART bytes."""
+    images = max(1, PART // (x[0].numel() * x.element_size()))
+    return (slice(first, first + images) for first in range(0, len(x), images))
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
+    """x normalised by these statistics; the deviation goes into the weight, as in training, for the same bits."""
+    ones = torch.ones_like(mean)
+    return functional.batch_norm(x, mean, ones, weight * inverse_std, bias, training=False, eps=0.0)
+
+
+def _norm_backward(
+    ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, weight and bias."""
+    statistics = None, None, mean, inverse_std
+    wanted = list(ctx.needs_input_grad[:3])
+    return torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *statistics, True, ctx.eps, wanted)
+
+
+def _pool_backward(gradient: Tensor, x: Tensor, window: list[list[int]], places: Tensor) -> Tensor:
+    """The gradient of the input x of a max-pool, of which only shape and layout are read."""
+    return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *window, [1, 1], False, places)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import models.blocks
 import models.lean
 from models.blocks import Downsample, SpatialPyramidPooling
 from models.build import build_network
-from models.lean import MaxPool2d, norm_silu, saves_memory
+from models.lean import MaxPool2d, norm_silu, norm_silu_pool, saves_memory
 from utils.config_sources import model_config
 
 NETWORKS = {
@@ -66,6 +67,40 @@ def test_norm_and_silu_are_torchs_to_the_bit(shape, layouts, dtype, scale):
         assert torch.equal(ours, theirs)
 
 
+def pooled(shape, layouts, dtype, window):
+    """Results and gradients of both ways to normalise, activate and pool."""
+    results = []
+    for pool in (MaxPool2d(*window), nn.MaxPool2d(*window)):
+        x, norm, weights = normalised(shape, layouts, dtype)
+        own = type(pool) is MaxPool2d
+        y = norm_silu_pool(x, norm, pool) if own else pool(functional.silu(norm(x)))
+        weights = weights[:, :, : y.shape[2], : y.shape[3]].contiguous(memory_format=layouts[1])
+        (y * weights).sum().backward()
+        results.append((y, x.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()))
+    return zip(*results, strict=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 32, 6, 7), (3, 16, 24, 24), (4, 16, 2, 2)])
+@pytest.mark.parametrize("layouts", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 1, 1)])
+@pytest.mark.parametrize("images", [1, 2, 99])
+def test_norm_silu_and_pool_are_torchs_to_the_bit(monkeypatch, shape, layouts, dtype, window, images):
+    # So many images at a time: one, two and the rest, all.
+    monkeypatch.setattr(models.lean, "PART", images * math.prod(shape[1:]) * dtype.itemsize)
+    for ours, theirs in pooled(shape, layouts, dtype, window):
+        assert ours.dtype == theirs.dtype
+        assert ours.stride() == theirs.stride()
+        assert torch.equal(ours, theirs)
+
+
+def test_images_that_do_not_fill_the_cpus_vectors_differ_by_the_rounding_of_silu(monkeypatch):
+    # What is left over at the end of an array torch computes by another exp.
+    monkeypatch.setattr(models.lean, "PART", 1)
+    for ours, theirs in pooled((5, 3, 6, 7), LAYOUTS[0], torch.float32, (2, 2, 0)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_norm_and_silu_have_the_gradient_of_finite_differences():
     x, norm, _ = normalised((3, 2, 4, 3), dtype=torch.float64)
     norm.double()
@@ -105,6 +140,7 @@ def test_less_is_kept():
     # Where the maxima were: a whole number for each of a quarter as many values.
     assert kept_bytes(lambda: MaxPool2d(2, 2)(x)) == size // 2
     assert kept_bytes(lambda: nn.MaxPool2d(2, 2)(x)) == size // 2 + size
+    assert size * 1.5 <= kept_bytes(lambda: norm_silu_pool(x, norm, MaxPool2d(2, 2))) < size * 1.55
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,10 +1,21 @@
 """Cores and memory: the limits of control groups, version 1 and 2, count."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
-from utils.machine import available_memory, control_groups, free_shared_memory, usable_cores
+import utils.machine
+from utils.machine import (
+    available_memory,
+    control_groups,
+    free_shared_memory,
+    keep_freed_memory,
+    most_taken,
+    usable_cores,
+)
 
 MEMINFO = "MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n"
 
@@ -54,3 +65,66 @@ def test_version_1_limits_count(tmp_path):
 def test_this_machine():
     assert usable_cores() >= 1
     assert free_shared_memory() is None or free_shared_memory() >= 0
+
+
+FETCHED = """
+import resource, sys
+import numpy as np
+from utils.machine import keep_freed_memory
+
+def fetched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(sys.argv[1] == "given back" or keep_freed_memory(), *(fetched() for _ in range(3)))
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+
+
+@glibc
+@pytest.mark.parametrize("memory", ["given back", "kept"])
+def test_what_is_kept_need_not_be_fetched_again(memory):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", FETCHED, memory]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    done, *fetched = run.stdout.split()
+    assert done == "True"
+    # 128 MiB, in pages of 4 KiB, or in a few large ones; a thousandth of it is other work.
+    first, second, third = map(int, fetched)
+    assert first > 50
+    assert max(second, third) < first / 100 if memory == "kept" else min(second, third) > first / 2
+
+
+@glibc
+def test_memory_is_kept_only_where_as_much_is_free_again(monkeypatch):
+    changed = []
+    monkeypatch.setattr(utils.machine.ctypes, "CDLL", lambda _: fake_library(changed))
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    for free, processes, kept in [(most_taken() * 9, 1, True), (most_taken() * 9, 20, False), (0, 1, False)]:
+        monkeypatch.setattr(utils.machine, "available_memory", lambda free=free: free)
+        assert keep_freed_memory(processes) is kept
+        assert bool(changed) is kept
+        changed.clear()
+    monkeypatch.setattr(utils.machine, "available_memory", lambda: None)
+    assert not keep_freed_memory()
+
+
+def test_who_sets_up_the_c_library_decides(monkeypatch):
+    monkeypatch.setattr(utils.machine, "available_memory", lambda: 1 << 50)
+    monkeypatch.setattr(utils.machine.ctypes, "CDLL", lambda _: pytest.fail("has been changed"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
+    assert not keep_freed_memory()
+
+
+def fake_library(changed):
+    """A C library that notes what is asked of it."""
+
+    class Library:
+        @staticmethod
+        def mallopt(parameter, value):
+            changed.append((parameter, value))
+            return 1
+
+    return Library
