@@ -34,7 +34,7 @@ from utils.config import Config, ModelConfig, RunConfig, TorchvisionConfig, plai
 from utils.diagnosis import diagnose
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
-from utils.machine import keep_freed_memory
+from utils.machine import give_freed_memory_back, keep_freed_memory
 from utils.metrics import Metrics
 from utils.optim import Schedule, build_optimizer, step_milestones
 from utils.progress import Progress, clock
@@ -191,6 +191,7 @@ class Trainer:
         self.best = Best()
         self.start_epoch = 0
         self.stop = StopRequest()
+        self.keeps_memory = False
 
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
@@ -241,6 +242,11 @@ class Trainer:
         print(f"trained {epoch + 1 - self.start_epoch} epochs in {clock(time.perf_counter() - start)}")
         self.finish(records)
 
+    def release(self) -> None:
+        """Gives back what the C library kept from step to step, which a process that trains on the side wants back."""
+        if self.keeps_memory:
+            give_freed_memory_back()
+
     def leave_if_asked(self, folder: Path, done: int) -> None:
         """Ends the run after a SIGINT or SIGTERM, saying how to go on; raises InterruptedRun."""
         if self.stop.signal is None:
@@ -280,7 +286,7 @@ class Trainer:
         def after_batch(report: EpochReport, batch: Any) -> None:
             if report.steps == 1 and self.device.type == "cpu":
                 # Now that a step has shown what it takes.
-                keep_freed_memory(self.group.local_size)
+                self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
             progress.advance(len(batch.images), report.line)
             records.train_batch(epoch, report.steps, batch)
             self.leave_if_asked(records.folder, epoch)

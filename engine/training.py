@@ -92,7 +92,10 @@ def train_on(
     else:
         records = NoRecords(folder)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
-    trainer.fit(records)
+    try:
+        trainer.fit(records)
+    finally:
+        trainer.release()
     print(next_steps(folder, config))
     return folder
 

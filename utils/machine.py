@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/")
-# Parameters of glibc's mallopt(3), and the values that let it keep what is freed.
+# Parameters of glibc's mallopt(3): the values that let it keep what is freed, and those that it has after large arrays.
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
+GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20)}
 
 
 def usable_cores(root: Path = ROOT) -> int:
@@ -54,6 +55,14 @@ def keep_freed_memory(processes: int = 1) -> bool:
         return False
     library = ctypes.CDLL(None)
     return all(library.mallopt(*setting) for setting in KEEP_FREED.values())
+
+
+def give_freed_memory_back() -> None:
+    """Ends what keep_freed_memory began, and gives the system what has been kept."""
+    library = ctypes.CDLL(None)
+    for setting in GIVE_BACK.values():
+        library.mallopt(*setting)
+    library.malloc_trim(0)
 
 
 def most_taken() -> int:

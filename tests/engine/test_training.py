@@ -4,11 +4,13 @@ import csv
 import itertools
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+import engine.trainer
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
@@ -343,6 +345,20 @@ def test_every_option_trains(changes, flags):
     rows = list(csv.DictReader((folder / "results.csv").open()))
     assert len(rows) in (1, 2)
     assert all(torch.isfinite(torch.tensor(float(row["loss"]))) for row in rows)
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["finished", "stopped"])
+def test_a_run_gives_back_the_memory_that_it_had_kept(stops, flags, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        engine.trainer, "keep_freed_memory", lambda processes: calls.append(f"keep {processes}") or True
+    )
+    monkeypatch.setattr(engine.trainer, "give_freed_memory_back", lambda: calls.append("give back"))
+    if stops:
+        monkeypatch.setattr(engine.trainer.Trainer, "validate", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if stops else nullcontext():
+        train(**{**flags, "epochs": 1})
+    assert calls == ["keep 1", "give back"]
 
 
 def test_a_single_class_trains(flags, tmp_path):

@@ -96,6 +96,31 @@ def test_what_is_kept_need_not_be_fetched_again(memory):
     assert max(second, third) < first / 100 if memory == "kept" else min(second, third) > first / 2
 
 
+RELEASED = """
+import re
+from pathlib import Path
+import numpy as np
+from utils.machine import give_freed_memory_back, keep_freed_memory
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+keep_freed_memory()
+np.ones(1 << 24)
+kept = resident()
+give_freed_memory_back()
+print(kept - resident())
+"""
+
+
+@glibc
+def test_what_was_kept_is_given_back():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    run = subprocess.run([sys.executable, "-c", RELEASED], capture_output=True, text=True, env=environment, check=True)
+    # Of 128 MiB, in KiB.
+    assert int(run.stdout) > 120 * 1024
+
+
 @glibc
 def test_memory_is_kept_only_where_as_much_is_free_again(monkeypatch):
     changed = []
