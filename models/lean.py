@@ -21,8 +21,7 @@ PART = 1 << 23
 def norm_silu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """silu(norm(x)) in training, normalised by the batch (B, C, H, W): keeps x, and neither of its two results."""
     norm.num_batches_tracked.add_(1)
-    statistics = norm.running_mean, norm.running_var
-    return _NormSiLU.apply(x, norm.weight, norm.bias, *statistics, norm.momentum, norm.eps)
+    return _NormSiLU.apply(x, norm.weight, norm.bias, norm)
 
 
 def norm_silu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tensor:
@@ -31,9 +30,8 @@ def norm_silu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tenso
     To the bit where an image fills the CPU's vectors, as with 16 channels; what is left over torch rounds otherwise.
     """
     norm.num_batches_tracked.add_(1)
-    statistics = norm.running_mean, norm.running_var
     window = [[length, length] for length in (pool.kernel_size, pool.stride, pool.padding)]
-    return _NormSiLUPool.apply(x, norm.weight, norm.bias, *statistics, norm.momentum, norm.eps, window)
+    return _NormSiLUPool.apply(x, norm.weight, norm.bias, norm, window)
 
 
 def saves_memory(x: Tensor, norm: nn.Module | None = None) -> bool:
@@ -59,19 +57,11 @@ class MaxPool2d(nn.MaxPool2d):
 
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
-        y, mean, inverse_std = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        statistics = norm.running_mean, norm.running_var
+        y, mean, inverse_std = torch.native_batch_norm(x, weight, bias, *statistics, True, norm.momentum, norm.eps)
         ctx.save_for_backward(x, weight, bias, mean, inverse_std)
-        ctx.eps = eps
+        ctx.eps = norm.eps
         return functional.silu(y, inplace=True)
 
     @staticmethod
@@ -84,31 +74,24 @@ class _NormSiLU(torch.autograd.Function):
         else:
             # Its layout decides in which order the normalisation adds up: torch's choice, as without this function.
             y = torch.ops.aten.silu_backward(gradient, y)
-        return *_norm_backward(ctx, y, x, weight, mean, inverse_std), None, None, None, None
+        return *_norm_backward(ctx, y, x, weight, mean, inverse_std), None
 
 
 class _NormSiLUPool(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-        window: list[list[int]],
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, window: list[list[int]]
     ) -> Tensor:
-        mean, variance = torch.ops.aten.batch_norm_update_stats(x, running_mean, running_var, momentum)
-        inverse_std = (1 / (variance.double() + eps).sqrt()).to(variance.dtype)
+        statistics = norm.running_mean, norm.running_var
+        mean, variance = torch.ops.aten.batch_norm_update_stats(x, *statistics, norm.momentum)
+        inverse_std = (1 / (variance.double() + norm.eps).sqrt()).to(variance.dtype)
         shapes = torch.ops.aten.max_pool2d_with_indices(torch.empty_like(x, device="meta"), *window)
         pooled, places = (torch.empty_like(shape, device=x.device) for shape in shapes)
         for part in _parts(x):
             y = functional.silu(_normalised(x[part], weight, bias, mean, inverse_std), inplace=True)
             torch.ops.aten.max_pool2d_with_indices.out(y, *window, out=pooled[part], indices=places[part])
         ctx.save_for_backward(x, weight, bias, mean, inverse_std, places)
-        ctx.eps, ctx.window = eps, window
+        ctx.eps, ctx.window = norm.eps, window
         return pooled
 
     @staticmethod
@@ -120,7 +103,7 @@ class _NormSiLUPool(torch.autograd.Function):
             y = _normalised(x[part], weight, bias, mean, inverse_std)
             spread = _pool_backward(gradient[part], y, ctx.window, places[part])
             torch.ops.aten.silu_backward.grad_input(spread, y, grad_input=inner[part])
-        return *_norm_backward(ctx, inner, x, weight, mean, inverse_std), None, None, None, None, None
+        return *_norm_backward(ctx, inner, x, weight, mean, inverse_std), None, None
 
 
 class _MaxPool(torch.autograd.Function):
