@@ -67,6 +67,13 @@ def test_this_machine():
     assert free_shared_memory() is None or free_shared_memory() >= 0
 
 
+def output_of(script, *arguments):
+    """What a script prints in a process whose environment says nothing to the C library."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+
+
 FETCHED = """
 import resource, sys
 import numpy as np
@@ -85,10 +92,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C 
 @glibc
 @pytest.mark.parametrize("memory", ["given back", "kept"])
 def test_what_is_kept_need_not_be_fetched_again(memory):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", FETCHED, memory]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    done, *fetched = run.stdout.split()
+    done, *fetched = output_of(FETCHED, memory).split()
     assert done == "True"
     # 128 MiB, in pages of 4 KiB, or in a few large ones; a thousandth of it is other work.
     first, second, third = map(int, fetched)
@@ -115,10 +119,8 @@ print(kept - resident())
 
 @glibc
 def test_what_was_kept_is_given_back():
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    run = subprocess.run([sys.executable, "-c", RELEASED], capture_output=True, text=True, env=environment, check=True)
     # Of 128 MiB, in KiB.
-    assert int(run.stdout) > 120 * 1024
+    assert int(output_of(RELEASED)) > 120 * 1024
 
 
 @glibc
