@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.lean import MaxPool2d, norm_silu, norm_silu_pool, saves_memory
+from models.winograd import Conv2d
 
 
 class SiLU(nn.Module):
@@ -25,7 +26,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "silu"):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
         self.activation = ACTIVATIONS[activation]()
 
