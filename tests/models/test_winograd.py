@@ -137,6 +137,7 @@ def test_others_are_torchs(taken, layer, x):
     assert x.is_meta or torch.equal(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_neither_autocast_nor_an_export_takes_it(taken):
     layer, x = conv(), images()
     with torch.autocast("cpu", torch.bfloat16):
