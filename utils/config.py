@@ -324,6 +324,14 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class ScoresConfig:
+    """The flags of `python -m studies.scores`."""
+
+    runs: tuple[str, ...] = knob(("runs",), "folders; every metrics.json in them and below is a row")
+    into: str = knob("runs/scores.csv", "CSV to write")
+
+
+@dataclass(frozen=True)
 class ImportConfig:
     """The flags of import_weights.py."""
 

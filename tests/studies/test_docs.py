@@ -1,15 +1,20 @@
 """The pages about the studies show pictures that exist, small enough for a repository, and name commands that parse."""
 
+import csv
+import itertools
 import re
 import shlex
+import statistics
 
 import pytest
 
 from studies.compare import parse_flags
+from studies.scores import parse_flags as scores_flags
 from tests.paths import ROOT
 from train import parse_flags as train_flags
+from val import parse_flags as val_flags
 
-PAGES = [ROOT / "docs" / "studies.md", ROOT / "docs" / "coco.md"]
+PAGES = [ROOT / "docs" / name for name in ("studies.md", "coco.md", "results.md")]
 
 
 def commands(page):
@@ -29,7 +34,8 @@ def test_pictures_exist_and_are_small():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page):
-    parsers = {"train.py": train_flags, "-m studies.compare": parse_flags}
+    parsers = {"train.py": train_flags, "val.py": val_flags, "-m studies.compare": parse_flags}
+    parsers["-m studies.scores"] = scores_flags
     found = 0
     for line in commands(page):
         for start, parser in parsers.items():
@@ -46,3 +52,54 @@ def test_numbers_of_the_coco_page_follow_from_what_it_states():
     for peak, hours in ((165, 93), (312, 49), (989, 16)):
         assert round(images * 467.7e9 / (0.3 * peak * 1e12) / 3600) == hours
         assert images * 39.5e9 / (0.3 * peak * 1e12) / 3600 < 8.3
+
+
+COLUMNS = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AP90": "ap90",
+    "AP below 2 : 1": "ap_ratio_below_2",
+    "AP from 4 : 1": "ap_ratio_from_4",
+}
+# The tables of results.md by the start of their headers, their runs.csv, and the variants of their rows by their names.
+TABLES = {
+    "| `--assign` | seeds": ("bccd", {"anchor_ratio": "ciou", "iou": "assign-iou", "ggiou": "assign-ggiou"}),
+    "| `--loss` | seeds | AP | AP50 | AP75 | AP90": ("bccd", {}),
+    "| `--assign`, 21 epochs": ("shapes/epochs21", {}),
+    "| `--loss` | seeds | AP | AP50 | AP75 | AP below": ("shapes/parts", {}),
+}
+
+
+def variant_of(label, names):
+    """The variant that a row's first cell means."""
+    for sign, variant in (("ggiou-yolo", "ggiou-yolo"), ("similarity", "sca-similarity"), ("box_gain_match", None)):
+        if sign in label:
+            return variant
+    name = re.match(r"`(\w+)`", label).group(1)
+    return names.get(name, name)
+
+
+@pytest.mark.parametrize("start", TABLES)
+def test_tables_of_the_results_are_those_of_their_csv(start):
+    lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith(start)]
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[first:])
+    ]
+    folder, names = TABLES[start]
+    with (ROOT / "docs" / folder / "runs.csv").open(newline="") as file:
+        runs = [run for run in csv.DictReader(file) if run["state"] == "done"]
+    checked = 0
+    for row in rows:
+        variant = variant_of(row[0], names)
+        for title, cell in zip(header, row, strict=True):
+            if title in COLUMNS and variant:
+                values = [float(run[COLUMNS[title]]) for run in runs if run["variant"] == variant]
+                assert len(values) == int(row[1]), row
+                mean, *spread = [float(part) for part in cell.split("±")]
+                assert mean == pytest.approx(statistics.mean(values), abs=6e-4), row
+                assert not spread or spread[0] == pytest.approx(statistics.stdev(values), abs=6e-4), row
+                checked += 1
+    assert checked >= 16

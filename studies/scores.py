@@ -1,0 +1,55 @@
+"""The numbers of many metrics.json as one CSV.
+
+python -m studies.scores --runs runs/train --into scores.csv      a row each: its folder, its protocol, its measures
+
+train.py and val.py write metrics.json; studies.compare has the reports of planned comparisons.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from studies.charts import save_rows
+from studies.report import measures
+from utils.config import ScoresConfig
+from utils.errors import UserError, run_command
+from utils.flags import Parser, add_knobs, parsed
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> ScoresConfig:
+    """The command's flags; UserError for a wrong one."""
+    parser = Parser(prog="python -m studies.scores", description=(__doc__ or "").splitlines()[0])
+    add_knobs(parser, ScoresConfig, {})
+    return parsed(ScoresConfig, vars(parser.parse_args(arguments)))
+
+
+def score_rows(folder: Path) -> Iterator[dict]:
+    """A row for every metrics.json in a folder and below, sorted by path; UserError where there is none, or another."""
+    paths = sorted(folder.rglob("metrics.json"))
+    if not paths:
+        raise UserError(f"{folder}: expected a folder with metrics.json of train.py or val.py in it or below")
+    for path in paths:
+        try:
+            metrics = json.loads(path.read_text("utf-8"))
+            found = measures(metrics)
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path}: expected the metrics of train.py or val.py ({error})") from error
+        yield {"folder": path.parent.relative_to(folder).as_posix(), "protocol": metrics.get("protocol"), **found}
+
+
+def write_scores(config: ScoresConfig) -> Path:
+    """Writes the rows of all folders; a measure that one lacks is empty there."""
+    rows = [row for folder in config.runs for row in score_rows(Path(folder))]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    save_rows([{name: row.get(name) for name in columns} for row in rows], Path(config.into))
+    return Path(config.into)
+
+
+def main() -> int:
+    """The command."""
+    write_scores(parse_flags())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
