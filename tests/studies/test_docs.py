@@ -34,8 +34,8 @@ def test_pictures_exist_and_are_small():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page):
-    parsers = {"train.py": train_flags, "val.py": val_flags, "-m studies.compare": parse_flags}
-    parsers["-m studies.scores"] = scores_flags
+    studies = {"-m studies.compare": parse_flags, "-m studies.scores": scores_flags}
+    parsers = {"train.py": train_flags, "val.py": val_flags, **studies}
     found = 0
     for line in commands(page):
         for start, parser in parsers.items():
