@@ -1,7 +1,8 @@
-"""Augmentation of images with boxes; every function that draws takes its random generator.
+"""Augmentation of images with boxes: what is drawn at random for an image, and where photos and boxes come to lie.
 
-What becomes of the boxes is computed here, the pixels are a painter's (data/painting.py).
-Boxes and matrices use continuous pixel coordinates: the first pixel's centre lies at (0.5, 0.5).
+Every function that draws takes its random generator. Pixels are made of the recipes that come out here, elsewhere
+(data/painting.py, data/device_photos.py). Boxes and matrices use continuous pixel coordinates: the first pixel's centre
+lies at (0.5, 0.5).
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from data.painting import OPENCV, Layout, Painter, Views, is_straight, shift
+from data.painting import Layout, Recipe, Views, are_upright, shift
 from data.zoom_crop import Window, centre_inside, iou_crop, zoom_out
 from utils.letterbox import Letterbox
 
@@ -49,7 +50,7 @@ class Augmentation:
 class Labelled(NamedTuple):
     """An image (h, w, 3) uint8 RGB with its boxes (T, 4) float32 xyxy pixels and labels (T,) int64.
 
-    The image is an array unless another painter than OpenCV is at work: then it stands for one, or for its making.
+    The image is an array, or stands for one and has its shape; of an augmented image it is the recipe.
     """
 
     image: Any
@@ -64,30 +65,45 @@ class Transform(NamedTuple):
     scale: float
 
 
-def mosaic(
-    parts: Sequence[Labelled],
-    size: tuple[int, int],
-    settings: Augmentation,
-    rng: Generator,
-    painter: Painter = OPENCV,
-) -> Labelled:
+class Composition(NamedTuple):
+    """Images at their corners (left, top) of a grey canvas (h, w), to be transformed into an output of size (h, w)."""
+
+    parts: Sequence[Labelled]
+    corners: Sequence[tuple[int, int]]
+    canvas: tuple[int, int]
+    size: tuple[int, int]
+    transform: Transform
+
+
+class Draft(NamedTuple):
+    """All that was drawn for an image: one composition, or two to be blended with `share` of the first, and colours.
+
+    gains (3,) are those of hue, saturation and value; None changes no colour.
+    """
+
+    compositions: tuple[Composition, ...]
+    share: float = 1.0
+    gains: np.ndarray | None = None
+
+
+def draw_mosaic(
+    parts: Sequence[Labelled], size: tuple[int, int], settings: Augmentation, rng: Generator
+) -> Composition:
     """Four images around a random point of a canvas twice the size (h, w), transformed; its middle is the output."""
     height, width = size
     centre = int(rng.uniform(0.5, 1.5) * width), int(rng.uniform(0.5, 1.5) * height)
     canvas = 2 * height, 2 * width
     transform = draw_transform(canvas, size, settings, rng)
-    return compose(parts, mosaic_corners(parts, centre), canvas, size, transform, painter)
+    return Composition(parts, mosaic_corners(parts, centre), canvas, size, transform)
 
 
-def warp_single(
-    part: Labelled, size: tuple[int, int], settings: Augmentation, rng: Generator, painter: Painter = OPENCV
-) -> Labelled:
+def draw_single(part: Labelled, size: tuple[int, int], settings: Augmentation, rng: Generator) -> Composition:
     """One image, already scaled to fit size (h, w), letterboxed and transformed in one step."""
     if settings.zoom_out or settings.iou_crop:
-        return warp_window(part, draw_window(part, settings, rng), size, settings, rng, painter)
+        return draw_view(part, draw_window(part, settings, rng), size, settings, rng)
     box = Letterbox.fit(part.image.shape[:2], size)
     transform = draw_transform(size, size, settings, rng)
-    return compose([part], [(box.left, box.top)], size, size, transform, painter)
+    return Composition([part], [(box.left, box.top)], size, size, transform)
 
 
 def draw_window(part: Labelled, settings: Augmentation, rng: Generator) -> Window:
@@ -101,20 +117,15 @@ def draw_window(part: Labelled, settings: Augmentation, rng: Generator) -> Windo
     return window
 
 
-def warp_window(
-    part: Labelled,
-    window: Window,
-    size: tuple[int, int],
-    settings: Augmentation,
-    rng: Generator,
-    painter: Painter = OPENCV,
-) -> Labelled:
+def draw_view(
+    part: Labelled, window: Window, size: tuple[int, int], settings: Augmentation, rng: Generator
+) -> Composition:
     """A window of an image, scaled to fit size (h, w) and transformed; keeps the boxes whose centre it shows."""
     keep = centre_inside(window, part.boxes)
     shown = Labelled(part.image, part.boxes[keep], part.labels[keep])
     fit = min(size[0] / window.size[0], size[1] / window.size[1])
     transform = draw_transform(window.size, size, settings, rng, fit)
-    return compose([shown], [(-window.left, -window.top)], window.size, size, transform, painter)
+    return Composition([shown], [(-window.left, -window.top)], window.size, size, transform)
 
 
 def mosaic_corners(parts: Sequence[Labelled], centre: tuple[int, int]) -> list[tuple[int, int]]:
@@ -148,62 +159,121 @@ def draw_transform(
     return Transform(matrix, scale)
 
 
-def compose(
-    parts: Sequence[Labelled],
-    corners: Sequence[tuple[int, int]],
-    canvas: tuple[int, int],
-    size: tuple[int, int],
-    transform: Transform,
-    painter: Painter = OPENCV,
-) -> Labelled:
-    """The images at their corners (left, top) of a grey canvas (h, w), transformed into an output of size (h, w).
+def draw_share(rng: Generator) -> float:
+    """The share of the first of two images that mixup blends: Beta(32, 32)."""
+    return rng.beta(32.0, 32.0)
 
-    Without rotation, shear and perspective each image fills whole pixels of the output: its edges move by less than a
-    pixel, its boxes with them.
+
+def draw_gains(settings: Augmentation, rng: Generator) -> np.ndarray | None:
+    """What hue, saturation and brightness are multiplied by (3,), each by 1 +- its strength; None if all are zero."""
+    strengths = settings.hsv_h, settings.hsv_s, settings.hsv_v
+    if not any(strengths):
+        return None
+    return (1 + rng.uniform(-1, 1, 3) * strengths).clip(1e-3)
+
+
+def develop(drafts: Sequence[Draft]) -> list[Labelled]:
+    """What the drafts come to: the recipe of each image, its boxes and labels.
+
+    Many at a time, since NumPy's time goes by the number of operations. Without rotation, shear and perspective each
+    photo fills whole pixels of the output: its edges move by less than a pixel, its boxes with them.
     """
-    offsets = np.array(corners, float).repeat(2, axis=0).reshape(-1, 4)
+    compositions = [composition for draft in drafts for composition in draft.compositions]
+    laid = zip(*_lay_out(compositions), strict=True)
+    images = []
+    for draft in drafts:
+        layouts, boxes, labels = zip(*(next(laid) for _ in draft.compositions), strict=True)
+        recipe = Recipe(layouts, draft.share, draft.gains)
+        images.append(Labelled(recipe, np.concatenate(boxes), np.concatenate(labels)))
+    return images
+
+
+def _lay_out(compositions: Sequence[Composition]) -> tuple[list[Layout], list[np.ndarray], list[np.ndarray]]:
+    """The layout of each composition, its boxes and its labels. Below N are the photos of all, T their boxes."""
+    counts = [len(composition.parts) for composition in compositions]
+    parts = [part for composition in compositions for part in composition.parts]
+    of = np.arange(len(compositions)).repeat(counts)
+    offsets = np.array([corner * 2 for composition in compositions for corner in composition.corners], float)
     extents = np.array([(0, 0, part.image.shape[1], part.image.shape[0]) for part in parts], float)
-    on_canvas = _clip(extents + offsets, canvas)
-    place = _straight if is_straight(transform.matrix) else _slanted
-    views = place(on_canvas, offsets, transform.matrix, size)
+    canvases, sizes = (
+        np.array([(*shape[::-1], *shape[::-1]) for shape in shapes], float)[of]
+        for shapes in zip(*((composition.canvas, composition.size) for composition in compositions), strict=True)
+    )
+    matrices = np.array([composition.transform.matrix for composition in compositions])[of]
+    on_canvas = (extents + offsets).clip(0, canvases)
+    views = _views(on_canvas, offsets, matrices, sizes)
     # Nothing is painted of an image that has no whole pixel to show.
     views.windows[(views.shown[:, 2:] <= views.shown[:, :2]).any(1)] = 0
-    layout = Layout(tuple(part.image for part in parts), views, size)
 
     owner = np.arange(len(parts)).repeat([len(part.boxes) for part in parts])
     boxes = np.concatenate([part.boxes for part in parts]).astype(float)
     labels = np.concatenate([part.labels for part in parts])
-    before = boxes * transform.scale
-    shown = _between(boxes, (on_canvas - offsets)[owner]) * transform.scale
-    moved = _clip(transform_boxes(_between(boxes, views.shown[owner]), views.matrices[owner]), size)
+    scale = np.array([composition.transform.scale for composition in compositions])[of[owner], None]
+    shown = _between(boxes, (on_canvas - offsets)[owner]) * scale
+    moved = transform_boxes(_between(boxes, views.shown[owner]), views.matrices[owner]).clip(0, sizes[owner])
     # Both: turned, even a sliver at the canvas's edge gets a wide box around it.
-    keep = worth_keeping(before, shown) & worth_keeping(before, moved)
-    return Labelled(painter.paint(layout), moved[keep].astype(np.float32), labels[keep])
+    keep = worth_keeping(boxes * scale, shown) & worth_keeping(boxes * scale, moved)
+
+    ends = np.cumsum(counts)
+    layouts = [
+        Layout(
+            tuple(part.image for part in composition.parts),
+            Views(*(each[end - count : end] for each in views)),
+            composition.size,
+        )
+        for composition, count, end in zip(compositions, counts, ends.tolist(), strict=True)
+    ]
+    borders = np.cumsum(np.bincount(of[owner][keep], minlength=len(compositions)))[:-1]
+    return layouts, np.split(moved[keep].astype(np.float32), borders), np.split(labels[keep], borders)
 
 
-def _slanted(on_canvas: np.ndarray, offsets: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> Views:
-    """Views of images that lie at offsets (N, 4) of a canvas and fill on_canvas (N, 4) of it, by any matrix."""
-    matrices = np.array([matrix @ shift(x, y) for x, y in offsets[:, :2]])
-    windows = _pixels(transform_boxes(on_canvas, matrix), size)
-    return Views((on_canvas - offsets).astype(int), windows, matrices)
+def _views(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
+    """Views of N images that lie at offsets (N, 4) of a canvas and fill on_canvas (N, 4) of it.
+
+    matrices (N, 3, 3) lead from canvas to output, whose width and height are sizes (N, 4), twice.
+    """
+    upright = are_upright(matrices)
+    if upright.all():
+        return _straight(on_canvas, offsets, matrices, sizes)
+    views = Views(np.empty((len(sizes), 4), int), np.empty((len(sizes), 4), int), np.empty((len(sizes), 3, 3)))
+    for chosen, place in ((upright, _straight), (~upright, _slanted)):
+        given = (each[chosen] for each in (on_canvas, offsets, matrices, sizes))
+        for each, found in zip(views, place(*given), strict=True):
+            each[chosen] = found
+    return views
 
 
-def _straight(on_canvas: np.ndarray, offsets: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> Views:
-    """The same for an upright matrix, changed a little for each image: whole pixels of it fill whole output pixels."""
-    scale, base = (np.tile(values / matrix[2, 2], 2) for values in (matrix.diagonal()[:2], matrix[:2, 2]))
+def _slanted(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
+    """_views by any matrices."""
+    own = matrices.copy()
+    own[:, :, 2] += np.einsum("nij,nj->ni", matrices[:, :, :2], offsets[:, :2])
+    windows = _pixels(transform_boxes(on_canvas, matrices), sizes)
+    return Views((on_canvas - offsets).astype(int), windows, own)
+
+
+def _straight(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
+    """_views by upright matrices, changed a little for each image: whole pixels of it fill whole output pixels."""
+    scale, base, last = _upright_parts(matrices)
+    scale, base = np.tile(scale / last, 2), np.tile(base / last, 2)
     # From the canvas's whole pixels, so that neighbours round their common edge alike.
     edges = on_canvas * scale + base
-    visible = _clip(edges, size)
+    visible = edges.clip(0, sizes)
     whole = np.rint(visible)
     cut = _between(np.rint((whole - base) / scale), on_canvas)
     shown = np.where(edges == visible, on_canvas, cut) - offsets
-    first, last = np.minimum(whole[:, :2], whole[:, 2:]), np.maximum(whole[:, :2], whole[:, 2:])
-    matrices = np.zeros((len(shown), 3, 3))
-    sides = shown[:, 2:] - shown[:, :2]
-    matrices[:, [0, 1], [0, 1]] = own = (whole[:, 2:] - whole[:, :2]) / np.maximum(sides, 1)
-    matrices[:, :2, 2] = whole[:, :2] - own * shown[:, :2]
-    matrices[:, 2, 2] = 1
-    return Views(shown.astype(int), np.hstack([first, last]).astype(int), matrices)
+    start, end = whole[:, :2], whole[:, 2:]
+    own = np.zeros(matrices.shape)
+    own_scale, own_base, ones = _upright_parts(own)
+    own_scale[:] = (end - start) / np.maximum(shown[:, 2:] - shown[:, :2], 1)
+    own_base[:], ones[:] = start - own_scale * shown[:, :2], 1
+    windows = np.hstack([np.minimum(start, end), np.maximum(start, end)])
+    return Views(shown.astype(int), windows.astype(int), own)
+
+
+def _upright_parts(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views of what upright matrices (..., 3, 3) hold: scale and base (N, 2) of x and y, and the last number (N, 1)."""
+    flat = matrices.reshape(-1, 9)
+    return flat[:, 0:5:4], flat[:, 2:6:3], flat[:, 8:]
 
 
 def transform_boxes(boxes: np.ndarray, matrices: np.ndarray) -> np.ndarray:
@@ -211,6 +281,10 @@ def transform_boxes(boxes: np.ndarray, matrices: np.ndarray) -> np.ndarray:
 
     matrices are (T, 3, 3), or (3, 3) for all.
     """
+    if are_upright(matrices).all():
+        scale, base, last = _upright_parts(matrices)
+        one, other = (boxes[:, side] * (scale / last) + base / last for side in (slice(0, 2), slice(2, 4)))
+        return np.hstack([np.minimum(one, other), np.maximum(one, other)])
     corners = np.ones((len(boxes), 4, 3))
     corners[..., :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     x, y, w = np.moveaxis(corners @ matrices.swapaxes(-1, -2), -1, 0)
@@ -227,36 +301,17 @@ def worth_keeping(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (short > MIN_SIDE) & (width * height > MIN_AREA_LEFT * area_before) & (long < MAX_SIDE_RATIO * short)
 
 
-def mixup(first: Labelled, second: Labelled, rng: Generator, painter: Painter = OPENCV) -> Labelled:
-    """Two images of one size blended by a share drawn from Beta(32, 32), with the boxes of both."""
-    share = rng.beta(32.0, 32.0)
-    image = painter.blend(first.image, second.image, share)
-    return Labelled(image, *(np.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)))
-
-
-def hsv_jitter(image: Any, settings: Augmentation, rng: Generator, painter: Painter = OPENCV) -> Any:
-    """The image (h, w, 3) uint8 RGB with hue, saturation and brightness each multiplied by 1 +- its gain, in place."""
-    strengths = settings.hsv_h, settings.hsv_s, settings.hsv_v
-    if not any(strengths):
-        return image
-    return painter.recolour(image, (1 + rng.uniform(-1, 1, 3) * strengths).clip(1e-3))
-
-
-def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The columns and rows (N, 4), ends excluded, whose centres boxes (N, 4) hold; all of them for NaN."""
-    whole = np.array([0, 0, size[1], size[0]])
-    rounded = _clip(np.ceil(boxes - 0.5), size)
+    whole = sizes * (0, 0, 1, 1)
+    rounded = np.ceil(boxes - 0.5).clip(0, sizes)
     return np.where(np.isnan(boxes).any(1, keepdims=True), whole, rounded).astype(int)
-
-
-def _clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    return boxes.clip(0, np.array([width, height, width, height], boxes.dtype))
 
 
 def _between(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Boxes (T, 4), each cut to its own limits (T, 4)."""
-    return boxes.clip(limits[:, [0, 1, 0, 1]], limits[:, [2, 3, 2, 3]])
+    low, high = limits.reshape(-1, 2, 2).swapaxes(0, 1)[:, :, None]
+    return boxes.reshape(-1, 2, 2).clip(low, high).reshape(-1, 4)
 
 
 def _flip(flip_x: bool, flip_y: bool, size: tuple[int, int]) -> np.ndarray:

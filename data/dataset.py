@@ -13,18 +13,30 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.augment import Augmentation, Labelled, hsv_jitter, mixup, mosaic, warp_single
-from data.device_photos import NOTES, Recipe, Stored
+from data.augment import (
+    Augmentation,
+    Composition,
+    Draft,
+    Labelled,
+    develop,
+    draw_gains,
+    draw_mosaic,
+    draw_share,
+    draw_single,
+)
+from data.device_photos import Stored
 from data.images import REDUCED, ImageError, read_image
 from data.labels import LabelIndex
 from data.order import Partners
-from data.painting import OPENCV, Painter, onto
+from data.painting import Recipe, paint
 from data.paths import FlatPaths
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
 from utils.machine import usable_cores
 
 MAX_REPLACEMENTS = 100
+# Samples whose photos are held at once, so that their boxes are computed together.
+TOGETHER = 4
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +95,10 @@ class DetectionDataset(Dataset):
         self._undecodable = torch.zeros(len(index), dtype=torch.bool).share_memory_()
         self._cache: Tensor | None = None
         self._starts = np.zeros(0, np.int64)
-        self._painter = OPENCV
+        # The (h, w) of the scaled photos, and what leads boxes there (N, 4).
+        self._inner = scaled_sizes(index, image_size)
+        self._ratios = np.tile(self._inner / index.sizes, 2)[:, [1, 0, 1, 0]].astype(np.float32)
+        self._on_device = False
         if cache:
             self._cache = self._all_photos(torch.device("cpu"))
 
@@ -91,14 +106,23 @@ class DetectionDataset(Dataset):
         return len(self.index)
 
     def __getitem__(self, key: Key) -> Sample:
-        return self._made(key, None)
+        return self.__getitems__([key]).samples[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> Samples:
         """The samples of a batch, of one size; a DataLoader asks for them at once, and need not copy their images."""
-        if self._painter is NOTES:
-            return Samples([self[key] for key in keys])
-        images = np.empty((len(keys), *self._size(keys[0]), 3), np.uint8)
-        return Samples([self._made(key, image) for key, image in zip(keys, images, strict=True)], images)
+        size = keys[0][2] if isinstance(keys[0], tuple) and len(keys[0]) == 3 else self.image_size
+        images = None if self._on_device else np.empty((len(keys), *size, 3), np.uint8)
+        places = [(key[0], key[1]) if isinstance(key, tuple) else (0, key) for key in keys]
+        if self.augmentation is None:
+            samples = [self._letterboxed(row, image) for (_, row), image in zip(places, images, strict=True)]
+            return Samples(samples, images)
+        samples = []
+        for first in range(0, len(keys), TOGETHER):
+            rows, drafts = zip(*(self._draft(*place, size) for place in places[first : first + TOGETHER]), strict=True)
+            for row, drawn in zip(rows, develop(drafts), strict=True):
+                image = drawn.image if images is None else paint(drawn.image, images[len(samples)])
+                samples.append(_sample(drawn._replace(image=image), row, None))
+        return Samples(samples, images)
 
     def store(self, device: torch.device) -> Tensor:
         """All photos, scaled, one after the other on a device: (pixels, 3) uint8. Samples hold recipes from now on.
@@ -106,7 +130,7 @@ class DetectionDataset(Dataset):
         The tensor is not kept here: loading processes have no use for it, and must not touch a GPU.
         """
         pixels = self._all_photos(device)
-        self._painter = NOTES
+        self._on_device = True
         return pixels.view(-1, 3)
 
     @property
@@ -114,19 +138,7 @@ class DetectionDataset(Dataset):
         """Paths of the photos that could not be decoded so far, in any worker."""
         return [self._paths[row] for row in self._undecodable.nonzero().flatten().tolist()]
 
-    def _size(self, key: Key) -> tuple[int, int]:
-        return key[2] if isinstance(key, tuple) and len(key) == 3 else self.image_size
-
-    def _made(self, key: Key, image: np.ndarray | None) -> Sample:
-        """A sample whose image fills this array, if given."""
-        epoch, row = key[:2] if isinstance(key, tuple) else (0, key)
-        if self.augmentation is None:
-            return self._letterboxed(row, image)
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
-        painter = self._painter if image is None else onto(image)
-        return self._augmented(epoch, row, self._size(key), self.augmentation, rng, painter)
-
-    def _letterboxed(self, row: int, image: np.ndarray | None) -> Sample:
+    def _letterboxed(self, row: int, image: np.ndarray) -> Sample:
         letterbox = self._fit(row)
         boxes, labels = self.index.of(row)
         try:
@@ -136,35 +148,28 @@ class DetectionDataset(Dataset):
             image = letterbox.pad(np.empty((0, 0, 3), np.uint8), image)
         return _sample(Labelled(image, letterbox.boxes(boxes), labels), row, letterbox)
 
-    def _augmented(
-        self,
-        epoch: int,
-        row: int,
-        size: tuple[int, int],
-        settings: Augmentation,
-        rng: Generator,
-        painter: Painter,
-    ) -> Sample:
+    def _draft(self, epoch: int, row: int, size: tuple[int, int]) -> tuple[int, Draft]:
+        """What is drawn for the image of a row, whose photo may have been replaced by another row's, and that row."""
+        settings = self.augmentation
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
         closed = settings.close_mosaic_from is not None and epoch >= settings.close_mosaic_from
         row, first = self._read(row, rng)
+        share = 1.0
         if closed or rng.random() >= settings.mosaic:
-            result = warp_single(first, size, settings, rng, painter)
+            drawn = (draw_single(first, size, settings, rng),)
         else:
             partners = self.partners.of(epoch, row)
-            result = self._mosaic(first, partners, settings, rng, painter)
+            drawn = (self._mosaic(first, partners, rng),)
             if rng.random() < settings.mixup:
                 _, other = self._read(int(partners[rng.integers(len(partners))]), rng)
-                result = mixup(result, self._mosaic(other, partners, settings, rng, painter), rng, painter)
-        image = hsv_jitter(result.image, settings, rng, painter)
-        return _sample(result._replace(image=image), row, None)
+                drawn, share = (*drawn, self._mosaic(other, partners, rng)), draw_share(rng)
+        return row, Draft(drawn, share, draw_gains(settings, rng))
 
-    def _mosaic(
-        self, first: Labelled, partners: np.ndarray, settings: Augmentation, rng: Generator, painter: Painter
-    ) -> Labelled:
+    def _mosaic(self, first: Labelled, partners: np.ndarray, rng: Generator) -> Composition:
         others = [self._read(row, rng)[1] for row in partners[rng.integers(len(partners), size=3)].tolist()]
         parts = [first, *others]
         parts = [parts[place] for place in rng.permutation(4)]
-        return mosaic(parts, self.image_size, settings, rng, painter)
+        return draw_mosaic(parts, self.image_size, self.augmentation, rng)
 
     def _read(self, row: int, rng: Generator) -> tuple[int, Labelled]:
         """A photo scaled to fit, with its boxes, and its row; another one, drawn, where the row's cannot be decoded."""
@@ -175,9 +180,7 @@ class DetectionDataset(Dataset):
                 row = int(rng.integers(len(self)))
                 continue
             boxes, labels = self.index.of(row)
-            (height, width), (rows, columns) = self.index.sizes[row].tolist(), photo.shape[:2]
-            ratio = np.array([columns / width, rows / height] * 2, np.float32)
-            return row, Labelled(photo, boxes * ratio, labels)
+            return row, Labelled(photo, boxes * self._ratios[row], labels)
         raise UserError(f"{MAX_REPLACEMENTS} images drawn in a row cannot be decoded, such as {self.undecodable[0]}")
 
     def _fit(self, row: int) -> Letterbox:
@@ -189,10 +192,10 @@ class DetectionDataset(Dataset):
             return self._remembered(row) if self.partners.group else self._load(row)
         if self._undecodable[row]:
             raise ImageError(self._paths[row], "cannot be decoded")
-        height, width = self._fit(row).inner
+        start, (height, width) = self._starts[row], self._inner[row].tolist()
         if self._cache is None:
-            return Stored(int(self._starts[row]) // 3, (height, width, 3))
-        return self._cache.numpy()[self._starts[row] :][: height * width * 3].reshape(height, width, 3)
+            return Stored(int(start) // 3, (height, width, 3))
+        return self._cache.numpy()[start : start + height * width * 3].reshape(height, width, 3)
 
     def _remembered(self, row: int) -> np.ndarray:
         photo = self._decoded.pop(row, None)

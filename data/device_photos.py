@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.painting import Layout, Painter, as_factors, beyond_bytes
+from data.painting import Recipe, as_factors, beyond_bytes
 from utils.letterbox import PADDING
 from utils.targets import sent
 
@@ -24,23 +24,8 @@ class Stored(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class Recipe(NamedTuple):
-    """How an image is made: one layout, or two blended with `share` of the first, then hue, saturation, value gains."""
-
-    layouts: tuple[Layout, ...]
-    share: float = 1.0
-    gains: np.ndarray | None = None
-
-
 # A row of Recipes.photos that shows nowhere.
 NO_PHOTO = np.array([0, 1, 0, 0, 1, 1, 0, 0, 0, 0], np.int64)
-
-# Writes down what OpenCV would do at once.
-NOTES = Painter(
-    paint=lambda layout: Recipe((layout,)),
-    blend=lambda first, second, share: Recipe(first.layouts + second.layouts, share),
-    recolour=lambda recipe, gains: recipe._replace(gains=gains),
-)
 
 
 class Recipes(NamedTuple):

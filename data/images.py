@@ -1,6 +1,7 @@
 """Photos on disk: their pixels and their size, EXIF orientation applied."""
 
 import io
+import math
 import os
 import struct
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 
 FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 ORIENTATION = 0x0112
+# Markers of a JPEG file. Frames are those of all ways of coding; three numbers among them mean other things.
+START_OF_FRAME, START_OF_SCAN, APP1 = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xDA, 0xE1
 
 
 class ImageError(Exception):
@@ -41,15 +44,17 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
     ImageError if it cannot be decoded.
     """
     try:
-        data = np.fromfile(path, np.uint8)
+        with Path(path).open("rb", buffering=0) as file:
+            data = file.readall()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
-    _, orientation = _header(path, io.BytesIO(data))
+    orientation = 1 if _is_plain_jpeg(data) else _header(path, io.BytesIO(data))[1]
     try:
-        image = cv2.imdecode(data, REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ImageError(path, f"cannot be decoded ({error.err})") from error
     if image is None:
+        _header(path, io.BytesIO(data))  # may know why
         raise ImageError(path, "cannot be decoded")
     return _upright(image, orientation)
 
@@ -75,6 +80,22 @@ def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[i
         raise ImageError(path, error.strerror or str(error)) from error
     except (Image.DecompressionBombError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(path, str(error)) from error
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether it is a JPEG file of usual size without an EXIF block: known in a tenth of the time that Pillow takes."""
+    place, pixels = 2, 0
+    while data.startswith(b"\xff\xd8") and data[place : place + 1] == b"\xff":
+        marker = int.from_bytes(data[place + 1 : place + 2], "big")
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == START_OF_SCAN:
+            return 0 < pixels < Image.MAX_IMAGE_PIXELS
+        if (marker == APP1 and data.startswith(b"Exif", place + 4)) or length < 2:
+            return False
+        if marker in START_OF_FRAME:
+            pixels = math.prod(struct.unpack_from(">HH", data.ljust(place + 9), place + 5))
+        place += 2 + length
+    return False
 
 
 def _is_empty(source: Path | io.BytesIO) -> bool:

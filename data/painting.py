@@ -1,14 +1,14 @@
 """The pixels of augmented images, made by OpenCV: photos warped onto a canvas, blended, recoloured."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from utils.letterbox import PADDING
 
-BAND = 32
+BAND = 128
 # cv2.flip's codes for flips along (x, y).
 FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}
 
@@ -37,36 +37,23 @@ class Layout(NamedTuple):
     size: tuple[int, int]
 
 
-class Painter(NamedTuple):
-    """What makes images of what was drawn; an image is an array for OPENCV, else what the painter takes for one.
+class Recipe(NamedTuple):
+    """How an image is made: one layout, or two blended with `share` of the first; hue, saturation, value gains (3,)."""
 
-    paint(layout) -> image; blend(first, second, share of the first) -> image; recolour(image, gains (3,)) -> image.
-    """
-
-    paint: Callable[[Layout], Any]
-    blend: Callable[[Any, Any, float], Any]
-    recolour: Callable[[Any, np.ndarray], Any]
+    layouts: tuple[Layout, ...]
+    share: float = 1.0
+    gains: np.ndarray | None = None
 
 
-def paint(layout: Layout, image: np.ndarray | None = None) -> np.ndarray:
-    """The output (h, w, 3) uint8, in `image` if given; each photo is warped once, straight into it."""
-    image = np.empty((*layout.size, 3), np.uint8) if image is None else image
-    image.fill(PADDING)
-    for photo, shown, window, matrix in zip(layout.photos, *layout.views, strict=True):
-        (left, top, right, bottom), (x1, y1, x2, y2) = shown.tolist(), window.tolist()
-        if x1 >= x2 or y1 >= y2:
-            continue
-        part, target = photo[top:bottom, left:right], image[y1:y2, x1:x2]
-        if is_straight(matrix):
-            _fill(target, part, matrix[0, 0] < 0, matrix[1, 1] < 0)
-        else:
-            _warp_onto(target, part, np.linalg.inv(shift(-x1, -y1) @ matrix @ shift(left, top)))
-    return image
-
-
-def blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """Two images of one size, `share` of the first."""
-    return cv2.addWeighted(first, share, second, 1 - share, 0)
+def paint(recipe: Recipe, image: np.ndarray | None = None) -> np.ndarray:
+    """The image (h, w, 3) uint8 RGB of a recipe, in `image` if given."""
+    first, *others = recipe.layouts
+    image = np.empty((*first.size, 3), np.uint8) if image is None else image
+    _lay(first, image)
+    for layout in others:
+        second = _lay(layout, np.empty_like(image))
+        cv2.addWeighted(image, recipe.share, second, 1 - recipe.share, 0, dst=image)
+    return image if recipe.gains is None else recolour(image, recipe.gains)
 
 
 def recolour(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
@@ -81,17 +68,21 @@ def recolour(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
     return image
 
 
-OPENCV = Painter(paint, blend, recolour)
-
-
-def onto(image: np.ndarray) -> Painter:
-    """OPENCV, except that the first image it paints lies in this array (h, w, 3) uint8, and is blended there."""
-    free = [image]
-    return Painter(
-        paint=lambda layout: paint(layout, free.pop() if free else None),
-        blend=lambda first, second, share: cv2.addWeighted(first, share, second, 1 - share, 0, dst=first),
-        recolour=recolour,
-    )
+def _lay(layout: Layout, image: np.ndarray) -> np.ndarray:
+    """The layout, in an image (h, w, 3): each photo is warped once, straight into it."""
+    image.fill(PADDING)
+    shown, windows, matrices = layout.views
+    for photo, (left, top, right, bottom), (x1, y1, x2, y2), upright, matrix in zip(
+        layout.photos, shown.tolist(), windows.tolist(), are_upright(matrices).tolist(), matrices, strict=True
+    ):
+        if x1 >= x2 or y1 >= y2:
+            continue
+        part, target = photo[top:bottom, left:right], image[y1:y2, x1:x2]
+        if upright:
+            _fill(target, part, matrix[0, 0] < 0, matrix[1, 1] < 0)
+        else:
+            _warp_onto(target, part, np.linalg.inv(shift(-x1, -y1) @ matrix @ shift(left, top)))
+    return image
 
 
 def shift(x: float, y: float) -> np.ndarray:
@@ -99,9 +90,9 @@ def shift(x: float, y: float) -> np.ndarray:
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
-def is_straight(matrix: np.ndarray) -> bool:
-    """Whether a 3 x 3 matrix keeps rectangles upright."""
-    return matrix[0, 1] == 0 == matrix[1, 0] and not matrix[2, :2].any()
+def are_upright(matrices: np.ndarray) -> np.ndarray:
+    """Which of the matrices (..., 3, 3) keep rectangles upright (N,)."""
+    return ~matrices.reshape(-1, 9)[:, [1, 3, 6, 7]].any(1)
 
 
 def beyond_bytes(gains: np.ndarray) -> bool:
@@ -134,7 +125,11 @@ def _channel_multiplier(gains: np.ndarray, width: int) -> Callable[[np.ndarray],
 
 def _fill(target: np.ndarray, photo: np.ndarray, flip_x: bool, flip_y: bool) -> None:
     """Scales a photo to a target's size and flips it."""
+    # What OpenCV calls inexact are Intel's primitives, where it has them: half the time, and half its error. A setting
+    # of this thread.
+    cv2.ipp.setUseIPP_NotExact(True)
     cv2.resize(photo, target.shape[1::-1], dst=target, interpolation=cv2.INTER_LINEAR)
+    cv2.ipp.setUseIPP_NotExact(False)
     if flip_x or flip_y:
         cv2.flip(target, FLIP_CODES[bool(flip_x), bool(flip_y)], dst=target)
 

@@ -9,18 +9,21 @@ import pytest
 
 from data.augment import (
     Augmentation,
+    Composition,
+    Draft,
     Labelled,
     Transform,
+    develop,
+    draw_gains,
+    draw_mosaic,
+    draw_share,
+    draw_single,
     draw_transform,
-    hsv_jitter,
-    mixup,
-    mosaic,
     mosaic_corners,
     transform_boxes,
-    warp_single,
     worth_keeping,
 )
-from data.painting import OPENCV, Layout
+from data.painting import Layout, paint, recolour
 from utils.letterbox import Letterbox
 
 STILL = Augmentation(0, 0, 0, translate=0, scale=0, fliplr=0)
@@ -47,6 +50,20 @@ def a_part(size: tuple[int, int], rng: np.random.Generator, boxes: int = 12) -> 
     image = cv2.resize(rng.integers(0, 256, (6, 6, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
     corners = np.sort(rng.uniform(0, 1, (boxes, 2, 2)), axis=1).reshape(-1, 4) * np.tile((width, height), 2)
     return Labelled(image, corners.astype(np.float32), rng.integers(0, 80, boxes))
+
+
+def made(*compositions: Composition, share: float = 1.0) -> Labelled:
+    """The image of one composition, or of two blended, with its boxes."""
+    (drawn,) = develop([Draft(compositions, share)])
+    return drawn._replace(image=paint(drawn.image))
+
+
+def a_mosaic(parts, size, settings, rng) -> Labelled:
+    return made(draw_mosaic(parts, size, settings, rng))
+
+
+def a_single(part, size, settings, rng) -> Labelled:
+    return made(draw_single(part, size, settings, rng))
 
 
 def shift(x: float, y: float) -> np.ndarray:
@@ -113,7 +130,7 @@ def test_a_mosaic_equals_one_made_on_a_canvas(size, name):
     kept = 0
     for seed in range(12):
         parts = [a_part(size, np.random.default_rng((seed, k))) for k in range(4)]
-        result = mosaic(parts, size, SETTINGS[name], np.random.default_rng(seed))
+        result = a_mosaic(parts, size, SETTINGS[name], np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         centre = int(rng.uniform(0.5, 1.5) * size[1]), int(rng.uniform(0.5, 1.5) * size[0])
         canvas = 2 * size[0], 2 * size[1]
@@ -128,7 +145,7 @@ def test_a_mosaic_equals_one_made_on_a_canvas(size, name):
 def test_a_single_image_equals_its_letterbox_warped(size, name):
     for seed in range(12):
         part = a_part(size, np.random.default_rng(seed))
-        result = warp_single(part, size, SETTINGS[name], np.random.default_rng(seed))
+        result = a_single(part, size, SETTINGS[name], np.random.default_rng(seed))
         transform = draw_transform(size, size, SETTINGS[name], np.random.default_rng(seed))
         box = Letterbox.fit(part.image.shape[:2], size)
         assert_same(result, slow_compose([part], [(box.left, box.top)], size, size, transform))
@@ -147,18 +164,11 @@ class Rounding(NamedTuple):
 
 def rounded(size: tuple[int, int], settings: Augmentation, seed: int, single: bool) -> Rounding:
     parts = [a_part(size, np.random.default_rng((seed, k))) for k in range(1 if single else 4)]
-    layouts = []
-    painter = OPENCV._replace(paint=lambda layout: layouts.append(layout) or OPENCV.paint(layout))
-    rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
-    if single:
-        result, canvas = warp_single(parts[0], size, settings, rng, painter), size
-        box = Letterbox.fit(parts[0].image.shape[:2], size)
-        corners = [(box.left, box.top)]
-    else:
-        result, canvas = mosaic(parts, size, settings, rng, painter), (2 * size[0], 2 * size[1])
-        centre = int(again.uniform(0.5, 1.5) * size[1]), int(again.uniform(0.5, 1.5) * size[0])
-        corners = mosaic_corners(parts, centre)
-    return Rounding(parts, corners, canvas, draw_transform(canvas, size, settings, again), layouts[0], result)
+    rng = np.random.default_rng(seed)
+    drawn = draw_single(parts[0], size, settings, rng) if single else draw_mosaic(parts, size, settings, rng)
+    (found,) = develop([Draft((drawn,))])
+    result = found._replace(image=paint(found.image))
+    return Rounding(parts, drawn.corners, drawn.canvas, drawn.transform, found.image.layouts[0], result)
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -200,6 +210,11 @@ def test_an_upright_image_is_its_photos_by_bilinear_look_up(size, name):
         assert np.abs(drawn.result.image - expected).max() <= 1
 
 
+def test_intels_primitives_serve_the_scaling_of_photos_alone():
+    rounded((64, 96), SETTINGS["baseline"], 0, single=False)
+    assert not cv2.ipp.useIPP_NotExact()
+
+
 @pytest.mark.parametrize("name", ROUNDED)
 @pytest.mark.parametrize("single", [True, False])
 def test_boxes_move_with_their_rounded_image(single, name):
@@ -235,7 +250,7 @@ def test_neighbours_in_a_mosaic_leave_no_crack(settings):
     size = (256, 192)
     white = Labelled(np.full((*size, 3), 255, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     for seed in range(60):
-        image = mosaic([white] * 4, size, settings, np.random.default_rng(seed)).image
+        image = a_mosaic([white] * 4, size, settings, np.random.default_rng(seed)).image
         # Wherever their corner lies, four images as large as the output cover its middle.
         assert (image[64:-64, 48:-48] == 255).all()
 
@@ -244,12 +259,12 @@ def test_without_change_a_single_image_is_its_letterbox_and_a_flip_is_a_flip():
     size = (64, 96)
     part = a_part(size, np.random.default_rng(3))
     box = Letterbox.fit(part.image.shape[:2], size)
-    same = warp_single(part, size, STILL, np.random.default_rng(0))
+    same = a_single(part, size, STILL, np.random.default_rng(0))
     np.testing.assert_array_equal(same.image, box.pad(part.image))
-    flipped = warp_single(part, size, replace(STILL, fliplr=1), np.random.default_rng(0))
+    flipped = a_single(part, size, replace(STILL, fliplr=1), np.random.default_rng(0))
     np.testing.assert_array_equal(flipped.image, same.image[:, ::-1])
     np.testing.assert_allclose(flipped.boxes, np.array([96, 0, 96, 0]) + same.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1])
-    turned = warp_single(part, size, replace(STILL, flipud=1, fliplr=1), np.random.default_rng(0))
+    turned = a_single(part, size, replace(STILL, flipud=1, fliplr=1), np.random.default_rng(0))
     np.testing.assert_array_equal(turned.image, same.image[::-1, ::-1])
 
 
@@ -261,7 +276,7 @@ def test_a_coloured_square_stays_under_its_box(name):
         image = np.zeros((*size, 3), np.uint8)
         image[40:80, 60:110] = 255
         part = Labelled(image, np.array([[60, 40, 110, 80]], np.float32), np.array([5]))
-        result = mosaic([part] * 4, size, SETTINGS[name], np.random.default_rng(seed))
+        result = a_mosaic([part] * 4, size, SETTINGS[name], np.random.default_rng(seed))
         for box, label in zip(result.boxes, result.labels, strict=True):
             x1, y1, x2, y2 = box
             if min(x1, y1) < 1 or x2 > size[1] - 1 or y2 > size[0] - 1:
@@ -324,9 +339,9 @@ def test_boxes_beyond_the_horizon_are_nan_and_empty_lists_stay_empty():
 def test_images_without_boxes(degrees):
     part = Labelled(np.zeros((30, 60, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     for result in (
-        mosaic([part] * 4, (60, 60), Augmentation(degrees=degrees), np.random.default_rng(0)),
-        warp_single(part, (60, 60), Augmentation(degrees=degrees), np.random.default_rng(0)),
-        mixup(part, part, np.random.default_rng(0)),
+        a_mosaic([part] * 4, (60, 60), Augmentation(degrees=degrees), np.random.default_rng(0)),
+        a_single(part, (60, 60), Augmentation(degrees=degrees), np.random.default_rng(0)),
+        made(*[draw_single(part, (60, 60), Augmentation(degrees=degrees), np.random.default_rng(0))] * 2, share=0.4),
     ):
         assert (result.boxes.shape, result.labels.shape) == ((0, 4), (0,))
         assert (result.boxes.dtype, result.labels.dtype, result.image.dtype) == (np.float32, np.int64, np.uint8)
@@ -337,22 +352,44 @@ def test_mixup_blends_near_the_middle_and_keeps_all_boxes():
         a_part((32, 32), np.random.default_rng(k))._replace(image=np.full((32, 32, 3), v, np.uint8))
         for k, v in ((0, 0), (1, 255))
     )
-    values = [mixup(black, white, np.random.default_rng(seed)).image[0, 0, 0] / 255 for seed in range(2000)]
-    assert np.mean(values) == pytest.approx(0.5, abs=0.01)
+    shares = [draw_share(np.random.default_rng(seed)) for seed in range(2000)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
     # The variance of Beta(32, 32).
-    assert np.var(values) == pytest.approx(0.25 / 65, rel=0.15)
-    both = mixup(black, white, np.random.default_rng(0))
-    np.testing.assert_array_equal(both.boxes, np.concatenate([black.boxes, white.boxes]))
-    np.testing.assert_array_equal(both.labels, np.concatenate([black.labels, white.labels]))
+    assert np.var(shares) == pytest.approx(0.25 / 65, rel=0.15)
+    drawn = [draw_single(part, (32, 32), STILL, np.random.default_rng(0)) for part in (black, white)]
+    alone = [made(one) for one in drawn]
+    both = made(*drawn, share=shares[0])
+    blended = shares[0] * alone[0].image + (1 - shares[0]) * alone[1].image
+    np.testing.assert_allclose(both.image, blended, atol=0.51)
+    np.testing.assert_array_equal(both.boxes, np.concatenate([each.boxes for each in alone]))
+    np.testing.assert_array_equal(both.labels, np.concatenate([each.labels for each in alone]))
 
 
-def test_hsv_jitter_multiplies_each_channel_within_its_gain():
+@pytest.mark.parametrize("order", [1, -1])
+def test_drafts_developed_together_are_those_developed_alone(order):
+    """Upright and slanted ones, of one photo and of four, blended, without boxes, of different sizes."""
+    drafts = []
+    for seed, settings in enumerate(SETTINGS.values()):
+        size, rng = SIZES[seed % 3], np.random.default_rng(seed)
+        parts = [a_part(size, np.random.default_rng((seed, k)), boxes=(seed + k) % 3 * 5) for k in range(4)]
+        drawn = [draw_mosaic(parts, size, settings, rng), draw_single(parts[0], size, settings, rng)]
+        drafts += [Draft((drawn[0],)), Draft((drawn[1],)), Draft(tuple(drawn), 0.3, np.array([1, 0.5, 1.2]))]
+    drafts = drafts[::order]
+    for draft, found in zip(drafts, develop(drafts), strict=True):
+        (alone,) = develop([draft])
+        np.testing.assert_array_equal(found.boxes, alone.boxes)
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        np.testing.assert_array_equal(paint(found.image), paint(alone.image))
+
+
+def test_colours_are_multiplied_by_channel_within_their_strength():
     photo = np.random.default_rng(0).integers(30, 226, (40, 40, 3), np.uint8)
     hsv = cv2.cvtColor(photo, cv2.COLOR_RGB2HSV).astype(float)
     for channel, name in enumerate(("hsv_h", "hsv_s", "hsv_v")):
         ratios = []
         for seed in range(200):
-            image = hsv_jitter(photo.copy(), replace(STILL, **{name: 0.1}), np.random.default_rng(seed))
+            gains = draw_gains(replace(STILL, **{name: 0.1}), np.random.default_rng(seed))
+            image = recolour(photo.copy(), gains)
             after = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(float)
             chosen = (hsv[..., channel] > 60) & (hsv[..., channel] < 150) & (hsv[..., 1] > 60)
             ratios.append((after[..., channel][chosen] / hsv[..., channel][chosen]).mean())
@@ -361,21 +398,18 @@ def test_hsv_jitter_multiplies_each_channel_within_its_gain():
         assert (min(ratios), max(ratios)) == (pytest.approx(0.9, abs=0.02), pytest.approx(1.1, abs=0.02))
 
 
-def test_hsv_jitter_of_strength_zero_changes_nothing():
-    photo = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    np.testing.assert_array_equal(hsv_jitter(photo.copy(), STILL, np.random.default_rng(0)), photo)
+def test_without_strengths_no_colour_changes():
+    assert draw_gains(STILL, np.random.default_rng(0)) is None
 
 
 def test_parts_are_not_written_to():
     parts = [a_part((64, 64), np.random.default_rng(k)) for k in range(4)]
     before = [(part.image.copy(), part.boxes.copy()) for part in parts]
     for name in SETTINGS:
-        hsv_jitter(
-            mosaic(parts, (64, 64), SETTINGS[name], np.random.default_rng(1)).image,
-            Augmentation(),
-            np.random.default_rng(1),
-        )
-        warp_single(parts[0], (64, 64), SETTINGS[name], np.random.default_rng(1))
+        composition = draw_mosaic(parts, (64, 64), SETTINGS[name], np.random.default_rng(1))
+        (drawn,) = develop([Draft((composition,), 1.0, np.array([1, 0.5, 1.2]))])
+        paint(drawn.image)
+        a_single(parts[0], (64, 64), SETTINGS[name], np.random.default_rng(1))
     for part, (image, boxes) in zip(parts, before, strict=True):
         np.testing.assert_array_equal(part.image, image)
         np.testing.assert_array_equal(part.boxes, boxes)

@@ -49,6 +49,48 @@ def test_an_orientation_outside_1_to_8_means_upright(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), a_photo())
 
 
+@pytest.mark.parametrize("before", [b"\xff\xc0", b"\xff\xdb", b"\xff\xda"])
+def test_an_exif_block_counts_wherever_it_lies_in_a_jpeg_files_header(tmp_path, before):
+    """Before the frame, before the tables, right before the scan: Pillow reads it there, and so do we."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(a_photo()).save(path)
+    start, rest = path.read_bytes().split(before, 1)
+    path.write_bytes(start + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + before + rest)
+    expected = ImageOps.exif_transpose(Image.open(path))
+    assert read_image(path).shape[:2] == image_size(path) == expected.size[::-1] == (40, 24)
+
+
+def test_a_jpeg_file_cut_or_changed_anywhere_is_read_or_refused(tmp_path):
+    path, rng = tmp_path / "photo.jpg", np.random.default_rng(0)
+    Image.fromarray(a_photo()).save(path)
+    whole, refused = path.read_bytes(), 0
+    cuts = [whole[:length] for length in range(0, 640, 7)]
+    for content in (*cuts, *(changed(whole, rng) for _ in range(300))):
+        path.write_bytes(content)
+        try:
+            assert read_image(path).ndim == 3
+        except ImageError:
+            refused += 1
+    assert refused > len(cuts) / 2
+
+
+def changed(content: bytes, rng: np.random.Generator) -> bytes:
+    """With another byte somewhere in its header."""
+    place = int(rng.integers(600))
+    return content[:place] + rng.bytes(1) + content[place + 1 :]
+
+
+def test_a_jpeg_file_of_unusual_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.jpg"
+    Image.fromarray(a_photo()).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 // 2 - 1)
+    with pytest.raises(ImageError, match="decompression bomb"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_every_suffix_that_counts_as_an_image_can_be_read(tmp_path, suffix):
     path = tmp_path / f"photo{suffix}"

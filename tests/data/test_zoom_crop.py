@@ -8,7 +8,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from data.augment import Augmentation, Labelled, draw_window, warp_single, warp_window
+from data.augment import Augmentation, Draft, Labelled, develop, draw_single, draw_view, draw_window
+from data.painting import paint
 from data.zoom_crop import LEAST_OVERLAPS, Window, centre_inside, iou_crop, zoom_out
 from utils.letterbox import PADDING
 
@@ -81,6 +82,12 @@ def test_a_tiny_photo_is_cropped_without_complaint():
         assert min(crop.size) >= 1
 
 
+def made(composition) -> Labelled:
+    """The image of a composition with its boxes."""
+    (drawn,) = develop([Draft((composition,))])
+    return drawn._replace(image=paint(drawn.image))
+
+
 def painted(boxes):
     """Black with every object full in a channel of its own, so that a box can be found again in the picture."""
     image = np.zeros((80, 120, 3), np.uint8)
@@ -96,7 +103,7 @@ def test_boxes_stay_on_their_objects(size, flip):
     part, settings = painted(boxes), replace(STILL, zoom_out=0.5, iou_crop=1.0, fliplr=flip)
     kept = 0
     for seed in range(60):
-        found = warp_single(part, size, settings, np.random.default_rng(seed))
+        found = made(draw_single(part, size, settings, np.random.default_rng(seed)))
         assert found.image.shape == (*size, 3) and found.boxes.dtype == np.float32
         assert (found.boxes >= 0).all() and (found.boxes <= np.tile(size[::-1], 2)).all()
         for box, label in zip(found.boxes, found.labels.tolist(), strict=True):
@@ -108,7 +115,7 @@ def test_boxes_stay_on_their_objects(size, flip):
 
 def test_the_window_decides_which_boxes_stay():
     boxes = np.array([[0, 0, 20, 20], [50, 20, 70, 60], [58, 0, 120, 80]], np.float32)
-    found = warp_window(painted(boxes), Window(40, 10, 80, 70), (60, 40), STILL, np.random.default_rng(0))
+    found = made(draw_view(painted(boxes), Window(40, 10, 80, 70), (60, 40), STILL, np.random.default_rng(0)))
     # The second alone has its centre inside; the third's lies at x 89.
     assert found.labels.tolist() == [1]
     np.testing.assert_allclose(found.boxes, [[10, 10, 30, 50]])
@@ -118,10 +125,10 @@ def test_a_window_is_the_photo_resized():
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (5, 6, 3), np.uint8), (120, 80), interpolation=cv2.INTER_CUBIC)
     part = Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    found = warp_window(part, Window(20, 10, 80, 50), (80, 120), STILL, rng).image
+    found = made(draw_view(part, Window(20, 10, 80, 50), (80, 120), STILL, rng)).image
     expected = cv2.resize(image[10:50, 20:80], (120, 80), interpolation=cv2.INTER_LINEAR)
     assert np.abs(found.astype(int) - expected)[4:-4, 4:-4].max() <= 4
-    beyond = warp_window(part, Window(-60, -40, 180, 120), (80, 120), STILL, rng).image
+    beyond = made(draw_view(part, Window(-60, -40, 180, 120), (80, 120), STILL, rng)).image
     assert (beyond[:19] == PADDING).all() and (beyond[:, :29] == PADDING).all() and beyond[40, 60].tolist() != [114] * 3
 
 
@@ -132,6 +139,6 @@ def test_probabilities_and_the_generator():
     shown = [draw_window(part, replace(STILL, zoom_out=0.3), rng) for _ in range(1000)]
     assert 0.25 < np.mean([window != WHOLE for window in shown]) < 0.35
     first, second = np.random.default_rng(1), np.random.default_rng(1)
-    warp_single(part, (96, 96), Augmentation(), first)
-    warp_single(part, (96, 96), replace(Augmentation(), mosaic=0), second)
+    draw_single(part, (96, 96), Augmentation(), first)
+    draw_single(part, (96, 96), replace(Augmentation(), mosaic=0), second)
     assert first.random() == second.random()
