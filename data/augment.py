@@ -189,7 +189,7 @@ def develop(drafts: Sequence[Draft]) -> list[Labelled]:
 
 
 def _lay_out(compositions: Sequence[Composition]) -> tuple[list[Layout], list[np.ndarray], list[np.ndarray]]:
-    """The layout of each composition, its boxes and its labels. Below N are the photos of all, T their boxes."""
+    """The layout of each composition, its boxes and its labels. Below N are the photos of all."""
     counts = [len(composition.parts) for composition in compositions]
     parts = [part for composition in compositions for part in composition.parts]
     of = np.arange(len(compositions)).repeat(counts)
@@ -199,32 +199,39 @@ def _lay_out(compositions: Sequence[Composition]) -> tuple[list[Layout], list[np
         np.array([(*shape[::-1], *shape[::-1]) for shape in shapes], float)[of]
         for shapes in zip(*((composition.canvas, composition.size) for composition in compositions), strict=True)
     )
-    matrices = np.array([composition.transform.matrix for composition in compositions])[of]
+    matrices, scales = (np.array(each)[of] for each in zip(*(drawn.transform for drawn in compositions), strict=True))
     on_canvas = (extents + offsets).clip(0, canvases)
     views = _views(on_canvas, offsets, matrices, sizes)
     # Nothing is painted of an image that has no whole pixel to show.
     views.windows[(views.shown[:, 2:] <= views.shown[:, :2]).any(1)] = 0
 
+    boxes, labels, owner = _kept_boxes(parts, on_canvas - offsets, scales, views, sizes)
+    borders = np.cumsum(np.bincount(of[owner], minlength=len(compositions)))[:-1]
+    ends = np.cumsum(counts).tolist()
+    each = (Views(*(part[end - count : end] for part in views)) for count, end in zip(counts, ends, strict=True))
+    layouts = [
+        Layout(tuple(part.image for part in drawn.parts), own, drawn.size)
+        for drawn, own in zip(compositions, each, strict=True)
+    ]
+    return layouts, np.split(boxes, borders), np.split(labels, borders)
+
+
+def _kept_boxes(
+    parts: Sequence[Labelled], on_photo: np.ndarray, scales: np.ndarray, views: Views, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (T, 4) of the output, labels (T,) and photos (T,) of what the views of N photos still show.
+
+    on_photo (N, 4) is what of each lies on its canvas, scales (N,) and sizes (N, 4) are those of its output.
+    """
     owner = np.arange(len(parts)).repeat([len(part.boxes) for part in parts])
     boxes = np.concatenate([part.boxes for part in parts]).astype(float)
     labels = np.concatenate([part.labels for part in parts])
-    scale = np.array([composition.transform.scale for composition in compositions])[of[owner], None]
-    shown = _between(boxes, (on_canvas - offsets)[owner]) * scale
+    scale = scales[owner, None]
+    whole, on_canvas = boxes * scale, _between(boxes, on_photo[owner]) * scale
     moved = transform_boxes(_between(boxes, views.shown[owner]), views.matrices[owner]).clip(0, sizes[owner])
     # Both: turned, even a sliver at the canvas's edge gets a wide box around it.
-    keep = worth_keeping(boxes * scale, shown) & worth_keeping(boxes * scale, moved)
-
-    ends = np.cumsum(counts)
-    layouts = [
-        Layout(
-            tuple(part.image for part in composition.parts),
-            Views(*(each[end - count : end] for each in views)),
-            composition.size,
-        )
-        for composition, count, end in zip(compositions, counts, ends.tolist(), strict=True)
-    ]
-    borders = np.cumsum(np.bincount(of[owner][keep], minlength=len(compositions)))[:-1]
-    return layouts, np.split(moved[keep].astype(np.float32), borders), np.split(labels[keep], borders)
+    keep = worth_keeping(whole, on_canvas) & worth_keeping(whole, moved)
+    return moved[keep].astype(np.float32), labels[keep], owner[keep]
 
 
 def _views(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
