@@ -9,9 +9,6 @@ whole batches painted by torch, in seconds of the GPU where there is one, else o
 yolov5 package, from whose code ultralytics/yolov3 has its data set class (docs/performance.md says how to install it).
 """
 
-import contextlib
-import importlib.util
-import io
 import itertools
 import statistics
 import tempfile
@@ -25,19 +22,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.side_by_side import conclude, flags, in_turns, silence, spread
+from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
 from data.augment import Augmentation
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
 from data.device_photos import DevicePhotos
 from data.loader import build_loader
 from data.split import load_split
-from utils.errors import UserError, run_command
+from utils.errors import run_command
 from utils.ultralytics_door import benchmark_peer
 
 BATCH = 16
 CPU = torch.device("cpu")
-OURS, PEER, ON_DEVICE, YOLOV5 = "this project", "ultralytics", "this project, --cache device", "yolov5"
+OURS, PEER, ON_DEVICE = "this project", "ultralytics", "this project, --cache device"
 SHARED = (
     "hsv_h",
     "hsv_s",
@@ -104,13 +102,6 @@ def same_augmentation() -> dict[str, float]:
     return {name: getattr(Augmentation(), name) for name in SHARED} | {"mixup": 0.0, "copy_paste": 0.0}
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Without what the peers print about themselves."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
 def endless(loader: DataLoader) -> Iterator:
     """Its batches, epoch after epoch."""
     for epoch in itertools.count():
@@ -173,10 +164,9 @@ def main() -> int:
     parser.add_argument("--imgsz", type=int, default=640, help="network input in pixels (default 640)")
     parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
     parser.add_argument("--batches", type=int, default=12, help="batches of each turn (default 12)")
-    parser.add_argument("--yolov5", action="store_true", help="the yolov5 package as one more side")
+    add_flag(parser)
     settings = parser.parse_args()
-    if settings.yolov5 and not importlib.util.find_spec("yolov5"):
-        raise UserError("--yolov5: no such package here; docs/performance.md says how to install it")
+    check_flag(settings)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         copy_photos(open_split(settings), Path(folder), "train", settings.photos)

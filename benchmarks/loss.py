@@ -1,21 +1,25 @@
 """Milliseconds of loss and assignment, forward and backward, for every assigner and 10 to 3,200 truths a batch.
 
-python -m benchmarks.loss [--imgsz 320] [--batch 16] [--turns 3]
+python -m benchmarks.loss [--imgsz 320] [--batch 16] [--turns 3] [--threads 1] [--yolov5]
 
-YOLOv3-tiny with 80 classes, CIoU, one thread. The peer is the ultralytics package's loss on its yolov3-tiny: another
+YOLOv3-tiny with 80 classes, CIoU. The peer is the ultralytics package's loss on its yolov3-tiny: another
 algorithm (task-aligned assignment, distribution focal loss, no objectness) on other outputs of the same size of grid.
+--yolov5 adds the yolov5 package's, which is `anchor_ratio`'s algorithm and ultralytics/yolov3's loss.
 """
 
+import importlib.util
 import statistics
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.side_by_side import conclude, flags, spread
+from benchmarks.side_by_side import conclude, flags, silence, spread
+from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
 from models.anchors import build_anchors
 from models.build import build_loss
 from utils.config import ASSIGNER_NAMES, Config, RunConfig
@@ -27,6 +31,7 @@ from utils.ultralytics_door import benchmark_peer
 CLASSES = 80
 TRUTHS = (10, 32, 128, 512, 3200)
 PEER = "ultralytics (v8 loss)"
+YOLOV5_MODEL = Path("models") / "hub" / "yolov3-tiny.yaml"
 
 
 def random_targets(count: int, batch: int, side: int) -> Targets:
@@ -81,14 +86,41 @@ def peer_step(settings: Namespace) -> Callable[[Targets], None]:
     return step
 
 
+def yolov5_step(settings: Namespace) -> Callable[[Targets], None]:
+    """The same of the yolov5 package with the gains of its hyperparameters, on random raw outputs."""
+    with silence():
+        from yolov5.models.yolo import DetectionModel
+        from yolov5.utils.loss import ComputeLoss
+
+        folder = Path(importlib.util.find_spec("yolov5").submodule_search_locations[0])
+        model, side = DetectionModel(str(folder / YOLOV5_MODEL), nc=CLASSES), settings.imgsz
+        model.hyp = {"box": 0.05, "cls": 0.5, "obj": 1.0, "cls_pw": 1.0, "obj_pw": 1.0}
+        model.hyp |= {"anchor_t": 4.0, "fl_gamma": 0.0}
+        criterion = ComputeLoss(model)
+    grids = [side // int(stride) for stride in model.stride]
+    raw = [torch.randn(settings.batch, 3, grid, grid, 5 + CLASSES).requires_grad_() for grid in grids]
+
+    def step(targets: Targets) -> None:
+        low, high = targets.boxes.split(2, 1)
+        rows = torch.cat(
+            [targets.image[:, None], targets.labels[:, None], (low + high) / 2 / side, (high - low) / side], 1
+        )
+        criterion(raw, rows)[0].backward()
+        for level in raw:
+            level.grad = None
+
+    return step
+
+
 def milliseconds(step: Callable[[Targets], None], targets: Targets, repeats: int) -> list[float]:
-    """CPU time of single steps, after one that is not counted."""
+    """CPU time of single steps in one thread, wall time in several, after one that is not counted."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     step(targets)
     found = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = clock()
         step(targets)
-        found.append(1e3 * (time.process_time() - start))
+        found.append(1e3 * (clock() - start))
     return found
 
 
@@ -98,10 +130,15 @@ def main() -> int:
     parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
     parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
     parser.add_argument("--repeats", type=int, default=7, help="steps of each turn (default 7)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
+    add_flag(parser)
     settings = parser.parse_args()
-    torch.set_num_threads(1)
+    check_flag(settings)
+    torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     steps = {name: our_step(settings, name) for name in ASSIGNER_NAMES} | {PEER: peer_step(settings)}
+    if settings.yolov5:
+        steps[YOLOV5] = yolov5_step(settings)
     rows = []
     for count in TRUTHS:
         targets = random_targets(count, settings.batch, settings.imgsz)

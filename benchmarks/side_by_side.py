@@ -1,11 +1,13 @@
 """What the benchmarks share: flags, two sides measured in turns, and a table with the JSON beside it."""
 
 import argparse
+import contextlib
 import datetime
+import io
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -38,6 +40,13 @@ def in_turns(sides: Mapping[str, Callable[[], Sequence[float]]], turns: int) -> 
             found[name] += numbers
             print(f"  turn {turn + 1}  {name}: {' '.join(f'{number:.4g}' for number in numbers)}", flush=True)
     return found
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without what the peers print about themselves."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def spread(numbers: Sequence[float]) -> dict[str, float | int]:

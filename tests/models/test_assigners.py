@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.anchors import Anchors, build_anchors
-from models.assigners import ASSIGNERS, Assignment, ggiou, log_ggiou
+from models.assigners import ASSIGNERS, Assignment, Candidates, ggiou, log_ggiou, preferred
 from models.box_losses import BOX_SIMILARITIES
 from tests.models.oracles import (
     Answer,
@@ -205,6 +205,25 @@ def test_every_setting_equals_the_oracle_on_1000_scenes(settings):
 def test_threshold_assigners_equal_the_oracle_where_anchors_are_scarce(settings):
     for scene in scenes(60, seed=400, families=("scarce",)):
         compare(scene, "ggiou", **SETTINGS[settings])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("truths", [1, 9, 70_000])
+def test_the_order_of_preference_is_lexsorts_by_five_keys(truths, kind):
+    """Also where many are equal, zeros of both signs among them, and with more truths than two bytes count."""
+    rng = np.random.default_rng(truths)
+    for count in (0, 1, 2, 50, 400):
+        few = {"log_metric": [-np.inf, -1, -0.5, -0.0, 0.0, 0.25], "shape_iou": [0.1, 0.5], "distance": [1, 2]}
+        drawn = {name: rng.choice(values, count).astype(kind) for name, values in few.items()}
+        one = Candidates(
+            truth=rng.integers(0, truths, count),
+            anchor=rng.permutation(count),
+            metric=rng.random(count),
+            area=rng.random(count),
+            **drawn,
+        )
+        expected = np.lexsort((one.anchor, one.distance, -one.shape_iou, -one.log_metric, one.truth))
+        np.testing.assert_array_equal(preferred(one), expected)
 
 
 @pytest.mark.parametrize("min_positives", [1, 6])
