@@ -248,8 +248,9 @@ def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
 
 def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
     """The (h, w) (N, 2) that the photos of a split have when scaled to fit image_size (h, w)."""
-    inner = [Letterbox.fit(size, image_size).inner for size in index.sizes.tolist()]
-    return np.array(inner, np.int64).reshape(-1, 2)
+    # Letterbox.inner of all at once: COCO has 118,000.
+    scale = (image_size / index.sizes).min(axis=1, keepdims=True)
+    return np.rint(index.sizes * scale).clip(1).astype(np.int64)
 
 
 def _first_rows(index: LabelIndex) -> np.ndarray:

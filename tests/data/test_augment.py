@@ -210,9 +210,12 @@ def test_an_upright_image_is_its_photos_by_bilinear_look_up(size, name):
         assert np.abs(drawn.result.image - expected).max() <= 1
 
 
-def test_intels_primitives_serve_the_scaling_of_photos_alone():
-    rounded((64, 96), SETTINGS["baseline"], 0, single=False)
-    assert not cv2.ipp.useIPP_NotExact()
+def test_how_opencv_is_set_stays_as_it_was():
+    for wanted in (True, False):
+        cv2.ipp.setUseIPP_NotExact(wanted)
+        before = cv2.ipp.useIPP_NotExact()
+        rounded((64, 96), SETTINGS["baseline"], 0, single=False)
+        assert cv2.ipp.useIPP_NotExact() == before
 
 
 @pytest.mark.parametrize("name", ROUNDED)

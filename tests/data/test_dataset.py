@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.augment import Augmentation
-from data.dataset import DetectionDataset, cache_bytes
+from data.dataset import DetectionDataset, cache_bytes, scaled_sizes
 from data.labels import load_labels
 from data.loader import EpochSampler, build_loader, collate
 from data.order import epoch_order
@@ -180,6 +180,14 @@ def test_the_cache_is_as_large_as_foretold_and_is_not_written_to(index):
     for i in range(len(index)):
         dataset[3, i].image.fill_(0)
     assert torch.equal(dataset._cache, before)
+
+
+@pytest.mark.parametrize("image_size", [(320, 320), (256, 640), (33, 7)])
+def test_scaled_sizes_are_the_letterboxes(index, image_size):
+    sizes = np.random.default_rng(0).integers(1, 4000, (3000, 2)).astype(np.int32)
+    sizes[0], sizes[1], sizes[2] = (5000, 1), (1, 5000), (3, 6)
+    found = scaled_sizes(replace(index, sizes=sizes), image_size)
+    assert found.tolist() == [list(Letterbox.fit(size, image_size).inner) for size in sizes.tolist()]
 
 
 def test_a_repeated_photo_is_kept_once(index, broken_index):
