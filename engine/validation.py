@@ -10,7 +10,7 @@ import torch
 from data.coco_truths import split_truths
 from data.data_yaml import data_root
 from data.dataset import DetectionDataset
-from data.loader import build_loader
+from data.loader import Batch, build_loader
 from data.split import load_split
 from engine.detection_files import write_coco_files, write_texts
 from engine.evaluation import collect, protocol_line
@@ -26,6 +26,7 @@ from utils.config import Config, ValConfig
 from utils.device import choose_device
 from utils.diagnosis import diagnose
 from utils.errors import UserError, printable
+from utils.machine import freed_memory_kept
 from utils.metrics import Metrics
 from utils.run_folder import new_run_folder
 
@@ -66,8 +67,14 @@ def run(settings: ValConfig) -> Metrics:
     records = ValRecords(folder, config, protocol)
     start = time.perf_counter()
     names = (index, config.names, device)
-    with explained(lambda: f"at --batch-size {config.run.batch_size}"):
-        collected = collect(detector, loader, *names, records.batch, truths, settings.iou_list)
+    with explained(lambda: f"at --batch-size {config.run.batch_size}"), freed_memory_kept() as keep:
+
+        def on_batch(number: int, batch: Batch, detections: list) -> None:
+            if number == 0 and device.type == "cpu":
+                keep()
+            records.batch(number, batch, detections)
+
+        collected = collect(detector, loader, *names, on_batch, truths, settings.iou_list)
     metrics = collected.compute(by_ratio=True)
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))

@@ -1,11 +1,12 @@
 """What this machine lets the process use: cores, memory and shared memory, the limits of a container counted in."""
 
+import contextlib
 import ctypes
 import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path("/")
@@ -63,6 +64,22 @@ def give_freed_memory_back() -> None:
     for setting in GIVE_BACK.values():
         library.mallopt(*setting)
     library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[Callable[[], None]]:
+    """Yields a function that begins to keep freed memory, when it is seen how much is taken; ends with the context."""
+    kept = False
+
+    def begin() -> None:
+        nonlocal kept
+        kept = keep_freed_memory() or kept
+
+    try:
+        yield begin
+    finally:
+        if kept:
+            give_freed_memory_back()
 
 
 def most_taken() -> int:

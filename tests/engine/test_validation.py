@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import engine.validation
+import utils.machine
 from data.coco_truths import split_truths
 from data.convert.coco import convert_coco
 from data.convert.voc import convert_voc
@@ -239,3 +240,16 @@ def test_a_validation_of_zero_explains_itself(bccd, monkeypatch, tmp_path, capsy
     )
     assert metrics.overall["ap50"] == 0
     assert "AP50 is 0: 945 labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_is_kept_from_the_first_batch_to_the_last(bccd, fails, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(utils.machine, "keep_freed_memory", lambda: calls.append("keep") or True)
+    monkeypatch.setattr(utils.machine, "give_freed_memory_back", lambda: calls.append("give back"))
+    monkeypatch.setattr(
+        engine.validation.ValRecords, "batch", lambda _, number, *__: calls.append(number) or 1 / (not fails)
+    )
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        validate(monkeypatch, tmp_path, bccd / "yolo" / "data.yaml", report=False)
+    assert calls == (["keep", 0, "give back"] if fails else ["keep", 0, 1, 2, 3, 4, "give back"])

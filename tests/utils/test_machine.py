@@ -1,5 +1,6 @@
 """Cores and memory: the limits of control groups, version 1 and 2, count."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -12,6 +13,7 @@ from utils.machine import (
     available_memory,
     control_groups,
     free_shared_memory,
+    freed_memory_kept,
     keep_freed_memory,
     most_taken,
     usable_cores,
@@ -136,6 +138,19 @@ def test_memory_is_kept_only_where_as_much_is_free_again(monkeypatch):
         changed.clear()
     monkeypatch.setattr(utils.machine, "available_memory", lambda: None)
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("begun", "possible"), [(True, True), (True, False), (False, True)])
+def test_what_a_context_keeps_is_given_back_when_it_ends(begun, possible, fails, monkeypatch):
+    calls = []
+    monkeypatch.setattr(utils.machine, "keep_freed_memory", lambda: calls.append("keep") or possible)
+    monkeypatch.setattr(utils.machine, "give_freed_memory_back", lambda: calls.append("give back"))
+    with contextlib.suppress(ZeroDivisionError), freed_memory_kept() as keep:
+        if begun:
+            keep()
+        assert 1 / (not fails)
+    assert calls == ["keep"] * begun + ["give back"] * (begun and possible)
 
 
 def test_who_sets_up_the_c_library_decides(monkeypatch):
