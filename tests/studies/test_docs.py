@@ -103,3 +103,20 @@ def test_tables_of_the_results_are_those_of_their_csv(start):
                 assert not spread or spread[0] == pytest.approx(statistics.stdev(values), abs=6e-4), row
                 checked += 1
     assert checked >= 16
+
+
+def test_the_table_of_arithmetics_is_that_of_the_scores():
+    lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("| arithmetic | seeds")]
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 4])
+    with (ROOT / "docs" / "bccd" / "scores.csv").open(newline="") as file:
+        scores = {row["folder"]: row for row in csv.DictReader(file)}
+    for row, variant in zip(rows, ("ciou-bf16", "ciou"), strict=True):
+        for title, cell in zip(titles, row, strict=True):
+            column = COLUMNS.get(title.removesuffix(" (NMS .6)"))
+            if column is None:
+                continue
+            folder = "test06" if title.endswith("(NMS .6)") else "test"
+            values = [float(scores[f"{variant}/seed{seed}/{folder}"][column]) for seed in range(int(row[1]))]
+            expected = [statistics.mean(values), statistics.stdev(values)]
+            assert [float(part) for part in cell.split("±")] == pytest.approx(expected, abs=6e-4), (row, title)
