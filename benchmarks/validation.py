@@ -8,7 +8,9 @@ are set so that about as many boxes pass the confidence threshold (.001) as with
 """
 
 import contextlib
+import functools
 import io
+import json
 import statistics
 import tempfile
 import time
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.photos import copy_photos, open_split, write_data_yaml
 from benchmarks.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.watch import run_watched
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
 from data.loader import build_loader
@@ -105,27 +108,46 @@ def peers(data: Path, imgsz: int, photos: Tensor, rect: bool) -> Callable[[], li
     return measure
 
 
+SIDES = {
+    OURS: ours,
+    PEER: functools.partial(peers, rect=False),
+    PEER_RECT: functools.partial(peers, rect=True),
+}
+
+
+def one_side(settings: Namespace) -> list[float]:
+    """What one side measures, in this process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    data = Path(settings.folder) / "data.yaml"
+    index = load_split(read_data_yaml(str(data), data.parent), "val", data.parent / "cache")
+    sample = DetectionDataset(index, (settings.imgsz, settings.imgsz))
+    photos = torch.stack([sample[row].image for row in range(BATCH)]).float() / 255
+    return SIDES[settings.side](data, settings.imgsz, photos)()
+
+
+def in_own_process(side: str, settings: Namespace, folder: str) -> Callable[[], list[float]]:
+    """A function that measures a side in a process of its own: what one asks of the C library must not touch others."""
+    task = ("--side", side, "--folder", folder, "--imgsz", settings.imgsz)
+    return lambda: json.loads(run_watched("benchmarks.validation", *task).output.splitlines()[-1])
+
+
 def main() -> int:
     """Prints and writes the table."""
     parser = flags(__doc__, "validation")
     parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
     parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
+    parser.add_argument("--side", default="", help="for the benchmark itself: be one side, on the photos of --folder")
+    parser.add_argument("--folder", default="", help="for the benchmark itself")
     settings: Namespace = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    if settings.side:
+        print(json.dumps(one_side(settings)))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
-        index = open_split(settings, "val")
-        copy_photos(index, Path(folder), "val", settings.photos)
-        data = write_data_yaml(Path(folder), CLASSES)
-        sample = DetectionDataset(index, (settings.imgsz, settings.imgsz))
-        photos = torch.stack([sample[row].image for row in range(BATCH)]).float() / 255
-        sides = {
-            OURS: ours(data, settings.imgsz, photos),
-            PEER: peers(data, settings.imgsz, photos, False),
-            PEER_RECT: peers(data, settings.imgsz, photos, True),
-        }
-        found = in_turns(sides, settings.turns)
+        copy_photos(open_split(settings, "val"), Path(folder), "val", settings.photos)
+        write_data_yaml(Path(folder), CLASSES)
+        found = in_turns({name: in_own_process(name, settings, folder) for name in SIDES}, settings.turns)
     best = statistics.median(found[OURS])
     rows = [
         {
