@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path("/")
 # Parameters of glibc's mallopt(3): the values that let it keep what is freed, and those that it has after large arrays.
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
-GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20)}
+GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
 
 def usable_cores(root: Path = ROOT) -> int:
