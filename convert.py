@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.config.flags import Parser
 from utils.errors import printable, run_command
-from utils.flags import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,7 +74,7 @@ def _add_images(parser: argparse.ArgumentParser, ways: tuple[str, ...]) -> None:
 
 
 def _run_voc(options: argparse.Namespace) -> None:
-    from data.convert.voc import convert_voc
+    from data.formats.voc import convert_voc
 
     conversion = convert_voc(
         options.source,
@@ -90,7 +90,7 @@ def _run_voc(options: argparse.Namespace) -> None:
 
 
 def _run_coco(options: argparse.Namespace) -> None:
-    from data.convert.coco import convert_coco
+    from data.formats.coco import convert_coco
 
     conversion = convert_coco(
         options.source,
@@ -105,8 +105,8 @@ def _run_coco(options: argparse.Namespace) -> None:
 
 
 def _run_yolo(options: argparse.Namespace) -> None:
-    from data.convert.yolo import convert_yolo
     from data.data_yaml import data_root, read_data_yaml
+    from data.formats.yolo_to_coco import convert_yolo
 
     spec = read_data_yaml(options.source, data_root(options.data_root))
     conversion = convert_yolo(spec, None if options.dry_run else options.target, options.exist_ok)
@@ -114,7 +114,7 @@ def _run_yolo(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace, conversion: "Conversion", command: str) -> None:  # noqa: F821 - see above
-    from data.convert.yolo_set import summary
+    from data.formats.yolo_set import summary
 
     target = printable(options.target)
     print(f"{printable(options.source)} -> {target}{' (dry run: nothing is written)' if options.dry_run else ''}")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import ExportConfig
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import ExportConfig
 from utils.errors import run_command
-from utils.flags import Parser, add_knobs, parsed
 
 ALIASES = {"imgsz": ["--img", "--img-size"], "batch_size": ["--batch"]}
 
@@ -31,7 +31,7 @@ def export(**flags: Any) -> list[Path]:
     """
     settings = parsed(ExportConfig, flags)
     # Only now torch: a wrong flag has been answered already.
-    from engine.export import run
+    from engine.export.run import run
 
     return run(settings)
 

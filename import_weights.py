@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import ImportConfig
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import ImportConfig
 from utils.errors import UserError, printable, run_command
-from utils.flags import Parser, add_knobs, parsed
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def import_weights(weights: str, **flags: Any) -> Path:
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {printable(output)}: its folder does not exist")
     # Only now torch: a wrong flag has been answered already.
-    from models.weights import read_weights
+    from models.weights.read import read_weights
     from utils.checkpoint import describe, save_checkpoint
 
     contents = read_weights(weights, settings.cfg or None, settings.cutoff if settings.cutoff >= 0 else None)

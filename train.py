@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import ASSIGNER_NAMES, BOX_LOSSES, ENCODED_LOSSES, RunConfig
+from utils.config.flags import Parser, add_knobs
+from utils.config.knobs import ASSIGNER_NAMES, BOX_LOSSES, ENCODED_LOSSES, RunConfig
 from utils.errors import run_command
-from utils.flags import Parser, add_knobs
 
 ALIASES = {"batch_size": ["--batch"], "compiled": ["--compile"], "imgsz": ["--img", "--img-size"]}
 
@@ -46,16 +46,16 @@ def train(**flags: Any) -> Path:
 
     Raises UserError for wrong input and DivergedError when the loss is no longer finite.
     """
-    from engine.plan import plan_run
+    from engine.train.configure import plan_run
 
     if flags.get("resume"):
-        from engine.resume import resume
+        from engine.train.resume import resume
 
         return resume(flags)
     plan = plan_run(flags)
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
-    from engine.resume import resume_after_restart
-    from engine.training import run
+    from engine.train.resume import resume_after_restart
+    from engine.train.run import run
 
     return resume_after_restart(plan) or run(plan)
 

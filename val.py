@@ -8,9 +8,9 @@ python val.py --weights best.pt --data other.yaml --imgsz 640
 from collections.abc import Sequence
 from typing import Any
 
-from utils.config import ValConfig
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import ValConfig
 from utils.errors import run_command
-from utils.flags import Parser, add_knobs, parsed
 
 ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
 
@@ -29,7 +29,7 @@ def validate(**flags: Any) -> "Metrics":  # noqa: F821 - imported with torch bel
     """
     settings = parsed(ValConfig, flags)
     # Only now torch: a wrong flag has been answered already.
-    from engine.validation import run
+    from engine.validate.run import run
 
     return run(settings)
 

@@ -24,14 +24,14 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.photos import copy_photos, open_split, write_data_yaml
 from benchmarks.side_by_side import conclude, flags, in_turns, silence, spread
 from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
-from data.augment import Augmentation
+from data.augment.augmentation import Augmentation
+from data.augment.on_device import DevicePhotos
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
-from data.device_photos import DevicePhotos
 from data.loader import build_loader
 from data.split import load_split
 from utils.errors import run_command
-from utils.ultralytics_door import benchmark_peer
+from utils.ultralytics_only import benchmark_peer
 
 BATCH = 16
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from data.data_yaml import read_data_yaml
-from data.doctor import Settings, examine
+from data.labels.doctor import Settings, examine
+from utils.config.flags import Parser
 from utils.errors import run_command
-from utils.flags import Parser
 
 PER_PHOTO = 7
 

@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
+from utils.config.flags import Parser
 from utils.errors import run_command
-from utils.flags import Parser
-from utils.metrics import CocoMetrics
+from utils.metrics.coco_metrics import CocoMetrics
 
 CLASSES = 80
 DETECTIONS = 300

@@ -24,16 +24,16 @@ import numpy as np
 import onnx
 import torch
 
-from engine.backends import candidates_of_decoded, silent_onnxruntime
+from engine.predict.runtimes import candidates_of_decoded, silent_onnxruntime
 from export import export
 from models.build import build_network
 from models.postprocess import Postprocess
 from utils.checkpoint import save_checkpoint
-from utils.config import Config, Hyperparameters, RunConfig
-from utils.config_sources import model_config
-from utils.flags import Parser
+from utils.config.flags import Parser
+from utils.config.knobs import Config, Hyperparameters, RunConfig
+from utils.config.sources import model_config
 from utils.run_folder import write_json
-from utils.ultralytics_door import inference_peer
+from utils.ultralytics_only import inference_peer
 
 CLASSES = 80
 OURS, PEER = "this project", "ultralytics"

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignyolo.anchors import build_anchors
+from alignyolo.targets import Targets
 from benchmarks.side_by_side import conclude, flags, silence, spread
 from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
-from models.anchors import build_anchors
 from models.build import build_loss
-from utils.config import ASSIGNER_NAMES, Config, RunConfig
-from utils.config_sources import hyperparameters, model_config
+from utils.config.knobs import ASSIGNER_NAMES, Config, RunConfig
+from utils.config.sources import hyperparameters, model_config
 from utils.errors import run_command
-from utils.targets import Targets
-from utils.ultralytics_door import benchmark_peer
+from utils.ultralytics_only import benchmark_peer
 
 CLASSES = 80
 TRUTHS = (10, 32, 128, 512, 3200)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from data.data_yaml import data_root, read_data_yaml
-from data.labels import LabelIndex
+from data.labels.index import LabelIndex
 from data.split import load_split
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from utils.config.flags import Parser
 from utils.device import cpu_has_bf16
-from utils.flags import Parser
 from utils.run_folder import write_json
 
 PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")

@@ -22,14 +22,14 @@ SHOWN = "first step after"
 # train.py as it is, with a clock in the loop that it runs.
 FIRST_STEP = f"""
 import sys, time
-from engine import training
-from engine.epoch import update
-import engine.epoch, train
+from engine.train import run as training
+from engine.train.epoch import update
+import engine.train.epoch, train
 def first(*given):
     update(*given)
     print("{SHOWN}", time.time(), flush=True)
     raise KeyboardInterrupt
-engine.epoch.update = first
+engine.train.epoch.update = first
 train.main()
 """
 
@@ -63,7 +63,7 @@ def main() -> int:
         "train.py with a wrong flag": lambda: seconds_of([*train, "--epoch", "3"]),
         "first step of shapes": first_step,
         "import ultralytics' trainer": lambda: seconds_of(
-            [sys.executable, "-c", "from utils.ultralytics_door import benchmark_peer; benchmark_peer()"]
+            [sys.executable, "-c", "from utils.ultralytics_only import benchmark_peer; benchmark_peer()"]
         ),
     }
     found = in_turns(sides, settings.turns)

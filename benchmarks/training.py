@@ -46,7 +46,7 @@ class Clock:
 
 def run_ours(task: Namespace, clock: Clock) -> None:
     """Trains with train.py's function in this process."""
-    from engine.trainer import Trainer
+    from engine.train.trainer import Trainer
     from train import train
 
     one_epoch = Trainer.train_epoch
@@ -67,7 +67,7 @@ def run_peer(task: Namespace, clock: Clock) -> None:
     import cv2
     import torch
 
-    from utils.ultralytics_door import benchmark_peer
+    from utils.ultralytics_only import benchmark_peer
 
     peer = benchmark_peer()
     cv2.setNumThreads(peer.cv2_threads)

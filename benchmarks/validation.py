@@ -29,14 +29,14 @@ from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
-from engine.evaluation import collect
+from engine.validate.collect import collect
 from models.build import build_detector
-from models.exported import folded
-from utils.config import Config, RunConfig
-from utils.config_sources import hyperparameters, model_config
+from models.yolov3.export_network import folded
+from utils.config.knobs import Config, RunConfig
+from utils.config.sources import hyperparameters, model_config
 from utils.errors import run_command
-from utils.machine import freed_memory_kept
-from utils.ultralytics_door import benchmark_peer
+from utils.hardware import freed_memory_kept
+from utils.ultralytics_only import benchmark_peer
 
 BATCH, CLASSES = 16, 80
 CANDIDATES = 500

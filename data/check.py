@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.config.flags import Parser
 from utils.errors import UserError, printable, run_command
-from utils.flags import Parser
 
 if TYPE_CHECKING:
-    from data.doctor import Checkup
+    from data.labels.doctor import Checkup
 
 SHOWN = 3
 POLICIES = {
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
     options = _parser().parse_args(arguments)
     from data.data_yaml import data_root, read_data_yaml
-    from data.doctor import examine
+    from data.labels.doctor import examine
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
     spec = read_data_yaml(options.data, data_root(options.data_root))
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":  # noqa: F821 - imported below
     """Image size, and the anchors of a model YAML."""
-    from data.doctor import Settings
-    from utils.config_sources import model_config
+    from data.labels.doctor import Settings
+    from utils.config.sources import model_config
 
     try:
         sides = [int(str(side)) for side in imgsz]
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _severity(kind: str) -> str:
-    from data.doctor import KINDS
+    from data.labels.doctor import KINDS
 
     return KINDS[kind]
 

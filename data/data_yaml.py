@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable
-from utils.yaml_file import kind_of, read_mapping
 
 BUILT_IN = Path(__file__).resolve().parent
 IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")

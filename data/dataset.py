@@ -13,7 +13,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.augment import (
+from data.augment.augmentation import (
     Augmentation,
     Composition,
     Draft,
@@ -24,15 +24,15 @@ from data.augment import (
     draw_share,
     draw_single,
 )
-from data.device_photos import Stored
+from data.augment.on_device import Stored
+from data.augment.pixels import Recipe, paint
+from data.epoch_order import Partners
 from data.images import REDUCED, ImageError, read_image
-from data.labels import LabelIndex
-from data.order import Partners
-from data.painting import Recipe, paint
-from data.paths import FlatPaths
+from data.labels.index import LabelIndex
+from data.path_array import FlatPaths
 from utils.errors import UserError, printable
+from utils.hardware import usable_cores
 from utils.letterbox import Letterbox
-from utils.machine import usable_cores
 
 MAX_REPLACEMENTS = 100
 # Samples whose photos are held at once, so that their boxes are computed together.
@@ -70,7 +70,8 @@ class DetectionDataset(Dataset):
 
     `dataset[epoch, i, size]` is a training sample of another size (h, w), in which the scaled photo has room.
     A sample depends on seed, epoch, i and size alone. `cache` keeps all photos, scaled to image_size, in memory.
-    Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order (data/order.py).
+    Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order
+    (data/epoch_order.py).
     """
 
     def __init__(
@@ -254,7 +255,7 @@ def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def _first_rows(index: LabelIndex) -> np.ndarray:
-    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/repeat.py)."""
+    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/repeat_factor.py)."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(image, row) for row, image in enumerate(index.images)], np.int64)
 

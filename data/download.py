@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from data.archive import is_archive, unpack
 from data.data_yaml import data_root, find_data_yaml
+from data.formats.archive import is_archive, unpack
+from utils.config.flags import Parser
+from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable, run_command
-from utils.flags import Parser
 from utils.progress import Progress
-from utils.yaml_file import kind_of, read_mapping
 
 CHUNK = 2**18
 ATTEMPTS = 5

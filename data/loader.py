@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from alignyolo.targets import Targets
+from data.augment.on_device import Recipes
 from data.dataset import DetectionDataset, Samples, scaled_sizes
-from data.device_photos import Recipes
-from data.order import epoch_order
+from data.epoch_order import epoch_order
 from utils.letterbox import Letterbox
-from utils.targets import Targets
 
 SIGNAL_S = 5.0
 

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from data.data_yaml import DataSpec, label_paths, list_images
-from data.labels import LabelIndex, load_labels
+from data.labels.index import LabelIndex, load_labels
 
 
 def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_labels: str = "mend") -> LabelIndex:

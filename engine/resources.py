@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from data.dataset import cache_bytes
-from data.labels import LabelIndex
-from utils.config import RunConfig
+from data.labels.index import LabelIndex
+from utils.config.knobs import RunConfig
 from utils.device import worker_count
 from utils.distributed import Group
 from utils.errors import UserError
-from utils.machine import available_memory, free_shared_memory, gib, usable_cores
+from utils.hardware import available_memory, free_shared_memory, gib, usable_cores
 
 # Batches of each loading process that can be in shared memory at once: two waiting and one in the making.
 BATCHES_EACH = 3

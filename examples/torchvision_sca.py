@@ -4,8 +4,8 @@ import torch
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.models.detection.retinanet import RetinaNetRegressionHead
 
-from models.box_losses import sca
-from models.box_matching import match_boxes
+from alignyolo.assign.dense import match_boxes
+from alignyolo.similarities.iou import sca
 
 
 class SCAHead(RetinaNetRegressionHead):

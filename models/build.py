@@ -7,18 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.assigners import ASSIGNERS
-from models.balance import balanced_weight
-from models.box_losses import BOX_SIMILARITIES
-from models.box_matching import BoxMatcher
-from models.dense_loss import BoxTerm, RetinaNetLoss, SSDLoss
-from models.detector import Detector
-from models.loss import DetectionLoss
-from models.network import Network
+from alignyolo.assign.dense import BoxMatcher
+from alignyolo.assign.threshold import ASSIGNERS
+from alignyolo.balance import balanced_weight
+from alignyolo.similarities.iou import BOX_SIMILARITIES
 from models.postprocess import Postprocess
-from models.torchvision_detectors import DenseDetector, resnet_fpn, retinanet, ssd300
-from models.two_stage import TwoStageDetector, TwoStageLoss, faster_rcnn
-from utils.config import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, TorchvisionConfig
+from models.torchvision.dense_detectors import DenseDetector, resnet_fpn, retinanet, ssd300
+from models.torchvision.dense_loss import BoxTerm, RetinaNetLoss, SSDLoss
+from models.torchvision.faster_rcnn import TwoStageDetector, TwoStageLoss, faster_rcnn
+from models.yolov3.detector import Detector
+from models.yolov3.loss import DetectionLoss
+from models.yolov3.network import Network
+from utils.config.knobs import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, TorchvisionConfig
 from utils.distributed import Group
 
 AnyDetector = Detector | DenseDetector | TwoStageDetector

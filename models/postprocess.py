@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from models.anchors import Anchors, decode
+from alignyolo.anchors import Anchors, decode
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import importlib
 import time
 from collections.abc import Sequence
 
-from utils.config import StudyConfig
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import StudyConfig
 from utils.errors import UserError, nearest, run_command
-from utils.flags import Parser, add_knobs, parsed
 
 STUDIES = (
     "tables",

@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from models.box_losses import BOX_SIMILARITIES, iou
+from alignyolo.similarities.iou import BOX_SIMILARITIES, iou
 from studies.charts import NAMES
 from studies.regression import Descent, step
-from utils.config import StudyConfig
+from utils.config.knobs import StudyConfig
 
 LOSSES = ("iou", "giou", "diou", "ciou", "so", "sca")
 DESCENT = Descent(rate=0.2, weighted=False)

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.labels import LabelIndex
+from alignyolo.anchors import Anchors, build_anchors
+from alignyolo.assign.threshold import ASSIGNERS, ggiou, near_pairs
+from alignyolo.targets import Targets
+from data.labels.index import LabelIndex
 from data.split import load_split
-from engine.gain_match import letterboxed_targets
-from engine.plan import data_root, open_data
-from models.anchors import Anchors, build_anchors
-from models.assigners import ASSIGNERS, ggiou, near_pairs
+from engine.train.configure import data_root, open_data
+from engine.train.matched_gain import letterboxed_targets
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
-from utils.config import StudyConfig
-from utils.config_sources import model_config
-from utils.targets import Targets
+from utils.config.knobs import StudyConfig
+from utils.config.sources import model_config
 
 IMAGE_SIZE = (640, 640)
 CHUNK = 32

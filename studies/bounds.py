@@ -20,10 +20,10 @@ import torch
 from matplotlib.colors import LogNorm
 from torch import Tensor
 
-from models.box_losses import giou, iou, so
+from alignyolo.similarities.iou import giou, iou, so
 from studies.charts import finish, new_figure, save_figure, save_rows
 from studies.gradient_magnitude import random_boxes
-from utils.config import StudyConfig
+from utils.config.knobs import StudyConfig
 
 ROUNDING = 1e-6
 CHUNK = 1_000_000

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.plan import plan_run
+from engine.train.configure import plan_run
 from studies.recipe import OWN_FLAGS, recipe_of
 from train import parse_flags as train_flags
-from utils.config import CompareConfig
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import CompareConfig
 from utils.errors import CommandError, UserError, run_command
-from utils.flags import Parser, add_knobs, parsed
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.assigners import ggiou
+from alignyolo.assign.threshold import ggiou
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
-from utils.config import StudyConfig
+from utils.config.knobs import StudyConfig
 
 ALPHAS = (0.0, 0.3, 0.5)  # 0 is IoU
 POSITIVE, NEGATIVE = 0.5, 0.4

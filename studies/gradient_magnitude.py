@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.box_losses import BOX_SIMILARITIES, iou, sca
+from alignyolo.similarities.iou import BOX_SIMILARITIES, iou, sca
 from studies.charts import NAMES, STYLES, finish, new_figure, save_figure, save_rows
-from utils.config import StudyConfig
+from utils.config.knobs import StudyConfig
 
 BINS = 10
 CHUNK = 250_000

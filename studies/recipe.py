@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from utils.config import CompareConfig, Hyperparameters, ModelConfig, RunConfig
+from utils.config.knobs import CompareConfig, Hyperparameters, ModelConfig, RunConfig
+from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
-from utils.yaml_file import find_yaml, read_mapping
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 KEYS = ("description", "baseline", "train", "variants", "grid")

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.box_losses import BOX_SIMILARITIES, iou, iou_cd, sca
+from alignyolo.similarities.iou import BOX_SIMILARITIES, iou, iou_cd, sca
 from studies.charts import NAMES, STYLES, finish, new_figure, save_figure, save_rows
-from utils.config import StudyConfig
+from utils.config.knobs import StudyConfig
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 

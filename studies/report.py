@@ -12,7 +12,7 @@ from studies.charts import finish, new_figure, save_figure, save_rows
 from studies.paired import CONFIDENCE, Estimate, estimate, paired_difference, winner
 from studies.recipe import Recipe
 from studies.runs import Run
-from utils.metrics import IOU_COLUMNS
+from utils.metrics.coco_metrics import IOU_COLUMNS
 from utils.run_folder import write_atomically
 
 MAIN = "ap"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from studies.charts import save_rows
 from studies.report import measures
-from utils.config import ScoresConfig
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import ScoresConfig
 from utils.errors import UserError, run_command
-from utils.flags import Parser, add_knobs, parsed
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> ScoresConfig:

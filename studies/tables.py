@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.charts import save_rows
-from utils.config import StudyConfig
+from utils.config.knobs import StudyConfig
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 
 from models.build import build_network
 from utils.checkpoint import save_checkpoint
-from utils.config import Config, Hyperparameters, RunConfig
-from utils.config_sources import model_config
+from utils.config.knobs import Config, Hyperparameters, RunConfig
+from utils.config.sources import model_config
 
 
 def lively_checkpoint(

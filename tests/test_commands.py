@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.shapes import make_shapes
+from data.shapes.demo_set import make_shapes
 from tests.paths import ROOT
 
 WITHOUT_NETWORK = """

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torchvision.models.detection import RetinaNet
 
+from alignyolo.similarities.iou import ciou, sca
 from examples.torchvision_sca import SCAHead, main
 from examples.ultralytics_sca import use_similarity
-from models.box_losses import ciou, sca
-from utils import ultralytics_door
+from utils import ultralytics_only as ultralytics_door
 
 
 def test_sca_and_ggiou_in_stock_retinanet():
@@ -19,7 +19,7 @@ def test_sca_and_ggiou_in_stock_retinanet():
 def test_the_head_is_torchvisions_but_for_the_similarity():
     """With GIoU in the place of SCA it is torchvision's own giou option, to the digit."""
     import examples.torchvision_sca as example
-    from models.box_losses import giou
+    from alignyolo.similarities.iou import giou
 
     torch.manual_seed(0)
     backbone = torch.nn.Conv2d(3, 16, 3, stride=16, padding=1)

@@ -9,13 +9,13 @@ import onnx
 import pytest
 import torch
 
-from data.convert.voc import convert_voc
+from data.formats.voc import convert_voc
 from detect import load
-from engine import export as engine_export
-from engine.backends import open_backend
+from engine.export.run import run as engine_export
+from engine.predict.runtimes import open_backend
 from export import export
 from models.postprocess import Postprocess
-from models.weights import read_weights
+from models.weights.read import read_weights
 from tests.lively import lively_checkpoint
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
@@ -271,7 +271,7 @@ def test_mistakes(flags, message, best, tmp_path):
 )
 def test_a_package_that_is_not_installed_is_named(package, fmt, best, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "engine.onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.export.onnx_graph", raising=False)
     flags = {"weights": str(best["tiny"]), "output": str(tmp_path / "e")}
     with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
         export(**flags, format=[fmt])

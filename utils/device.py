@@ -8,7 +8,7 @@ import sys
 import torch
 
 from utils.errors import UserError, printable
-from utils.machine import usable_cores
+from utils.hardware import usable_cores
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -28,7 +28,7 @@ def build_optimizer(kind: str, network: nn.Module, lr: float, momentum: float, d
         {"params": norms, "weight_decay": 0.0, "group": "norm"},
     ]
     groups = [group for group in groups if group["params"]]
-    # The fused kernels can skip a step on the device (engine/guard.py), besides being faster.
+    # The fused kernels can skip a step on the device (engine/train/divergence.py), besides being faster.
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)

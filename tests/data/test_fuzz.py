@@ -10,18 +10,18 @@ import time
 import numpy as np
 import pytest
 
-from data.coco_json import read_coco
-from data.coco_truths import truths_of
-from data.convert.coco import convert_coco
-from data.convert.voc import convert_voc
-from data.convert.yolo import _read_ids
 from data.data_yaml import list_images, read_data_yaml
-from data.doctor import Settings, examine
 from data.download import read_downloads
-from data.labels import load_labels
-from utils.draw import write_image
+from data.formats.coco import convert_coco
+from data.formats.coco_json import read_coco
+from data.formats.coco_truths import truths_of
+from data.formats.voc import convert_voc
+from data.formats.yolo_to_coco import _read_ids
+from data.labels.doctor import Settings, examine
+from data.labels.index import load_labels
+from utils.config.yaml_file import read_mapping
+from utils.drawing.draw import write_image
 from utils.errors import UserError
-from utils.yaml_file import read_mapping
 
 LABELS = b"0 .5 .5 .2 .2\n1 .1 .2 .05 .1\n2 .1 .1 .9 .1 .5 .9\n"
 XML = b"""<annotation><filename>a.png</filename><size><width>40</width><height>20</height></size>

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.augment import Augmentation
+from data.augment.augmentation import Augmentation
 from data.dataset import DetectionDataset
-from data.labels import load_labels
+from data.labels.index import load_labels
 from data.loader import RectSampler, build_loader
 
 SIZES = [(40, 80), (80, 40), (80, 80), (41, 79), (60, 80), (80, 61), (33, 77), (50, 80), (80, 50), (80, 30), (64, 80)]

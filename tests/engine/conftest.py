@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.shapes import make_shapes
+from data.shapes.demo_set import make_shapes
 
 NARROW = ["channels=[8,8,16,16,32,32,64]"]
 # One model of every kind, as small as it gets.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import NARROW
-from tests.engine.test_distributed import children_that_train
+from tests.engine.train.test_distributed import children_that_train
 from tests.paths import ROOT
 from train import train
 from utils.checkpoint import load_checkpoint
@@ -159,7 +159,7 @@ def test_a_killed_loading_process_ends_the_run_with_a_line(small_shapes, tmp_pat
 def test_an_address_space_that_is_too_small_is_one_line(small_shapes, tmp_path, flags):
     """The CPU's own out of memory: the allocator is refused, and says so."""
     pytest.importorskip("resource")
-    script = "import resource, torch\nfrom train import train\nfrom engine.trainer import Trainer\n"
+    script = "import resource, torch\nfrom train import train\nfrom engine.train.trainer import Trainer\n"
     script += "original = Trainer.train_epoch\ndef starve(self, *arguments):\n"
     script += "    taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
     script += "    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**26, -1))\n    return original(self, *arguments)\n"

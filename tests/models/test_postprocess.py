@@ -3,7 +3,7 @@
 import torch
 from torchvision.ops import box_iou
 
-from models.anchors import build_anchors, decode
+from alignyolo.anchors import build_anchors, decode
 from models.postprocess import Postprocess
 
 ANCHORS = build_anchors((64, 64), [16, 32], [[(10, 14), (23, 27)], [(81, 82), (135, 169)]])

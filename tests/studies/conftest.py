@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.shapes import make_shapes
+from data.shapes.demo_set import make_shapes
 
 
 @pytest.fixture(scope="session")

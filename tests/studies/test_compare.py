@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from engine.plan import plan_run
+from engine.train.configure import plan_run
 from studies.compare import compare, parse_flags
 from studies.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
 from studies.report import write_report
 from studies.runs import plan
 from train import parse_flags as train_flags
-from utils.config import CompareConfig
+from utils.config.knobs import CompareConfig
 from utils.errors import CommandError, UserError
 
 FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]

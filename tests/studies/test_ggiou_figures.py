@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.anchors import build_anchors
-from models.assigners import ggiou
+from alignyolo.anchors import build_anchors
+from alignyolo.assign.threshold import ggiou
+from alignyolo.targets import Targets
 from studies import assignment_census, ggiou_plane
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
-from utils.config import StudyConfig
-from utils.targets import Targets
+from utils.config.knobs import StudyConfig
 
 SQUARE = ggiou_plane.SHAPES[0]
 

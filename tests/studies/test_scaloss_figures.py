@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.box_losses import giou, iou, so
+from alignyolo.similarities.iou import giou, iou, so
 from studies import animation, bounds, gradient_magnitude, regression
 
 LIMIT = 1200

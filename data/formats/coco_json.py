@@ -1,0 +1,225 @@
+"""COCO and LVIS annotation files: read whole, checked entry by entry, nothing believed."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from utils.config.yaml_file import kind_of
+from utils.errors import UserError, printable
+
+LARGEST_ID = 2**53
+SHOWN = 3
+
+
+class Category(NamedTuple):
+    """A class of the file: its id, its name, and in LVIS r, c or f."""
+
+    id: int
+    name: str
+    frequency: str
+
+
+class CocoImage(NamedTuple):
+    """A photo of the file: id, file name, (height, width) or zeros, and LVIS's category ids of what is not there and of
+    what is not annotated to the last object.
+    """
+
+    id: int
+    file_name: str
+    size: tuple[int, int]
+    absent: tuple[int, ...]
+    not_exhaustive: tuple[int, ...]
+
+
+class CocoObject(NamedTuple):
+    """An annotation: where it stands in the file, image id, category id, (left, top, width, height), area, kind."""
+
+    position: int
+    image: int
+    category: int
+    xywh: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+    difficult: bool
+
+
+class Problem(NamedTuple):
+    """An entry that cannot be used: where it stands, why, and what it holds."""
+
+    where: str
+    reason: str
+    values: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CocoFile:
+    """What a file holds, in its own order, and the entries that cannot be used."""
+
+    path: Path
+    categories: tuple[Category, ...]
+    images: tuple[CocoImage, ...]
+    objects: tuple[CocoObject, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def federated(self) -> bool:
+        """Whether this is LVIS: classes have a frequency and photos a list of absent classes."""
+        return bool(self.categories) and all(category.frequency for category in self.categories)
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Reads a COCO or LVIS file; UserError where it is none. An entry that is wrong becomes a problem of its own."""
+    document = _load(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
+    parts = {}
+    for key in ("images", "categories", "annotations"):
+        parts[key] = document.get(key)
+        if not isinstance(parts[key], list):
+            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(parts[key])}")
+    problems: list[Problem] = []
+    categories = tuple(_unique(map(_category, parts["categories"]), "categories", problems))
+    images = tuple(_unique(map(_image, parts["images"]), "images", problems))
+    if not categories or not images:
+        first = f"; the first problem: {problems[0].where}: {problems[0].reason}" if problems else ""
+        raise UserError(f"{printable(path)}: no usable {'images' if categories else 'categories'}{first}")
+    known = {image.id for image in images}, {category.id for category in categories}
+    objects = []
+    for position, entry in enumerate(parts["annotations"]):
+        found = _object(position, entry, *known)
+        (problems if isinstance(found, Problem) else objects).append(found)
+    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems))
+
+
+def _load(path: Path) -> Any:
+    shown = printable(path)
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"annotation file not found: {printable(Path(path).absolute())}") from None
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {printable(error.strerror)}") from None
+    except RecursionError:
+        raise UserError(f"{shown}: not valid JSON: nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{shown}:{error.lineno}: not valid JSON: {printable(error.msg)}") from None
+    except ValueError as error:
+        raise UserError(f"{shown}: not valid JSON: {printable(error)}") from None
+
+
+def _unique(found: Iterator[Any], key: str, problems: list[Problem]) -> Iterator[Any]:
+    """The entries that are right and whose id is new."""
+    seen = set()
+    for position, entry in enumerate(found):
+        where = f"{key}[{position}]"
+        if isinstance(entry, str):
+            problems.append(Problem(where, entry))
+        elif entry.id in seen:
+            problems.append(Problem(where, f"the id of another entry of {key}", str(entry.id)))
+        else:
+            seen.add(entry.id)
+            yield entry
+
+
+def _category(entry: Any) -> Category | str:
+    """A category, or what is wrong with it."""
+    if not isinstance(entry, dict):
+        return f"category is {kind_of(entry)}"
+    number, name = whole(entry.get("id")), entry.get("name")
+    if number is None:
+        return "category without a whole number as id"
+    if not isinstance(name, str) or not name.strip():
+        return "category without a name"
+    frequency = entry.get("frequency")
+    return Category(number, printable(name), frequency if frequency in ("r", "c", "f") else "")
+
+
+def _image(entry: Any) -> CocoImage | str:
+    """An image, or what is wrong with it; LVIS names the file in its address only."""
+    if not isinstance(entry, dict):
+        return f"image is {kind_of(entry)}"
+    number, name = whole(entry.get("id")), entry.get("file_name")
+    if not isinstance(name, str) and isinstance(entry.get("coco_url"), str):
+        name = "/".join(entry["coco_url"].split("/")[-2:])
+    if number is None:
+        return "image without a whole number as id"
+    if not isinstance(name, str) or not PurePosixPath(name).name or "\0" in name:
+        return "image without a file name"
+    height, width = (whole(entry.get(side)) or 0 for side in ("height", "width"))
+    size = (height, width) if min(height, width) > 0 else (0, 0)
+    lists = (_ids(entry.get(key)) for key in ("neg_category_ids", "not_exhaustive_category_ids"))
+    return CocoImage(number, name.replace("\\", "/"), size, *lists)
+
+
+def _object(position: int, entry: Any, images: set[int], categories: set[int]) -> CocoObject | Problem:
+    """An annotation, or what is wrong with it."""
+    where = f"annotations[{position}]"
+    if not isinstance(entry, dict):
+        return Problem(where, f"annotation is {kind_of(entry)}")
+    image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
+    if image not in images:
+        return Problem(where, "image_id of no image", printable(entry.get("image_id"), 40))
+    if category not in categories:
+        return Problem(where, "category_id of no category", printable(entry.get("category_id"), 40))
+    xywh = _numbers(entry.get("bbox"), 4) or _polygon_box(entry.get("segmentation"))
+    if xywh is None:
+        return Problem(where, "bbox is not four numbers", printable(entry.get("bbox"), 80))
+    area = _numbers([entry.get("area")], 1)
+    area = area[0] if area and area[0] >= 0 else xywh[2] * xywh[3]
+    crowd = bool(whole(entry.get("iscrowd")))
+    difficult = bool(whole(entry.get("ignore"))) or bool(whole(entry.get("difficult")))
+    return CocoObject(position, image, category, xywh, area, crowd, difficult)
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of reasonable size, None for anything else."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    return value if isinstance(value, int) and abs(value) <= LARGEST_ID else None
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    numbers = map(whole, value) if isinstance(value, list) else ()
+    return tuple(number for number in numbers if number is not None)
+
+
+def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
+    """That many finite numbers, None for anything else."""
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return None
+    try:
+        numbers = tuple(map(float, values))
+    except OverflowError:
+        return None
+    return numbers if all(math.isfinite(number) and abs(number) < 1e9 for number in numbers) else None
+
+
+def _polygon_box(segmentation: Any) -> tuple[float, ...] | None:
+    """The box of polygons, for annotations that have nothing else."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    xs: list[float] = []
+    ys: list[float] = []
+    for polygon in segmentation:
+        points = _numbers(polygon, len(polygon)) if isinstance(polygon, list) else None
+        if not points or len(points) % 2 or len(points) < 6:
+            return None
+        xs += points[0::2]
+        ys += points[1::2]
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def some(texts: Any) -> str:
+    """The first few of some texts, for an error message."""
+    listed = list(texts)
+    shown = ", ".join(printable(text, 60) for text in listed[:SHOWN])
+    return shown + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

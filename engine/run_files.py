@@ -1,0 +1,174 @@
+"""What a run leaves in its folder, besides its weights: config, environment, numbers, pictures."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from data.labels.index import LabelIndex
+from data.loader import Batch
+from data.split import fingerprint
+from utils.config.knobs import Config
+from utils.drawing.draw import draw_boxes, image_grid, write_image
+from utils.drawing.plots import plot_confusion_matrix, plot_f1, plot_labels, plot_precision_recall, plot_results
+from utils.errors import printable
+from utils.metrics.coco_metrics import Metrics
+from utils.progress import clock
+from utils.run_folder import ResultsCsv, write_atomically, write_csv, write_env, write_json
+
+PICTURES = 3
+PER_PICTURE = 16
+SHOWN_SCORE = 0.25
+
+
+def attempt(what: str, action: Callable[..., object], *arguments: object) -> None:
+    """Runs what only illustrates a run; a failure is a warning, since it must not cost the training."""
+    try:
+        action(*arguments)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
+        print(f"warning: {what} could not be written: {printable(error)}", file=sys.stderr)
+
+
+def picture(path: Path, images: list[np.ndarray]) -> None:
+    """Writes up to 16 images as one picture, four in a row."""
+    write_image(path, image_grid(images, columns=4))
+
+
+def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
+    """The images of a batch with their truths drawn."""
+    images, targets = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).cpu().numpy(), batch.targets
+    own = [targets.image == row for row in range(len(images))]
+    return [
+        draw_boxes(image, targets.boxes[rows].numpy(), targets.labels[rows].numpy(), names)
+        for image, rows in zip(images, own, strict=True)
+    ]
+
+
+def with_detections(batch: Batch, detections: list[dict], names: tuple[str, ...]) -> list[np.ndarray]:
+    """The images of a batch with the detections drawn whose score is at least .25."""
+    drawn = []
+    images = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).numpy()
+    for image, found in zip(images, detections, strict=False):
+        boxes, scores, labels = (found[part].float().cpu().numpy() for part in ("boxes", "scores", "labels"))
+        shown = scores >= SHOWN_SCORE
+        drawn.append(draw_boxes(image, boxes[shown], labels[shown].astype(int), names, scores[shown]))
+    return drawn
+
+
+def write_evaluation(folder: Path, metrics: Metrics, plots: bool, protocol: str) -> None:
+    """metrics.json, metrics.csv, and the curves and confusion matrix at the same operating point."""
+    write_json(folder / "metrics.json", {**metrics.to_json(), "protocol": protocol})
+    write_csv(folder / "metrics.csv", metrics.rows())
+    if plots:
+        for name, plot in (
+            ("pr_curve.png", plot_precision_recall),
+            ("f1_curve.png", plot_f1),
+            ("confusion_matrix.png", plot_confusion_matrix),
+        ):
+            attempt(name, plot, metrics, folder / name)
+
+
+class Records:
+    """The records of a training run."""
+
+    def __init__(self, folder: Path, config: Config, index: LabelIndex, start_epoch: int, protocol: str):
+        self.folder, self.config, self.protocol = folder, config, protocol
+        self.results = ResultsCsv(folder / "results.csv")
+        self.results.truncate_to(start_epoch + 1)
+        self.seconds = float(self.results.rows[-1]["seconds"]) if self.results.rows else 0.0
+        self.board = SummaryWriter(str(folder), purge_step=start_epoch + 1)
+        text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+        write_atomically(folder / "config.yaml", text)
+        write_env(folder / "env.json", sys.argv, {"training_data": fingerprint(index)})
+        if config.run.plots:
+            attempt("labels.png", plot_labels, index.boxes, index.labels, config.names, folder / "labels.png")
+
+    def train_batch(self, epoch: int, step: int, batch: Batch) -> None:
+        """Draws the first batches, as the network sees them."""
+        if epoch == 0 and step <= PICTURES and self.config.run.plots:
+            path = self.folder / f"train_batch{step - 1}.jpg"
+            attempt(path.name, lambda: picture(path, with_truths(batch, self.config.names)))
+
+    def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
+        """Draws the first batches of the final validation, with truths and with detections."""
+        if number < PICTURES and self.config.run.plots:
+            write_val_batch(self.folder, number, batch, detections, self.config.names)
+
+    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> None:
+        """Adds an epoch to results.csv, TensorBoard and the terminal."""
+        values = {"epoch": epoch + 1, "seconds": self.seconds + seconds, **row, **metrics.overall}
+        self.results.append(values)
+        for name, value in values.items():
+            if name != "epoch" and value is not None:
+                kind = "metrics" if name in metrics.overall else "train"
+                self.board.add_scalar(f"{kind}/{name}", value, epoch + 1)
+        self.board.flush()
+        print(self.line(epoch, values), flush=True)
+
+    def line(self, epoch: int, values: dict[str, Any]) -> str:
+        """The epoch in one line."""
+
+        def shown(name: str, digits: int) -> str:
+            value = values[name]
+            return "-" if value is None or value != value else f"{value:.{digits}f}"
+
+        return (
+            f"epoch {epoch + 1:>3}/{self.config.run.epochs}  {clock(values['seconds']):>6}  "
+            f"box {shown('box_loss', 4)} (raw {shown('raw_box_loss', 3)})  obj {shown('objectness_loss', 4)}  "
+            f"cls {shown('class_loss', 4)}  IoU {shown('mean_iou', 3)}  pos/truth {shown('positives_per_truth', 1)}  "
+            f"AP {shown('ap', 4)}  AP50 {shown('ap50', 4)}  {shown('images_per_second', 1)} img/s"
+        )
+
+    def finish(self, metrics: Metrics) -> None:
+        """Writes the metrics and curves of the best weights, and the plot of all epochs."""
+        if self.config.run.plots:
+            attempt("results.png", plot_results, self.results.path, self.folder / "results.png")
+        write_evaluation(self.folder, metrics, self.config.run.plots, self.protocol)
+        self.board.close()
+
+
+class NoRecords(Records):
+    """In all processes of a run but the main one: knows the folder and writes nothing."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def train_batch(self, epoch: int, step: int, batch: Batch) -> None:
+        """Nothing."""
+
+    def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
+        """Nothing."""
+
+    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> None:
+        """Nothing."""
+
+    def finish(self, metrics: Metrics) -> None:
+        """Nothing."""
+
+
+class ValRecords:
+    """The records of a validation run."""
+
+    def __init__(self, folder: Path, config: Config, protocol: str):
+        self.folder, self.config, self.protocol = folder, config, protocol
+        self.plots = config.run.plots
+
+    def batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
+        """Draws the first batches, with truths and with detections."""
+        if number < PICTURES and self.plots:
+            write_val_batch(self.folder, number, batch, detections, self.config.names)
+
+    def finish(self, metrics: Metrics) -> None:
+        """Writes the metrics, curves and config."""
+        write_evaluation(self.folder, metrics, self.plots, self.protocol)
+
+
+def write_val_batch(folder: Path, number: int, batch: Batch, detections: list[dict], names: tuple[str, ...]) -> None:
+    """val_batch<n>.jpg with detections and val_batch<n>_truth.jpg with truths."""
+    found, truth = folder / f"val_batch{number}.jpg", folder / f"val_batch{number}_truth.jpg"
+    attempt(found.name, lambda: picture(found, with_detections(batch, detections, names)))
+    attempt(truth.name, lambda: picture(truth, with_truths(batch, names)))

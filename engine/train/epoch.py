@@ -1,0 +1,125 @@
+"""One epoch of training."""
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignyolo.targets import Targets
+from engine.train.divergence import Guard, Place
+from engine.train.epoch_report import EpochReport
+from utils.optim import Schedule, apply_settings
+
+# --multi-scale varies the sides of a batch by these factors.
+SMALLEST, LARGEST = 0.5, 1.5
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """The autocast context of a step, or none for full precision."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def to_device(batch, device: torch.device) -> tuple[Tensor, Targets]:
+    """A batch's images as floats in [0, 1], channels last, on the device; its targets stay where they are assigned."""
+    images = batch.images.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+    return images, batch.targets
+
+
+def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Tensor, Targets]:
+    """The batch scaled to another (height, width)."""
+    height, width = images.shape[-2:]
+    images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    scale = targets.boxes.new_tensor([size[1] / width, size[0] / height]).repeat(2)
+    return images, targets._replace(boxes=targets.boxes * scale)
+
+
+def scaled_size(size: tuple[int, int], factor: float, stride: int) -> tuple[int, int]:
+    """A (height, width) times a factor, rounded up to whole strides."""
+    height, width = (max(math.ceil(side * factor / stride), 1) * stride for side in size)
+    return height, width
+
+
+def largest_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The largest (height, width) that --multi-scale makes of a batch."""
+    return scaled_size(size, LARGEST, stride)
+
+
+def multi_scale_sizes(stride: int, seed: int) -> Callable[[int, tuple[int, int]], tuple[int, int]]:
+    """A function of step and (height, width) that draws a size between half and one and a half of it, in strides."""
+
+    def size_at(step: int, size: tuple[int, int]) -> tuple[int, int]:
+        return scaled_size(size, random.Random(f"{seed} {step}").uniform(SMALLEST, LARGEST), stride)
+
+    return size_at
+
+
+def train_one_epoch(
+    detector: nn.Module,
+    batches: Iterable,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    epoch: int,
+    report: EpochReport,
+    guard: Guard,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    grad_clip: float = 0.0,
+    ranks: int = 1,
+    size_at: Callable[[int, tuple[int, int]], tuple[int, int]] | None = None,
+    after_step: Callable[[], None] = lambda: None,
+    after_batch: Callable[[EpochReport, object], None] = lambda report, batch: None,
+) -> None:
+    """Trains on every batch once; raises DivergedError when the guard has seen too many steps that are not finite.
+
+    With several `ranks` (processes), each trains on its share of the images; their gradients are averaged.
+    `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    scale = scaler.get_scale if scaler.is_enabled() else None
+    last = schedule.steps_per_epoch - 1
+    waiting = 0
+    for index, batch in enumerate(batches):
+        step = epoch * schedule.steps_per_epoch + index
+        settings = schedule.at(step)
+        images, targets = to_device(batch, device)
+        if size_at is not None:
+            images, targets = resized(images, targets, size_at(step, tuple(images.shape[-2:])))
+
+        guard.before()
+        with autocast(device, dtype):
+            losses = detector(images, targets)
+        # Gradients add up over the images of the nominal batch, as lr0 and the gains expect; ranks average theirs.
+        loss = sum(losses.values()) * len(images) * ranks
+        scaler.scale(loss).backward()
+        report.add(losses, len(images))
+        guard.after_backward(losses, Place(epoch, index, settings.lr, batch, scale))
+
+        waiting += 1
+        if waiting >= settings.accumulate or index == last:
+            apply_settings(optimizer, settings)
+            update(optimizer, scaler, grad_clip, guard)
+            after_step()
+            waiting = 0
+        after_batch(report, batch)
+    guard.report()
+
+
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float, guard: Guard) -> None:
+    """Clips the norm of all gradients to `grad_clip` (0 = not at all), steps and clears them."""
+    norm = None
+    if grad_clip > 0:
+        scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, grad_clip)
+    # A float16 scaler skips steps itself while it looks for its scale: only a bad loss counts there.
+    if not scaler.is_enabled():
+        guard.before_step(optimizer, norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)

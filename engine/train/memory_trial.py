@@ -1,0 +1,222 @@
+"""A training step and a validation batch on grey images before the real ones: what they take, and what would fit."""
+
+import copy
+import gc
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from alignyolo.targets import Targets
+from data.labels.index import LabelIndex
+from data.loader import Batch
+from engine.failures import is_out_of_memory
+from engine.resources import room_on
+from engine.train.epoch import autocast, largest_size, resized, to_device
+from engine.train.trainer import frozen_modules
+from models.build import build_detector, with_network
+from utils.config.knobs import Config
+from utils.distributed import Group
+from utils.errors import UserError
+from utils.hardware import gib
+from utils.letterbox import PADDING, Letterbox
+from utils.optim import build_optimizer
+
+# ultralytics' autobatch fills the same share of a GPU.
+FILLED = 0.6
+MOST = 1024
+
+
+class Rehearsal:
+    """A detector of its own, as the config describes it, that trains and validates on grey images with real boxes.
+
+    Nothing of it reaches the run: no weight, statistic or random generator. `exact`: peaks are the device's own count.
+    """
+
+    def __init__(self, config: Config, index: LabelIndex, device: torch.device, dtype: torch.dtype | None):
+        run, hyper = config.run, config.hyper
+        self.index, self.device, self.dtype, self.image_size = index, device, dtype, run.image_size
+        self.step_size = largest_size(run.image_size, max(config.model.strides)) if run.multi_scale else run.image_size
+        self.exact = device.type == "cuda"
+        self.before = _resident()
+        self.detector = build_detector(config)
+        network = self.detector.network.to(device, memory_format=torch.channels_last)
+        frozen_modules(network, run.freeze)
+        self.optimizer = build_optimizer(run.optimizer, network, hyper.lr0, hyper.momentum, 0.0)
+        self.average = copy.deepcopy(network)
+
+    def step(self, images: int) -> None:
+        """Trains on a batch of grey images at the largest size that the run will see."""
+        self.detector.train()
+        pixels, targets = resized(*to_device(self._batch(images), self.device), self.step_size)
+        with autocast(self.device, self.dtype):
+            losses = self.detector(pixels, targets)
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def validate(self, images: int) -> None:
+        """Detects on a batch of grey images at the validation's size."""
+        with torch.inference_mode():
+            with_network(self.detector, self.average).eval()(to_device(self._batch(images), self.device)[0])
+
+    def peak(self, images: int, validation: int) -> int | None:
+        """The most bytes that a step on `images` and a validation batch take together with the weights.
+
+        On a CPU it is the growth of the process, None where the system does not tell.
+        """
+        if self.exact:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.before is None:
+            return None
+        self.step(images)
+        self.validate(validation)
+        if self.exact:
+            return torch.cuda.max_memory_allocated(self.device)
+        return max(_resident(peak=True) - self.before, 0)
+
+    def _batch(self, images: int) -> Batch:
+        """Grey images with the truths of the photos that have most, as the data loader would give them."""
+        height, width = self.image_size
+        rows = self.index.starts[1:] - self.index.starts[:-1]
+        fullest = [int(row) for row in rows.argsort(kind="stable")[::-1][:images]]
+        truths = [(Letterbox.fit(self.index.sizes[row], self.image_size), *self.index.of(row)) for row in fullest]
+        boxes = [torch.from_numpy(box.boxes(found)) for box, found, _ in truths]
+        targets = Targets.stack(boxes, [torch.from_numpy(labels) for _, _, labels in truths])
+        pixels = torch.full((images, height, width, 3), PADDING, dtype=torch.uint8).permute(0, 3, 1, 2)
+        return Batch(pixels, targets, torch.tensor(fullest), [])
+
+
+class Line:
+    """Peaks of a step on 1 and on 2 images, and the straight line through them; none where they cannot be measured."""
+
+    def __init__(self, rehearsal: Rehearsal):
+        first, second = (rehearsal.peak(images, images) for images in (1, 2))
+        self.measured = first is not None and second is not None
+        self.slope = max(second - first, 1) if self.measured else 1
+        self.first = first or 0
+
+    def at(self, images: int) -> int:
+        """About how many bytes a step on so many images takes."""
+        return self.first + self.slope * (images - 1)
+
+    def most(self, room: float) -> int:
+        """The largest power of two whose step takes at most `room` bytes; 0 if not even one image fits."""
+        images = math.floor((room - self.first) / self.slope) + 1
+        return power_of_two(min(images, MOST)) if images >= 1 else 0
+
+
+def power_of_two(number: int) -> int:
+    """The largest power of two that is not above a number from 1 on."""
+    return 2 ** (number.bit_length() - 1)
+
+
+def rehearsed(
+    config: Config, index: LabelIndex, device: torch.device, dtype: torch.dtype | None, group: Group
+) -> tuple[Config, int]:
+    """The config with a batch size that fits where it asks for one (-1), and the bytes that a step will take.
+
+    Prints the peak. UserError, with a batch size that fits, where the one asked for does not; nothing is written yet.
+    """
+    if device.type == "mps":
+        if config.run.batch_size < 0:
+            raise UserError("--batch-size -1: cannot be measured on mps; expected a number")
+        return config, 0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        rehearsal = Rehearsal(config, index, device, dtype)
+        try:
+            return _rehearsed(config, rehearsal, group)
+        finally:
+            del rehearsal
+            _release(device)
+
+
+def _rehearsed(config: Config, rehearsal: Rehearsal, group: Group) -> tuple[Config, int]:
+    asked, room = config.run.batch_size, room_on(rehearsal.device)
+    line = Line(rehearsal) if asked < 0 or not rehearsal.exact else None
+    if asked < 0:
+        asked = _chosen(config, rehearsal, line, room, group)
+        config = replace(config, run=replace(config.run, batch_size=asked))
+    tried = f"--batch-size {asked} at {rehearsal.step_size[0]}x{rehearsal.step_size[1]} px"
+    if rehearsal.exact:
+        peak = _tried(rehearsal, asked, tried, group)
+        how = "peak of one training step and one validation batch"
+    else:
+        peak = line.at(asked // group.world_size) if line.measured else 0
+        how = "about, from a step and a validation of 1 and of 2 images"
+        if peak * group.local_size > (room or math.inf):
+            fits = line.most(room / group.local_size) * group.world_size
+            raise UserError(
+                f"{tried} does not fit: it takes {gib(peak * group.local_size)} ({how}), {gib(room)} are free; "
+                f"{_advice(fits)}"
+            )
+    if peak:
+        print(f"memory {gib(peak)} for {tried} ({how}), {gib(room)} free")
+    return config, peak
+
+
+def _tried(rehearsal: Rehearsal, batch: int, tried: str, group: Group) -> int:
+    """The peak of the whole batch, which is run; UserError with the largest half, quarter, ... that runs."""
+    images = batch // group.world_size
+    peak = _peak_or_none(rehearsal, images, batch)
+    if peak is not None:
+        return peak
+    smaller = images // 2
+    while smaller and _peak_or_none(rehearsal, smaller, smaller * group.world_size) is None:
+        smaller //= 2
+    raise UserError(f"{tried}: out of memory on {rehearsal.device}; {_advice(smaller * group.world_size)}")
+
+
+def _chosen(config: Config, rehearsal: Rehearsal, line: "Line", room: int | None, group: Group) -> int:
+    """The batch size that -1 stands for: fills 60 % of the memory, at most the data set and what is of any use."""
+    if not line.measured or room is None:
+        raise UserError("--batch-size -1: this system does not tell how much memory a step takes; expected a number")
+    share = 1 if rehearsal.exact else group.local_size
+    fits = line.most(FILLED * room / share)
+    # A CPU computes no faster on more images than an optimiser step is meant for.
+    useful = MOST if rehearsal.exact else config.hyper.nominal_batch
+    limit = min(useful, len(rehearsal.index)) // group.world_size
+    batch = power_of_two(max(min(fits, limit), 1)) * group.world_size
+    print(
+        f"--batch-size -1: {batch} ({gib(room)} of memory, of which {FILLED:.0%} are filled, would take "
+        f"{fits * group.world_size}; at most {useful} and the {len(rehearsal.index)} training images)"
+    )
+    return batch
+
+
+def _peak_or_none(rehearsal: Rehearsal, images: int, validation: int) -> int | None:
+    """The peak, None when the device runs out of memory."""
+    try:
+        return rehearsal.peak(images, validation)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here, where the error no longer holds the tensors of the step.
+    rehearsal.optimizer.zero_grad(set_to_none=True)
+    _release(rehearsal.device)
+    return None
+
+
+def _advice(batch: int) -> str:
+    """What to do about a batch that does not fit."""
+    return f"--batch-size {batch} fits" if batch else "not even one image fits: try a smaller --imgsz or --cfg"
+
+
+def _release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _resident(peak: bool = False) -> int | None:
+    """Bytes of memory that this process occupies, or the most it has occupied since it was asked without `peak`."""
+    try:
+        if not peak:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB" if peak else r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

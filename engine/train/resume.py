@@ -1,0 +1,120 @@
+"""Going on with a run that was interrupted."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.data_yaml import data_root
+from engine.train.configure import Plan, open_data
+from engine.train.run import run
+from engine.train.trainer import build_schedule, closing_epochs
+from utils.checkpoint import load_checkpoint, newest
+from utils.config.flags import parsed
+from utils.config.knobs import Config, RunConfig, plain
+from utils.distributed import group_of_environment, restart_note, restarts
+from utils.errors import UserError, printable
+
+RESUME_FLAGS = ("epochs", "device", "workers", "cache")
+ALLOWED = f"only {', '.join('--' + name for name in RESUME_FLAGS)} may be given; start a new run instead"
+
+
+def resume(flags: Mapping[str, Any]) -> Path:
+    """Continues the run that `flags["resume"]` names (newest, a folder or a last.pt) to its last epoch, or to `epochs`.
+
+    UserError where the run is complete, or another flag would change it.
+    """
+    path = resume_path(flags["resume"])
+    path, contents = load_last(path)
+    if "optimizer" not in contents:
+        raise UserError(f"{printable(path)}: holds weights only; --resume needs the last.pt of a run")
+    config = Config.from_dict(contents["config"], str(path))
+    changed = changes(flags, config)
+    if changed:
+        raise UserError(f"--resume keeps the settings of its run; {changed} would change it: {ALLOWED}")
+    kept = {name: flags[name] for name in RESUME_FLAGS if name in flags}
+    before, config = config, replace(config, run=parsed(RunConfig, {**plain(config.run), **kept}))
+    done = contents["epoch"]
+    if done >= config.run.epochs:
+        raise UserError(f"{printable(path)}: all {done} epochs are done; --epochs N (above {done}) extends the run")
+    if config.run.epochs != before.run.epochs and group_of_environment().main:
+        print(change_of_schedule(before, config, done))
+    spec = open_data(config.run.data, data_root(config.run.data_root))
+    if spec.names != config.names:
+        raise UserError(
+            f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
+            f"now, {printable(', '.join(config.names), 120)} then"
+        )
+    return run(Plan(config, spec), contents, path.parents[1])
+
+
+def changes(flags: Mapping[str, Any], config: Config) -> str:
+    """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
+    run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
+    given = [name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)]
+    # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
+    if "device" in (flags.get("cache"), config.run.cache) and flags.get("cache", config.run.cache) != config.run.cache:
+        given.append("cache")
+    said = []
+    for name in sorted(given):
+        values = " ".join(flags["set"]) if name == "set" else flags[name]
+        has = f" (the run has {printable(run[name])})" if name in run else ""
+        said.append(f"--{name.replace('_', '-')} {printable(values)}{has}")
+    return ", ".join(said)
+
+
+def change_of_schedule(before: Config, after: Config, done: int) -> str:
+    """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
+    # The decay depends on epochs alone: the steps of an epoch do not matter here.
+    schedules = [build_schedule(config, 1) for config in (before, after)]
+    first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
+    stepwise = schedules[1].decay_shape == "steps"
+    course = f": {schedules[1].describe()}" if stepwise else f" decays until epoch {after.run.epochs}"
+    last = closing_epochs(after.run)
+    closing = f", mosaic ends {last} epochs before it" if last else ""
+    return (
+        f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now"
+        f"{course}{closing}; it goes on at {second:.3g}, not {first:.3g}"
+    )
+
+
+def resume_after_restart(plan: Plan) -> Path | None:
+    """Goes on with the run that torchrun has started anew; None at a first start, or before an epoch was saved."""
+    group = group_of_environment()
+    note = restart_note(group, Path(plan.config.run.project))
+    if note is None:
+        return None
+    if restarts() == 0:
+        if group.main:
+            note.unlink(missing_ok=True)
+        return None
+    if not note.is_file():
+        return None
+    folder = Path(note.read_text(encoding="utf-8"))
+    last = folder / "weights" / "last.pt"
+    if not last.is_file():
+        return None
+    path, contents = load_last(last)
+    # The config of the checkpoint, not of the flags: what was measured or fitted is resolved in it.
+    return run(replace(plan, config=Config.from_dict(contents["config"], str(path))), contents, folder)
+
+
+def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A last.pt and its contents, or, with a message, the one before it where the newest is missing or damaged."""
+    previous = path.with_name("last_prev.pt")
+    try:
+        return path, load_checkpoint(path)
+    except UserError as error:
+        if path.name != "last.pt" or not previous.is_file():
+            raise
+        print(f"warning: {error}; going on from {printable(previous)}", file=sys.stderr)
+        return previous, load_checkpoint(previous)
+
+
+def resume_path(name: str) -> Path:
+    """The last.pt that --resume means."""
+    if name == "newest":
+        return newest(Path("runs/train"), "last.pt")
+    path = Path(name)
+    return path / "weights" / "last.pt" if path.is_dir() else path

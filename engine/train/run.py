@@ -1,0 +1,195 @@
+"""A training run, from a checked plan to a run folder."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignyolo.anchors import best_possible_recall
+from data.data_yaml import DataSpec
+from data.formats.coco_truths import split_truths
+from data.labels.doctor import Settings, examine
+from data.labels.index import LabelIndex
+from data.repeat_factor import repeated
+from data.split import fingerprint, load_split
+from engine.failures import explained
+from engine.resources import plan_resources
+from engine.run_files import NoRecords, Records
+from engine.train.banner import banner, next_steps
+from engine.train.configure import Plan, advice
+from engine.train.matched_gain import with_matched_gain
+from engine.train.memory_trial import rehearsed
+from engine.train.trainer import Trainer, load_weights
+from engine.validate.collect import protocol_line
+from models.yolov3.anchor_fit import fit_anchors
+from utils.config.knobs import Config, TorchvisionConfig
+from utils.device import autocast_dtype, choose_device, require_compiler
+from utils.distributed import Group, group_of_environment, joined, restart_note
+from utils.errors import UserError, printable
+from utils.run_folder import new_run_folder
+
+UNTOLD = ("shared photo", "missing photo", "class without labels", "class not in train", "below 2 pixels")
+
+
+def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
+    """Trains as planned, or on from a last.pt's contents, and returns the run folder.
+
+    Raises UserError and DivergedError for what stops it. Under torchrun, every process trains on its share.
+    """
+    group = group_of_environment()
+    device = choose_device(plan.config.run.device, group.local_rank)
+    check_group(plan.config, group, device)
+    if plan.config.run.compiled:
+        require_compiler(device)
+    if group.main:
+        # Whatever is wrong with the data is said before the other processes wait for this one.
+        splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]
+        tell_checkup(plan)
+        if not resumed and advice(plan.config):
+            print(advice(plan.config), file=sys.stderr)
+    with joined(group, device):
+        splits = group.share(splits if group.main else None)
+        with explained(lambda: f"at --batch-size {plan.config.run.batch_size}"):
+            return train_on(plan, *splits, group, device, resumed, folder)
+
+
+def train_on(
+    plan: Plan,
+    train_index: LabelIndex,
+    val_index: LabelIndex,
+    group: Group,
+    device: torch.device,
+    resumed: dict[str, Any] | None,
+    folder: Path | None,
+) -> Path:
+    """The run proper, in every process of the group."""
+    dtype = autocast_dtype(plan.config.run.amp, device)
+    train_index = repeated(train_index, plan.config.hyper.repeat_threshold)
+    set_determinism(plan.config.run.seed, plan.config.run.deterministic)
+    config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
+    val_truths = split_truths(plan.data, "val", val_index)
+    # A resumed run has been rehearsed, and could not change its batch size.
+    rehearse = group.main and not resumed
+    config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if rehearse else (config, 0))
+    splits = {"train": train_index, "val": val_index}
+    resources = plan_resources(config.run, splits, group, peak, device=device)
+    print(resources.said)
+    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group, resources)
+    if resumed:
+        require_same_data(resumed, train_index)
+        trainer.restore(resumed)
+    else:
+        for path in start_weights(config):
+            print(load_weights(trainer.detector.network, path, config.model))
+            trainer.restart_average()
+    folder = group.share(folder or (claim_folder(config, group) if group.main else None))
+    if group.main:
+        protocol = protocol_line(config, "val", len(val_index), val_truths)
+        records = Records(folder, config, train_index, trainer.start_epoch, protocol)
+    else:
+        records = NoRecords(folder)
+    print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
+    try:
+        trainer.fit(records)
+    finally:
+        trainer.release()
+    print(next_steps(folder, config))
+    return folder
+
+
+def start_weights(config: Config) -> list[str]:
+    """The files that a new run starts from: a backbone's first, `--weights` over it."""
+    backbone = config.model.backbone_weights if isinstance(config.model, TorchvisionConfig) else ""
+    return [path for path in (backbone, config.run.weights) if path]
+
+
+def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
+    """UserError, with the difference, if the training split is not the one that the run began with."""
+    before, now = resumed["data"], fingerprint(index)
+    if before != now:
+        counts = (f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now))
+        raise UserError(
+            "--resume: the training split has changed since the run began ({}; now {}): start a new run with "
+            "--weights instead".format(*counts)
+        )
+
+
+def check_group(config: Config, group: Group, device: torch.device) -> None:
+    """UserError unless every process gets the same number of images per step, and can do what is asked."""
+    if config.run.batch_size > 0 and config.run.batch_size % group.world_size:
+        raise UserError(
+            f"--batch-size {config.run.batch_size} is the batch of all {group.world_size} processes together: "
+            f"expected a multiple of {group.world_size}"
+        )
+    autocast_dtype(config.run.amp, device)
+    if config.run.sync_bn and (device.type != "cuda" or group.world_size == 1):
+        raise UserError(f"--sync-bn: expected several processes on GPUs, found {group.world_size} on {device.type}")
+
+
+def claim_folder(config: Config, group: Group) -> Path:
+    """Makes the run folder, and notes it for a restart by torchrun."""
+    folder = new_run_folder(Path(config.run.project), config.run.name, config.run.exist_ok)
+    (folder / "weights").mkdir(exist_ok=True)
+    note = restart_note(group, Path(config.run.project))
+    if note is not None:
+        note.write_text(str(folder.absolute()), encoding="utf-8")
+    return folder
+
+
+def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
+    """A split's images and labels; says what is wrong with them."""
+    index = load_split(data, split, bad_labels=bad_labels)
+    if index.report.summary():
+        print(f"{split} {index.report.summary()}", file=sys.stderr)
+    return index
+
+
+def tell_checkup(plan: Plan) -> None:
+    """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
+    model, run_config = plan.config.model, plan.config.run
+    anchors = tuple(anchor for level in model.anchors for anchor in level)
+    checkup = examine(plan.data, Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t))
+    told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
+    if told:
+        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
+
+
+def set_determinism(seed: int, deterministic: bool) -> None:
+    """Seeds torch's default generators; everything that draws here has a generator of its own."""
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tensor:
+    """Sides (M, 2) in pixels that the truths of a split have at the network input."""
+    scale = (torch.tensor(image_size) / torch.from_numpy(index.sizes)).amin(1)
+    per_box = scale.repeat_interleave(torch.from_numpy(index.starts).diff())
+    boxes = torch.from_numpy(index.boxes)
+    return (boxes[:, 2:] - boxes[:, :2]) * per_box[:, None]
+
+
+def with_anchors(config: Config, index: LabelIndex) -> Config:
+    """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
+    if isinstance(config.model, TorchvisionConfig):
+        return config
+    sizes, model = network_sizes(index, config.run.image_size), config.model
+    if config.run.autoanchor:
+        try:
+            anchors = fit_anchors(sizes, len(model.anchors), len(model.anchors[0]), config.run.seed)
+        except ValueError as error:
+            raise UserError(f"--autoanchor: {error}; train without it") from None
+        model = replace(model, anchors=tuple(tuple(tuple(size) for size in level) for level in anchors))
+        print(f"autoanchor: {anchors}")
+    shapes = torch.tensor(model.anchors).flatten(0, 1)
+    recall, per_truth = best_possible_recall(sizes, shapes, config.hyper.anchor_t)
+    print(
+        f"anchors: best possible recall {recall:.4f} at side ratio {config.hyper.anchor_t:g}, "
+        f"{per_truth:.1f} anchor shapes a truth"
+    )
+    return replace(config, model=model)

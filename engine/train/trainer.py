@@ -1,0 +1,377 @@
+"""The parts of a run that live through its epochs, and what they do in each."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from data.augment.augmentation import Augmentation
+from data.augment.on_device import DevicePhotos
+from data.dataset import DetectionDataset
+from data.labels.index import LabelIndex
+from data.loader import build_loader
+from data.split import fingerprint
+from engine.resources import Resources
+from engine.run_files import Records
+from engine.train.divergence import Guard
+from engine.train.epoch import multi_scale_sizes, train_one_epoch
+from engine.train.epoch_report import EpochReport
+from engine.train.stop_signals import StopRequest, stop_requests
+from engine.validate.collect import collect
+from models.build import build_detector, with_network
+from models.weights.read import read_weights
+from models.weights.torchvision import read_torchvision
+from models.yolov3.export_network import folded
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
+from utils.distributed import Group
+from utils.errors import InterruptedRun, UserError, nearest, printable
+from utils.hardware import give_freed_memory_back, keep_freed_memory
+from utils.metrics.coco_metrics import Metrics
+from utils.metrics.diagnosis import diagnose
+from utils.metrics.truths import Truths
+from utils.optim import Schedule, build_optimizer, step_milestones
+from utils.progress import Progress, clock
+from utils.ultralytics_only import ModelEMA
+
+# Mosaics cut objects at their seams: the end of a run, where boxes get exact, does without (docs/results.md).
+CLOSING_SHARE, CLOSING_EPOCHS = 4, 10
+LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
+
+
+def closing_epochs(run_config: RunConfig) -> int:
+    """The last epochs of a run, which see whole photos: neither mosaic nor mixup."""
+    asked, epochs = run_config.close_mosaic, run_config.epochs
+    return min(epochs // CLOSING_SHARE, CLOSING_EPOCHS) if asked < 0 else asked
+
+
+def augmentation(config: Config) -> Augmentation:
+    """The training augmentation of a config."""
+    hyper, run_config = config.hyper, config.run
+    closing = closing_epochs(run_config)
+    return Augmentation(
+        hsv_h=hyper.hsv_h,
+        hsv_s=hyper.hsv_s,
+        hsv_v=hyper.hsv_v,
+        degrees=hyper.degrees,
+        translate=hyper.translate,
+        scale=hyper.scale,
+        shear=hyper.shear,
+        perspective=hyper.perspective,
+        flipud=hyper.flipud,
+        fliplr=hyper.fliplr,
+        # Four photos of similar shape would fill a square, which --rect does without.
+        mosaic=0.0 if run_config.rect else hyper.mosaic,
+        mixup=0.0 if run_config.rect else hyper.mixup,
+        zoom_out=hyper.zoom_out,
+        iou_crop=hyper.iou_crop,
+        close_mosaic_from=run_config.epochs - closing if closing else None,
+    )
+
+
+def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """The schedule of a config."""
+    hyper, run_config = config.hyper, config.run
+    return Schedule(
+        steps_per_epoch=steps_per_epoch,
+        epochs=run_config.epochs,
+        lr0=hyper.lr0,
+        lrf=hyper.lrf,
+        decay_shape="cosine" if run_config.cos_lr else hyper.lr_schedule,
+        momentum=hyper.momentum,
+        warmup_epochs=hyper.warmup_epochs,
+        warmup_momentum=hyper.warmup_momentum,
+        warmup_bias_lr=hyper.warmup_bias_lr,
+        accumulate=max(hyper.nominal_batch / run_config.batch_size, 1.0),
+        milestones=step_milestones(hyper.lr_steps, run_config.epochs),
+        drop=hyper.lr_drop,
+    )
+
+
+def load_weights(network: nn.Module, path: str, model: ModelConfig | TorchvisionConfig | None = None) -> str:
+    """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
+
+    With `model`, what differs between it and the model the weights were trained in is said too.
+    """
+    contents = read_torchvision(path) if isinstance(model, TorchvisionConfig) else read_weights(path)
+    source, target = contents["model"], network.state_dict()
+    fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
+    if not any(value.ndim == 4 for value in fitting.values()):
+        raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
+    network.load_state_dict(fitting, strict=False)
+    lines = [f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}"]
+    shapes = [
+        f"{name} ({'x'.join(map(str, source[name].shape))} there, {'x'.join(map(str, target[name].shape))} here)"
+        for name in sorted(set(target) & set(source) - set(fitting))
+    ]
+    for why, names in (
+        ("not taken, another shape", shapes),
+        ("not in the file, started afresh", sorted(set(target) - set(source))),
+        ("of no use in this model", sorted(set(source) - set(target))),
+    ):
+        if names:
+            lines.append(f"  {why}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
+    theirs, ours = contents["config"]["model"], plain(model) if model else {}
+    differing = [f"{key} {theirs[key]} (here {ours[key]})" for key in ours if theirs.get(key, ours[key]) != ours[key]]
+    if differing:
+        lines.append(f"  note: they were trained with {'; '.join(differing)}; --set changes it here")
+    return "\n".join(lines)
+
+
+def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
+    """The modules that `--freeze` names, their parameters fixed; UserError with the nearest name for an unknown one."""
+    parts, frozen = dict(network.named_modules()), []
+    for name in filter(None, (part.strip() for part in freeze.split(","))):
+        if name not in parts:
+            raise UserError(f"--freeze: no part {printable(name)!r} in the network{nearest(name, parts)}")
+        frozen.append(parts[name].requires_grad_(False))
+    if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(f"--freeze {printable(freeze)}: nothing is left to train")
+    return frozen
+
+
+@dataclass
+class Best:
+    """The best epoch so far, by COCO AP of the averaged weights."""
+
+    ap: float = -1.0
+    epoch: int = -1
+
+
+class Trainer:
+    """The detector, its data, its optimiser and its weight average, in one process of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        train_index: LabelIndex,
+        val_index: LabelIndex,
+        val_truths: Truths,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        group: Group,
+        resources: Resources,
+    ):
+        run_config, hyper = config.run, config.hyper
+        self.config, self.device, self.dtype, self.group = config, device, dtype, group
+        self.val_index, self.val_truths = val_index, val_truths
+        self.report = EpochReport()
+        self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
+        if run_config.sync_bn:
+            self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
+        self.detector.network.to(device, memory_format=torch.channels_last)
+        self.frozen = frozen_modules(self.detector.network, run_config.freeze)
+        if run_config.compiled:
+            # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
+            self.detector.network.compile()
+        self.parallel = self.detector
+        if group.world_size > 1:
+            # Without device_ids, which would move the targets to the GPU; images are put there for it.
+            self.parallel = DistributedDataParallel(self.detector)
+
+        self.resources = resources
+        self.photos: DevicePhotos | None = None
+        self.train_loader = self.build_loader(train_index, augmentation(config))
+        self.val_loader = self.build_loader(val_index, None)
+        self.schedule = build_schedule(config, math.ceil(len(train_index) / run_config.batch_size))
+
+        steps_together = max(round(hyper.nominal_batch / run_config.batch_size), 1)
+        decay = hyper.weight_decay * run_config.batch_size * steps_together / hyper.nominal_batch
+        network = self.detector.network
+        self.optimizer = build_optimizer(run_config.optimizer, network, hyper.lr0, hyper.momentum, decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        self.restart_average()
+        self.best = Best()
+        self.start_epoch = 0
+        self.stop = StopRequest()
+        self.keeps_memory = False
+
+    def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
+        """This process's share of a split: augmented and shuffled for training, in order for validation."""
+        flags, ranks = self.config.run, self.group
+        cache = ("train" if settings else "val") in self.resources.cached
+        group = max(flags.batch_size, LEAST_GROUP) if self.config.hyper.mosaic_from == "batch" else 0
+        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group)
+        if settings and self.resources.on_device:
+            self.photos = DevicePhotos(dataset.store(self.device))
+        batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
+        return build_loader(
+            dataset,
+            batch,
+            self.resources.workers,
+            shuffle=settings is not None,
+            seed=flags.seed,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            rect_stride=max(self.config.model.strides) if flags.rect and settings else 0,
+        )
+
+    def restart_average(self) -> None:
+        """Starts the exponential moving average at the network's present weights."""
+        hyper = self.config.hyper
+        self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
+
+    def fit(self, records: Records) -> None:
+        """Trains epoch by epoch, validating, recording and saving after each; stops early when AP no longer rises."""
+        run_config, start = self.config.run, time.perf_counter()
+        self.guard = self.new_guard(records.folder)
+        epoch = self.start_epoch - 1
+        with stop_requests() as self.stop:
+            for epoch in range(self.start_epoch, run_config.epochs):
+                row = self.train_epoch(epoch, records)
+                # Batch statistics are each process's own until here.
+                self.group.align(self.detector.network)
+                self.group.align(self.average.ema)
+                metrics = self.validate()
+                improved = metrics.overall["ap"] > self.best.ap
+                if improved:
+                    self.best = Best(metrics.overall["ap"], epoch)
+                records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
+                self.save(records.folder, epoch, metrics, improved)
+                if run_config.patience and epoch - self.best.epoch >= run_config.patience:
+                    print(f"stopped: AP has not risen for {run_config.patience} epochs (--patience)")
+                    break
+                self.leave_if_asked(records.folder, epoch + 1)
+        print(f"trained {epoch + 1 - self.start_epoch} epochs in {clock(time.perf_counter() - start)}")
+        self.finish(records)
+
+    def release(self) -> None:
+        """Gives back what the C library kept from step to step, which a process that trains on the side wants back."""
+        if self.keeps_memory:
+            give_freed_memory_back()
+
+    def leave_if_asked(self, folder: Path, done: int) -> None:
+        """Ends the run after a SIGINT or SIGTERM, saying how to go on; raises InterruptedRun."""
+        if self.stop.signal is None:
+            return
+        if done == 0:
+            raise InterruptedRun(f"{self.stop.signal}: stopped before the first epoch was complete; nothing to resume")
+        raise InterruptedRun(
+            f"{self.stop.signal}: stopped; {done} complete epochs are saved. Go on: python train.py --resume {folder}"
+        )
+
+    def new_guard(self, folder: Path) -> Guard:
+        """The guard of this run, which keeps a bad batch in the run folder."""
+        images = self.train_loader.dataset.index.images
+
+        def keep(batch: Any) -> Path:
+            path = folder / "nan_batch.pt"
+            names = [images[row] for row in batch.index.tolist()]
+            save_checkpoint(path, {"images": batch.images.cpu(), **batch.targets._asdict(), "photos": names})
+            return path
+
+        def image_names(batch: Any) -> list[str]:
+            return [printable(Path(images[row]).name) for row in batch.index.tolist()]
+
+        patience = self.config.run.nan_patience
+        return Guard(self.detector.network, patience, image_names, keep, self.group.sum)
+
+    def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
+        """One epoch over the training set; returns the means to log."""
+        self.report, skipped = EpochReport(), self.guard.skipped
+        self.train_loader.sampler.set_epoch(epoch)
+        self.parallel.train()
+        for module in self.frozen:
+            module.eval()
+        share = len(self.train_loader.sampler)
+        progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
+
+        def after_batch(report: EpochReport, batch: Any) -> None:
+            if report.steps == 1 and self.device.type == "cpu":
+                # Now that a step has shown what it takes.
+                self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
+            progress.advance(len(batch.images), report.line)
+            records.train_batch(epoch, report.steps, batch)
+            self.leave_if_asked(records.folder, epoch)
+
+        stride = max(self.config.model.strides)
+        sizes = multi_scale_sizes(stride, self.config.run.seed)
+        train_one_epoch(
+            self.parallel,
+            self.photos.painted(self.train_loader) if self.photos else self.train_loader,
+            self.optimizer,
+            self.schedule,
+            epoch,
+            self.report,
+            self.guard,
+            device=self.device,
+            dtype=self.dtype,
+            scaler=self.scaler,
+            grad_clip=self.config.hyper.grad_clip,
+            ranks=self.group.world_size,
+            size_at=sizes if self.config.run.multi_scale else None,
+            after_step=lambda: self.average.update(self.detector.network),
+            after_batch=after_batch,
+        )
+        progress.close()
+        self.report.merge(self.group)
+        lr = self.optimizer.param_groups[-1]["lr"]
+        steps = {
+            "skipped_steps": self.guard.skipped - skipped,
+            "lr": lr,
+            "images_per_second": progress.speed * self.group.world_size,
+        }
+        return {**self.report.row(), **steps}
+
+    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
+        """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
+        detector = with_network(self.detector, folded(self.average.ema))
+        split = (self.val_loader, self.val_index, self.config.names, self.device)
+        collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
+        metrics = None
+        if self.group.main:
+            metrics = collected.compute(by_ratio)
+            if not metrics.overall["ap50"] > 0:
+                dtype = str(self.dtype).removeprefix("torch.")
+                print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
+        return self.group.share(metrics)
+
+    def save(self, folder: Path, epoch: int, metrics: Metrics, improved: bool) -> None:
+        """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
+        if not self.group.main:
+            return
+        contents = {
+            "config": self.config.to_dict(),
+            "names": list(self.config.names),
+            "epoch": epoch + 1,
+            "metrics": metrics.to_json(),
+            "model": self.average.ema.state_dict(),
+        }
+        if improved:
+            save_checkpoint(folder / "weights" / "best.pt", contents)
+        training = {
+            "network": self.detector.network.state_dict(),
+            "average_updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "data": fingerprint(self.train_loader.dataset.index),
+            "best": {"ap": self.best.ap, "epoch": self.best.epoch},
+        }
+        weights = folder / "weights"
+        save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
+
+    def restore(self, contents: dict[str, Any]) -> None:
+        """Takes up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""
+        self.detector.network.load_state_dict(contents["network"])
+        self.average.ema.load_state_dict(contents["model"])
+        self.average.updates = contents["average_updates"]
+        self.optimizer.load_state_dict(contents["optimizer"])
+        self.scaler.load_state_dict(contents["scaler"])
+        self.best = Best(**contents["best"])
+        self.start_epoch = contents["epoch"]
+
+    def finish(self, records: Records) -> None:
+        """Validates best.pt once more for its tables, metrics.json and plots."""
+        best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
+        self.average.ema.load_state_dict(self.group.share(best))
+        metrics = self.validate(records.val_batch, by_ratio=True)
+        print(metrics.table())
+        records.finish(metrics)
+        print(f"best.pt = epoch {self.best.epoch + 1} (AP {self.best.ap:.4f}, averaged weights)")

@@ -1,0 +1,66 @@
+"""Evaluation: a detector over a split beside its truths; the same for an epoch's validation and for val.py."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data.labels.index import LabelIndex
+from data.loader import Batch
+from engine.train.epoch import to_device
+from utils.config.knobs import Config
+from utils.distributed import Group
+from utils.metrics.coco_metrics import CocoMetrics
+from utils.metrics.truths import Truths, plain_truths
+from utils.progress import Progress
+
+
+@torch.inference_mode()
+def collect(
+    detector: nn.Module,
+    loader: DataLoader,
+    index: LabelIndex,
+    names: tuple[str, ...],
+    device: torch.device,
+    on_batch: Callable[[int, Batch, list], None] | None = None,
+    truths: Truths | None = None,
+    ious: Sequence[float] = (),
+    group: Group | None = None,
+) -> CocoMetrics:
+    """The detections on every image, in full precision, beside the truths: the index's unless others are given.
+
+    Each process of a group takes its share of the images; the main one collects all.
+
+    `on_batch(number, batch, detections)` sees each batch with its detections in pixels of the network input.
+    """
+    detector.eval()
+    truths = truths or plain_truths(index.starts, index.boxes, index.labels, len(names))
+    metrics = CocoMetrics.of(truths, names, ious)
+    progress = Progress("validation", len(loader.sampler), live=group is None or group.main)
+    for number, batch in enumerate(loader):
+        images, _ = to_device(batch, device)
+        detections = detector(images)
+        for image, letterbox, found in zip(batch.index.tolist(), batch.letterboxes, detections, strict=True):
+            metrics.add(image, letterbox.undo(found["boxes"]), found["scores"], found["labels"])
+        if on_batch is not None:
+            on_batch(number, batch, detections)
+        progress.advance(len(images))
+    progress.close()
+    if group is not None:
+        metrics.take_over(group.gather(metrics))
+    return metrics
+
+
+def protocol_line(config: Config, split: str, images: int, truths: Truths | None = None) -> str:
+    """How the numbers are measured, in one line that is printed and stored with them."""
+    flags = config.run
+    height, width = flags.image_size
+    source = truths.source if truths else "labels"
+    kind = "LVIS" if truths and truths.federated else "COCO"
+    return (
+        f"split {split} ({images} images, truths: {source})  imgsz {height}x{width} letterbox, rect off  "
+        f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  float32  "
+        f"{kind} metrics by faster-coco-eval {version('faster-coco-eval')}"
+    )

@@ -1,0 +1,86 @@
+"""Detections as files that other programs read: COCO results and YOLO text."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data.labels.index import LabelIndex
+from utils.metrics.coco_eval import Boxes
+from utils.metrics.coco_metrics import CocoMetrics
+from utils.metrics.truths import to_xywh
+
+
+def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
+    """detections.json (COCO results) and, where the truths are labels, ground_truth.json with the ids they refer to."""
+    truths, found = collected.details, _finite(collected.detections())
+    images, categories = truths.image_ids[found.image].tolist(), np.array(truths.category_ids)[found.labels].tolist()
+    columns = (images, categories, to_xywh(found.boxes).tolist(), found.scores.tolist())
+    results = [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(*columns, strict=True)
+    ]
+    _write(folder / "detections.json", results)
+    if truths.source == "labels":
+        _write(folder / "ground_truth.json", _ground_truth(collected, index))
+
+
+def _ground_truth(collected: CocoMetrics, index: LabelIndex) -> dict:
+    """The truths as a COCO file."""
+    truths = collected.details
+    ids, names = truths.image_ids.tolist(), _relative(index.images)
+    images = [
+        {"id": number, "file_name": name.as_posix(), "height": height, "width": width}
+        for number, name, (height, width) in zip(ids, names, index.sizes.tolist(), strict=True)
+    ]
+    columns = (truths.image_ids[truths.image], truths.labels, truths.xywh, truths.area)
+    annotations = [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": truths.category_ids[label],
+            "bbox": box,
+            "area": area,
+            "iscrowd": 0,
+        }
+        for number, (image, label, box, area) in enumerate(zip(*(c.tolist() for c in columns), strict=True), 1)
+    ]
+    categories = [
+        {"id": number, "name": name} for number, name in zip(truths.category_ids, collected.names, strict=True)
+    ]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def write_texts(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
+    """A text file per image: class, centre x, centre y, width, height as fractions of the image, score."""
+    found = _finite(collected.detections())
+    order = np.argsort(found.image, kind="stable")
+    found = found.take(order)
+    bounds = np.searchsorted(found.image, np.arange(len(index) + 1))
+    height, width = index.sizes[found.image].T
+    x1, y1, x2, y2 = found.boxes.T
+    rows = np.column_stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
+    for row, name in enumerate(_relative(index.images)):
+        path = folder / name.with_suffix(".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = slice(bounds[row], bounds[row + 1])
+        lines = [
+            f"{label} {x:.7f} {y:.7f} {w:.7f} {h:.7f} {score:.6f}\n"
+            for label, (x, y, w, h), score in zip(found.labels[own], rows[own], found.scores[own], strict=True)
+        ]
+        path.write_text("".join(lines), "utf-8")
+
+
+def _finite(found: Boxes) -> Boxes:
+    return found.take(np.isfinite(found.boxes).all(1) & np.isfinite(found.scores))
+
+
+def _relative(images: tuple[str, ...]) -> list[Path]:
+    """The images relative to the folder that holds all of them."""
+    common = os.path.commonpath([str(Path(image).parent) for image in images]) if images else ""
+    return [Path(image).relative_to(common) for image in images]
+
+
+def _write(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, ensure_ascii=False), "utf-8")

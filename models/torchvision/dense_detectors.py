@@ -1,0 +1,105 @@
+"""torchvision's detectors behind this project's contract: their networks, our matching, losses and postprocessing.
+
+The classes are subclassed, not patched. Their own resizing is left out (letterboxed images come as they are); images in
+[0, 1] are normalised with the mean and deviation that torchvision uses for each. Nothing is downloaded.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection import RetinaNet, ssd300_vgg16
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from alignyolo.targets import Targets
+from models.postprocess import Postprocess
+from models.torchvision.dense_loss import DenseLoss, DenseOutput
+
+NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
+
+
+def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """The anchors (A, 4) over any one of a batch's images, in full precision whatever the features' is."""
+    shapes = [images.new_empty((0, 0, *feature.shape[-2:])) for feature in features]
+    return generator(ImageList(images[:1], [tuple(images.shape[-2:])]), shapes)[0]
+
+
+class DenseForward:
+    """The way through torchvision's detectors with dense anchors, in front of the class that holds the layers."""
+
+    def forward(self, images: Tensor) -> DenseOutput:
+        """What the network says of every anchor over images (B, 3, H, W) in [0, 1]."""
+        features = list(self.backbone(self.transform.normalize(images)).values())
+        outputs = self.head(features)
+        anchors = dense_anchors(self.anchor_generator, images, features)
+        return DenseOutput(outputs["bbox_regression"], outputs["cls_logits"], anchors)
+
+
+class RetinaNetNetwork(DenseForward, RetinaNet):
+    """torchvision's RetinaNet; its class logits know no background."""
+
+    @staticmethod
+    def scores(logits: Tensor) -> Tensor:
+        """Class probabilities (..., C)."""
+        return logits.sigmoid()
+
+
+def resnet_fpn(name: str, fpn_channels: int, norm: str, first: int, extra: nn.Module | None) -> BackboneWithFPN:
+    """A ResNet with a feature pyramid over its layers from number `first` (1 to 4) on, randomly initialised."""
+    body = resnet.__dict__[name](weights=None, norm_layer=NORMS[norm])
+    layers = range(first, 5)
+    names = {f"layer{layer}": str(place) for place, layer in enumerate(layers)}
+    inputs = [body.inplanes // 2 ** (4 - layer) for layer in layers]
+    return BackboneWithFPN(body, names, inputs, fpn_channels, extra)
+
+
+def retinanet(backbone: str, num_classes: int, fpn_channels: int = 256, norm: str = "batch") -> RetinaNetNetwork:
+    """RetinaNet on a ResNet with levels P3 to P7, as torchvision builds it, randomly initialised."""
+    extra = LastLevelP6P7(fpn_channels, fpn_channels)
+    return RetinaNetNetwork(resnet_fpn(backbone, fpn_channels, norm, 2, extra), num_classes)
+
+
+class SSDNetwork(DenseForward, SSD):
+    """torchvision's SSD at 300 x 300 px; its first class logit is the background's."""
+
+    @staticmethod
+    def scores(logits: Tensor) -> Tensor:
+        """Class probabilities (..., C)."""
+        return logits.softmax(-1)[..., 1:]
+
+
+def ssd300(num_classes: int) -> SSDNetwork:
+    """SSD300 on VGG16 as torchvision builds it, randomly initialised."""
+    stock = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=num_classes + 1)
+    normal = {"image_mean": stock.transform.image_mean, "image_std": stock.transform.image_std}
+    return SSDNetwork(stock.backbone, stock.anchor_generator, (300, 300), num_classes + 1, head=stock.head, **normal)
+
+
+class DenseDetector(nn.Module):
+    """A network of torchvision's with its loss and its postprocessing: images and targets to losses or detections."""
+
+    def __init__(self, network: nn.Module, loss: DenseLoss, postprocess: Postprocess):
+        super().__init__()
+        self.network, self.loss, self.postprocess = network, loss, postprocess
+
+    def with_network(self, network: nn.Module) -> "DenseDetector":
+        """The same detector around other weights."""
+        return DenseDetector(network, self.loss, self.postprocess)
+
+    @torch.no_grad()
+    def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
+        codes, logits, anchors = self.network(images)
+        boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), anchors.repeat(len(codes), 1))
+        return boxes.view_as(codes), self.network.scores(logits.float())
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Images (B, 3, H, W) in [0, 1]: losses {box, class} with targets, else detections per image, best first."""
+        if targets is not None:
+            return self.loss(self.network(images), targets.to(images.device))
+        return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]

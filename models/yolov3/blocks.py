@@ -1,0 +1,75 @@
+"""The building blocks of Darknet backbones and YOLOv3 necks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.kernels.norm_silu_pool import MaxPool2d, norm_silu, norm_silu_pool, saves_memory
+from models.kernels.winograd import Conv2d
+
+
+class SiLU(nn.Module):
+    """x * sigmoid(x); in place where no gradient is wanted: with one, torch would copy x before it overwrites it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": SiLU, "leaky": lambda: nn.LeakyReLU(0.1, inplace=True)}
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch normalisation, activation: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "silu"):
+        super().__init__()
+        self.conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor, pool: nn.MaxPool2d | None = None) -> Tensor:
+        """Convolves, normalises, activates, and pools where there is a pool."""
+        x = self.conv(x)
+        if type(self.activation) is SiLU and saves_memory(x, self.norm):
+            return norm_silu(x, self.norm) if pool is None else norm_silu_pool(x, self.norm, pool)
+        x = self.activation(self.norm(x))
+        return x if pool is None else pool(x)
+
+
+class Residual(nn.Module):
+    """x + conv3x3(conv1x1(x)) with half the channels between (YOLOv3, Darknet-53)."""
+
+    def __init__(self, channels: int, activation: str):
+        super().__init__()
+        self.reduce = ConvBlock(channels, channels // 2, 1, activation=activation)
+        self.expand = ConvBlock(channels // 2, channels, 3, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape (B, channels, H, W)."""
+        return x + self.expand(self.reduce(x))
+
+
+class Downsample(nn.Sequential):
+    """A stride 2 convolution to `outputs` channels, then `depth` residual blocks: one stage of Darknet-53."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int, activation: str):
+        blocks = [Residual(outputs, activation) for _ in range(depth)]
+        super().__init__(ConvBlock(inputs, outputs, 3, stride=2, activation=activation), *blocks)
+
+
+class SpatialPyramidPooling(nn.Module):
+    """1x1 reduction, max-pools of 5, 9 and 13 beside the identity, 1x1 back to `outputs` (YOLOv3-SPP)."""
+
+    def __init__(self, inputs: int, outputs: int, activation: str):
+        super().__init__()
+        self.reduce = ConvBlock(inputs, inputs // 2, 1, activation=activation)
+        self.pools = nn.ModuleList(MaxPool2d(kernel, stride=1, padding=kernel // 2) for kernel in (5, 9, 13))
+        self.merge = ConvBlock(inputs // 2 * 4, outputs, 1, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        x = self.reduce(x)
+        return self.merge(torch.cat([x, *(pool(x) for pool in self.pools)], dim=1))

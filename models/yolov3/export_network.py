@@ -1,0 +1,82 @@
+"""The network as it leaves the project: batch normalisation folded, outputs in the layout that was asked for."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.yolov3.blocks import ConvBlock
+from models.yolov3.network import Network
+from utils.config.knobs import ModelConfig
+
+
+def folded(network: Network) -> Network:
+    """A copy of the network in evaluation mode, its batch normalisation folded into the convolutions."""
+    network = copy.deepcopy(network).eval().float().requires_grad_(False)
+    for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:
+        block.conv = fuse_conv_bn_eval(block.conv, block.norm)
+        block.norm = nn.Identity()
+    return network
+
+
+class ZeroPaddedPool(nn.Module):
+    """A 2x2 max-pool of stride 1 with a row and a column of zeros after the last, as maxima of shifted maps.
+
+    onnxruntime would fuse zero padding and a pooling node into a pooling that pads with -inf, which is another result
+    wherever all values are negative (SiLU).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape (B, C, H, W)."""
+        x = torch.maximum(x, functional.pad(x[:, :, :, 1:], (0, 1, 0, 0)))
+        return torch.maximum(x, functional.pad(x[:, :, 1:], (0, 0, 0, 1)))
+
+
+class ExportNetwork(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] to `raw` (B, A, 5 + C) or `decoded` (B, 4 + C, A): cx, cy, w, h, class scores.
+
+    The grid is computed from the features' shape, so that a traced graph serves any image size.
+    """
+
+    def __init__(self, network: Network, model: ModelConfig, layout: str):
+        super().__init__()
+        self.network = folded(network)
+        if model.backbone == "darknet_tiny" and model.pool_padding == "zeros":
+            self.network.backbone.pool_same = ZeroPaddedPool()
+        self.strides, self.decode, self.xy_reach = model.strides, model.decode, model.xy_reach
+        self.raw = layout == "raw"
+        self.anchors = nn.ParameterList(
+            nn.Parameter(torch.tensor(level).view(1, -1, 1, 1, 2), requires_grad=False) for level in model.anchors
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The outputs of all levels, finest first, each in the order (anchor, row, column)."""
+        features = self.network.neck(*self.network.backbone(images))
+        levels = torch.cat(self._levels(features), dim=1)
+        return levels if self.raw else levels.transpose(1, 2)
+
+    def _levels(self, features: Sequence[Tensor]) -> list[Tensor]:
+        head, levels = self.network.head, []
+        for conv, feature, stride, anchors in zip(head.convs, features, self.strides, self.anchors, strict=True):
+            raw = conv(feature)
+            batch, _, rows, columns = raw.shape
+            raw = raw.view(batch, -1, head.outputs, rows, columns).permute(0, 1, 3, 4, 2)
+            if self.raw:
+                levels.append(raw.reshape(batch, -1, head.outputs))
+                continue
+            center, size, objectness, classes = raw.split((2, 2, 1, head.outputs - 5), dim=-1)
+            y, x = (torch.arange(count, dtype=torch.float32, device=raw.device) for count in (rows, columns))
+            y, x = y.view(1, 1, -1, 1, 1).expand(1, 1, rows, columns, 1), x.view(1, 1, 1, -1, 1)
+            cells = torch.cat([x.expand(1, 1, rows, columns, 1), y], dim=-1)
+            if self.decode == "darknet":
+                center, size = center.sigmoid() + cells, size.exp() * anchors
+            else:
+                reach = self.xy_reach
+                center = center.sigmoid() * (1 + 2 * reach) + (cells - reach)
+                size = (2 * size.sigmoid()).square() * anchors
+            parts = torch.cat([center * stride, size, objectness.sigmoid() * classes.sigmoid()], dim=-1)
+            levels.append(parts.reshape(batch, -1, head.outputs - 1))
+        return levels

@@ -1,0 +1,205 @@
+"""The data set's doctor: finds one of everything, believes nothing, writes nothing into the data set."""
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import data.labels.doctor
+from data.check import main
+from data.data_yaml import read_data_yaml
+from data.labels.doctor import Settings, examine
+from data.split import load_split
+from tests.paths import ROOT, SHARED_DATA, needs_shared_data
+from utils.drawing.draw import write_image
+from utils.errors import UserError
+
+SETTINGS = Settings((640, 640), ((30.0, 30.0),), 4.0)
+
+
+@pytest.fixture
+def sick(tmp_path):
+    """A data set with one of each defect."""
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def photo(name):
+        write_image(root / "images" / f"{name}.png", random.integers(0, 255, (100, 100, 3), np.uint8))
+
+    labels = {
+        "train/fine": "0 .5 .5 .2 .2\n1 .5 .5 .3 .1\n",
+        "train/class": "7 .5 .5 .2 .2\n",
+        "train/words": "0 .5 .5 .2 two\n",
+        "train/pixels": "0 900 500 1920 300\n",
+        "train/edge": "0 .1 .5 .21 .2\n",
+        "train/flat": "0 .5 .5 .2 0\n",
+        "train/twice": "0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n",
+        "train/tiny": "0 .5 .5 .002 .2\n",
+        "train/empty": "\n",
+        "train/broken": "0 .5 .5 .2 .2\n",
+        "train/slender": "0 .5 .5 .9 .01\n",
+        "val/fine": "0 .5 .5 .2 .2\n2 .5 .5 .2 .2\n",
+        "val/copy": "0 .5 .5 .2 .2\n",
+    }
+    for name, text in labels.items():
+        photo(name)
+        (root / "labels" / f"{name}.txt").write_text(text)
+    photo("train/unlabelled")
+    (root / "labels" / "train" / "unseen.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / "images" / "train" / "broken.png").write_bytes(b"no picture")
+    shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "val" / "copy.png")
+    shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "train" / "again.png")
+    (root / "labels" / "train" / "again.txt").write_text("0 .5 .5 .2 .2\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog, cow, owl]\n")
+    return root
+
+
+EXPECTED = {
+    "malformed line": "words.txt:1",
+    "class id": "class.txt:1",
+    "out of range": "pixels.txt:1",
+    "slightly out of range": "edge.txt:1",
+    "no area": "flat.txt:1",
+    "duplicate": "twice.txt:2",
+    "below 2 pixels": "tiny.txt:1",
+    "empty label file": "empty.txt",
+    "unreadable photo": "broken.png",
+    "missing label": "unlabelled.png",
+    "missing photo": "unseen.txt",
+    "shared photo": "val/copy.png",
+    "repeated photo": "train/",
+    "class not in train": "cow",
+    "class without labels": "cow",
+    "anchors": "data.yaml",
+}
+
+
+def checkup(root, tmp_path, **options):
+    return examine(read_data_yaml(str(root / "data.yaml"), tmp_path), SETTINGS, tmp_path / "cache", **options)
+
+
+def contents(root):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", data.labels.doctor.KINDS)
+def test_every_kind_is_found_where_it_is(kind, sick, tmp_path):
+    found = [finding for finding in checkup(sick, tmp_path).findings if finding.kind == kind]
+    assert any(EXPECTED[kind] in finding.where for finding in found), found
+    if kind not in ("class without labels", "below 2 pixels", "anchors"):
+        assert len(found) == 1
+    if kind == "out of range":
+        assert "values up to 1920: pixels?" in found[0].details
+
+
+def test_nothing_is_written_into_a_read_only_set(sick, tmp_path):
+    before = contents(tmp_path)
+    for path in [*sick.rglob("*"), sick]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    checkup(sick, tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    for path in [sick, *sick.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert contents(tmp_path) == before
+
+
+def test_the_second_time_is_from_the_cache_until_something_changes(sick, tmp_path, monkeypatch):
+    first = checkup(sick, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(data.labels.doctor, "parse_labels", None)
+        assert checkup(sick, tmp_path) == first
+    (sick / "labels" / "train" / "flat.txt").write_text("0 .5 .5 .2 .25\n")
+    assert "no area" not in checkup(sick, tmp_path).counts()
+    for cache in (tmp_path / "cache").iterdir():
+        cache.write_text("[" * 10_000)
+    assert "no area" not in checkup(sick, tmp_path).counts()
+
+
+@needs_shared_data
+def test_coco128_as_its_readme_says(tmp_path):
+    spec = read_data_yaml("coco128", SHARED_DATA)
+    found = examine(spec, SETTINGS, tmp_path)
+    places = {kind: [each.where for each in found.findings if each.kind == kind] for kind in found.counts()}
+    assert [place[-7:] for place in places["missing label"]] == ["250.jpg", "508.jpg"]
+    assert [place[-7:] for place in places["missing photo"]] == ["656.txt", "659.txt"]
+    assert not found.errors
+    assert "shared photo" not in places
+
+
+@needs_shared_data
+def test_bccd_as_its_readme_says(tmp_path):
+    """Labels written here without any check: the doctor finds the two boxes without area."""
+    names = ["RBC", "WBC", "Platelets"]
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").symlink_to(SHARED_DATA / "bccd" / "JPEGImages")
+    for path in (SHARED_DATA / "bccd" / "Annotations").glob("*.xml"):
+        lines = []
+        for item in ElementTree.parse(path).iterfind("object"):
+            x1, y1, x2, y2 = (int(item.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            box = ((x1 + x2) / 1280, (y1 + y2) / 960, (x2 - x1) / 640, (y2 - y1) / 480)
+            lines.append(f"{names.index(item.findtext('name'))} {' '.join(f'{value:.6f}' for value in box)}\n")
+        (tmp_path / "labels" / f"{path.stem}.txt").write_text("".join(lines))
+    (tmp_path / "data.yaml").write_text(f"train: images\nnames: {names}\n")
+    assert checkup(tmp_path, tmp_path).counts()["no area"] == 2
+
+
+def test_the_command_writes_csv_and_json(sick, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    main(
+        [
+            str(sick / "data.yaml"),
+            "--csv",
+            str(tmp_path / "f.csv"),
+            "--json",
+            str(tmp_path / "f.json"),
+            "--imgsz",
+            "320",
+        ]
+    )
+    said = capsys.readouterr().out
+    with (tmp_path / "f.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    document = json.loads((tmp_path / "f.json").read_text())
+    assert len(rows) == len(document["findings"])
+    assert document["counts"]["malformed line"] == 1
+    assert document["splits"]["val"]["per_class"] == {"cat": 2, "dog": 0, "cow": 1, "owl": 0}
+    assert all(kind in said for kind in document["counts"])
+    with pytest.raises(UserError, match="cannot be used; the first: .*words.txt:1"):
+        main([str(sick / "data.yaml"), "--bad-labels", "error"])
+
+
+def test_help_and_mistakes_need_no_torch(tmp_path):
+    script = "import sys\nfrom data.check import main\n"
+    script += "try:\n    main(['--help'])\nexcept SystemExit:\n    assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True).returncode == 0
+    result = subprocess.run(
+        [sys.executable, "-m", "data.check", "nowhere.yaml"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("policy", "boxes"), [("mend", 2), ("clip", 3), ("skip", 1), ("error", None)])
+def test_what_is_done_about_boxes_beyond_the_photo(policy, boxes, tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((100, 100, 3), np.uint8))
+    (tmp_path / "a.txt").write_text("0 .5 .5 .2 .2\n0 .1 .5 .21 .2\n0 0 .5 .5 .2\n0 1.5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text("val: .\nnames: [cat]\n")
+    spec = read_data_yaml(str(tmp_path / "data.yaml"), tmp_path)
+    if boxes is None:
+        with pytest.raises(UserError, match=r"a.txt:2: box beyond the image, and 2 more"):
+            load_split(spec, "val", tmp_path / "cache", policy)
+        return
+    index = load_split(spec, "val", tmp_path / "cache", policy)
+    assert len(index.boxes) == boxes
+    assert index.boxes.min() >= 0
+    assert index.boxes.max() <= 100

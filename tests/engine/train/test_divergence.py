@@ -1,0 +1,100 @@
+"""The guard: a NaN in any term skips its step, is named, and after some in a row stops the run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine.train.run
+from engine.train.divergence import Guard, Place
+from engine.train.trainer import Trainer
+from models.yolov3.loss import DetectionLoss
+from train import train
+from utils.errors import DivergedError
+
+
+def poison(monkeypatch, method, when):
+    """Makes a method of the loss return NaN in the calls (counted from 1) for which `when` is true."""
+    original, calls = getattr(DetectionLoss, method), []
+
+    def poisoned(self, *arguments):
+        calls.append(1)
+        return original(self, *arguments) * (float("nan") if when(len(calls)) else 1.0)
+
+    monkeypatch.setattr(DetectionLoss, method, poisoned)
+    # The rehearsal computes losses too.
+    monkeypatch.setattr(engine.train.run, "rehearsed", lambda config, *rest: (config, 0))
+
+
+TERMS = {"box": "box_weight", "objectness": "objectness", "class": "class_loss"}
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_nan_in_any_term_skips_its_step_and_is_named(term, flags, monkeypatch, capsys):
+    poison(monkeypatch, TERMS[term], lambda call: call == 2)
+    weights = []
+    original = Trainer.train_epoch
+
+    def remember(self, epoch, records):
+        row = original(self, epoch, records)
+        weights.append(row["skipped_steps"])
+        return row
+
+    monkeypatch.setattr(Trainer, "train_epoch", remember)
+    folder = train(**flags)
+    said = capsys.readouterr().out
+    assert re.search(rf"warning: the {term} loss is not finite in epoch 1, batch 2 .*photos 0000\d\d.jpg", said)
+    assert said.count("warning:") == 1
+    assert weights == [1, 0]
+    last = torch.load(folder / "weights" / "last.pt", weights_only=True)
+    for part in ("network", "model"):
+        assert all(value.isfinite().all() for value in last[part].values())
+
+
+def test_the_amp_scale_is_named(capsys):
+    guard = Guard(torch.nn.BatchNorm2d(1), patience=2)
+    guard.before()
+    guard.after_backward({"box": torch.tensor(float("inf"))}, Place(0, 4, 0.01, None, lambda: 65536.0))
+    guard.report()
+    assert (
+        "the box loss is not finite in epoch 1, batch 5 (learning rate 0.01, amp scale 65536)"
+        in capsys.readouterr().out
+    )
+
+
+def test_many_in_a_row_stop_the_run_and_keep_the_batch_and_the_weights(flags, monkeypatch):
+    poison(monkeypatch, "class_loss", lambda call: call > 4)
+    with pytest.raises(DivergedError, match=r"the class loss is not finite in epoch 3, batch 1.*nan_batch.pt"):
+        train(**{**flags, "epochs": 5}, nan_patience=3)
+    folder = Path(flags["project"]) / "exp"
+    batch = torch.load(folder / "nan_batch.pt", weights_only=True)
+    assert batch["images"].dtype == torch.uint8
+    assert len(batch["photos"]) == len(batch["images"]) == 8
+    assert batch["boxes"].shape[1] == 4
+    kept = torch.load(folder / "weights" / "last.pt", weights_only=True)
+    assert all(value.isfinite().all() for part in ("model", "network") for value in kept[part].values())
+
+
+def test_the_very_first_step_can_be_skipped(flags, monkeypatch):
+    poison(monkeypatch, "objectness", lambda call: call == 1)
+    folder = train(**{**flags, "epochs": 1})
+    last = torch.load(folder / "weights" / "last.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in last["network"].values())
+
+
+def test_a_nan_in_the_images_does_not_spoil_the_statistics(flags, monkeypatch):
+    import engine.train.epoch
+
+    original, calls = engine.train.epoch.to_device, []
+
+    def spoiled(batch, device):
+        images, targets = original(batch, device)
+        calls.append(1)
+        return (images * float("nan") if len(calls) == 2 else images), targets
+
+    monkeypatch.setattr(engine.train.epoch, "to_device", spoiled)
+    folder = train(**{**flags, "epochs": 1})
+    last = torch.load(folder / "weights" / "last.pt", weights_only=True)
+    for part in ("network", "model"):
+        assert all(value.isfinite().all() for value in last[part].values())

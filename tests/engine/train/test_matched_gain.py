@@ -1,0 +1,62 @@
+"""The matched box gain: the research notes' initial losses, and a config that resolves once."""
+
+import dataclasses
+
+import pytest
+
+from alignyolo.anchors import build_anchors
+from alignyolo.assign.threshold import ASSIGNERS
+from alignyolo.similarities.iou import BOX_SIMILARITIES, sca
+from data.data_yaml import read_data_yaml
+from data.split import load_split
+from engine.train.configure import plan_run
+from engine.train.matched_gain import initial_loss, with_matched_gain
+from models.build import build_loss
+from tests.paths import SHARED_DATA, needs_shared_data
+from utils.config.sources import model_config
+
+
+@needs_shared_data
+@pytest.mark.parametrize(
+    ("name", "keywords", "loss", "ratio"),
+    [
+        ("iou", {}, 0.679, 1.0),
+        ("giou", {}, 0.728, 1.07),
+        ("diou", {}, 0.692, 1.02),
+        ("so", {}, 0.904, 1.33),
+        ("sca", {}, 1.152, 1.70),
+        ("sca", {"alpha": 1.0}, 1.400, 2.06),
+    ],
+)
+def test_initial_losses_on_coco128(name, keywords, loss, ratio, tmp_path):
+    index = load_split(read_data_yaml("coco128", SHARED_DATA), "train", tmp_path)
+    model = model_config("yolov3", {})
+    anchors = build_anchors((640, 640), model.strides, model.anchors)
+
+    def similarity(pred, target):
+        return (sca if name == "sca" else BOX_SIMILARITIES[name])(pred, target, **keywords)
+
+    measured = initial_loss(similarity, ASSIGNERS["anchor_ratio"](), anchors, index, (640, 640))
+    assert measured.loss == pytest.approx(loss, abs=0.02)
+    assert measured.ratio == pytest.approx(ratio, abs=0.02)
+
+
+def test_the_gain_is_resolved_once(flags, capsys, tmp_path):
+    plan = plan_run({**flags, "loss": "sca", "set": [*flags["set"], "box_gain_match=iou"]})
+    index = load_split(plan.data, "train", tmp_path / "cache")
+    with pytest.raises(ValueError, match="measured"):
+        build_loss(plan.config)
+    resolved = with_matched_gain(plan.config, index)
+    ratio = resolved.hyper.box_gain_match
+    assert 1.2 < ratio < 2.5
+    assert "divided by" in capsys.readouterr().out
+    assert with_matched_gain(resolved, index) is resolved
+    plain = dataclasses.replace(plan.config, hyper=dataclasses.replace(plan.config.hyper, box_gain_match="none"))
+    assert build_loss(resolved).box_gain == pytest.approx(build_loss(plain).box_gain / ratio)
+    assert with_matched_gain(plain, index) is plain
+
+
+def test_iou_matches_itself(flags, tmp_path):
+    plan = plan_run({**flags, "loss": "iou", "set": [*flags["set"], "box_gain_match=iou"]})
+    resolved = with_matched_gain(plan.config, load_split(plan.data, "train", tmp_path / "cache"))
+    assert resolved.hyper.box_gain_match == 1.0

@@ -1,0 +1,390 @@
+"""Training: every loss with every assigner learns, resuming changes nothing, the folder holds what it promises."""
+
+import csv
+import itertools
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine.train.trainer
+from alignyolo.targets import Targets
+from data.dataset import DetectionDataset
+from data.loader import build_loader
+from data.split import load_split
+from engine.train.banner import next_steps
+from engine.train.configure import plan_run
+from engine.train.divergence import Guard
+from engine.train.epoch import resized, train_one_epoch
+from engine.train.epoch_report import EpochReport
+from engine.train.resume import change_of_schedule
+from engine.train.trainer import closing_epochs
+from models.build import build_detector
+from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
+from train import train
+from utils.config.knobs import ASSIGNER_NAMES, RunConfig
+from utils.errors import UserError
+from utils.optim import Schedule, build_optimizer
+from val import validate
+
+STEPS = 40
+
+
+def constant_schedule(lr):
+    return Schedule(1, 1000, lr, 1.0, "linear", 0.9, 0.0, 0.9, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def fixed_batch(small_shapes, tmp_path_factory):
+    plan = plan_run({"data": str(small_shapes), "imgsz": [96, 128]})
+    index = load_split(plan.data, "train", tmp_path_factory.mktemp("cache"))
+    return next(iter(build_loader(DetectionDataset(index, (96, 128)), 8, workers=0, shuffle=False, seed=0)))
+
+
+@pytest.mark.parametrize("assigner", ASSIGNER_NAMES)
+@pytest.mark.parametrize("loss", ["iou", "giou", "diou", "ciou", "sca"])
+def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flags):
+    config = plan_run({**flags, "loss": loss, "assign": assigner}).config
+    detector = build_detector(config).train()
+    optimizer = build_optimizer("sgd", detector.network, 0.05, 0.9, 0.0)
+    guard = Guard(detector.network, patience=1)
+    totals, boxes = [], []
+    for _ in range(STEPS):
+        report = EpochReport()
+        train_one_epoch(
+            detector, [fixed_batch], optimizer, constant_schedule(0.05), 0, report, guard, device=torch.device("cpu")
+        )
+        row = report.row()
+        totals.append(row["loss"])
+        boxes.append(row["box_loss"])
+    assert sum(totals[-5:]) < 0.95 * sum(totals[:5])
+    assert sum(boxes[-5:]) < sum(boxes[:5])
+
+
+def thirty_steps(cfg, batch, flags, lr):
+    """The report's rows of 30 steps on one batch."""
+    config = plan_run({**flags, "cfg": cfg}).config
+    detector = build_detector(config, lambda *seen: report.observe(*seen)).train()
+    optimizer, rows = build_optimizer("adamw", detector.network, lr, 0.9, 0.0), []
+    guard, schedule = Guard(detector.network, patience=1), constant_schedule(lr)
+    for _ in range(30):
+        report = EpochReport()
+        train_one_epoch(
+            detector, [batch], optimizer, schedule, 0, report, guard, device=torch.device("cpu"), grad_clip=10.0
+        )
+        rows.append(report.row())
+    return rows
+
+
+def first_images(batch, count, size):
+    """The first images of a batch with their targets, at another size."""
+    images, targets = resized(batch.images[:count].float(), batch.targets, size)
+    few = Targets(*(part[targets.image < count] for part in targets))
+    return batch._replace(images=images.round().byte(), targets=few)
+
+
+def assert_falls(rows, name, least):
+    values = [row[name] for row in rows]
+    print(f"{name}: {values[0]:.3f} -> {values[-1]:.3f}")
+    assert sum(values[-5:]) < least * sum(values[:5])
+
+
+PAIRS = list(itertools.product(("smooth_l1", "giou", "sca"), ("iou", "ggiou")))
+LEARNERS = {**FAMILIES, "retinanet_resnet50_fpn": FAMILIES["retinanet_resnet18_fpn"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", [cfg for cfg in LEARNERS if cfg not in ("yolov3-tiny", "ssd300_vgg16")])
+@pytest.mark.parametrize(("loss", "assigner"), PAIRS)
+def test_torchvisions_detectors_learn(cfg, loss, assigner, fixed_batch, flags):
+    settings = [*LEARNERS[cfg], "nominal_batch=1"]
+    batch = first_images(fixed_batch, 4, (96, 128))
+    rows = thirty_steps(cfg, batch, {**flags, "loss": loss, "assign": assigner, "set": settings}, 0.001)
+    assert_falls(rows, "loss", 0.9)
+    assert_falls(rows, "raw_box_loss", 0.95)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "assigner"), PAIRS)
+def test_ssd_learns(loss, assigner, fixed_batch, flags):
+    """One image a step: VGG16 cannot be made narrower, nor its input smaller."""
+    batch = first_images(fixed_batch, 1, (SSD_SIDE, SSD_SIDE))
+    flags = {**flags, "imgsz": [SSD_SIDE], "loss": loss, "assign": assigner, "set": ["nominal_batch=1"]}
+    rows = thirty_steps("ssd300_vgg16", batch, flags, 0.0001)
+    assert_falls(rows, "loss", 0.9)
+    assert_falls(rows, "raw_box_loss", 0.95)
+
+
+@pytest.fixture(scope="module")
+def finished(small_shapes, tmp_path_factory):
+    """A run of four epochs with mosaic, averaging, accumulation and workers."""
+    flags = resumable_flags(small_shapes, tmp_path_factory.mktemp("whole"))
+    return train(**flags, epochs=4)
+
+
+@pytest.fixture(scope="module", params=ALL_FAMILIES)
+def finished_family(request, data_of, tmp_path_factory):
+    """A finished run of every kind of model, and its name."""
+    if request.param == "yolov3-tiny":
+        return request.getfixturevalue("finished"), request.param
+    flags = resumable_flags(data_of(request.param), tmp_path_factory.mktemp(request.param), request.param)
+    return train(**flags, epochs=4), request.param
+
+
+def resumable_flags(data, folder, cfg="yolov3-tiny"):
+    return {
+        "cfg": cfg,
+        "data": str(data),
+        "imgsz": [SSD_SIDE] if cfg == "ssd300_vgg16" else [96, 128],
+        "batch_size": 4,
+        "workers": 2,
+        "device": "cpu",
+        "project": str(folder),
+        "amp": "off",
+        "plots": False,
+        "set": [*FAMILIES[cfg], "nominal_batch=8", "mixup=0.2"],
+    }
+
+
+def comparable_rows(folder):
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    timed = ("seconds", "images_per_second")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+
+
+def in_two_parts(folder, stopped_before, **flags):
+    """The run folder of a run that was stopped before an epoch and resumed."""
+
+    class Stopped(Exception):
+        pass
+
+    from engine.train.trainer import Trainer
+
+    original = Trainer.train_epoch
+
+    def stop(self, epoch, records):
+        if epoch == stopped_before:
+            raise Stopped
+        return original(self, epoch, records)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", stop)
+        with pytest.raises(Stopped):
+            train(**flags)
+    return train(resume=str(folder / "exp"))
+
+
+def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
+    """Four epochs at once equal two and two, to the bit; the learning rate is that of the whole run."""
+    finished, cfg = finished_family
+    resumed = in_two_parts(tmp_path, stopped_before=2, **resumable_flags(data_of(cfg), tmp_path, cfg), epochs=4)
+    whole, parts = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (finished, resumed))
+    assert whole["epoch"] == parts["epoch"] == 4
+    for part in ("network", "model"):
+        assert all(torch.equal(value, parts[part][name]) for name, value in whole[part].items())
+    for index, state in whole["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], parts["optimizer"]["state"][index]["momentum_buffer"])
+    assert comparable_rows(finished) == comparable_rows(resumed)
+
+
+def test_resuming_changes_nothing_with_photos_on_the_device(small_shapes, tmp_path, capsys):
+    flags = {**resumable_flags(small_shapes, tmp_path), "workers": 0, "epochs": 2, "cache": "device"}
+    whole = train(**{**flags, "project": str(tmp_path / "whole")})
+    assert "GiB of photos on cpu" in capsys.readouterr().out
+    resumed = in_two_parts(tmp_path, stopped_before=1, **flags)
+    first, second = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (whole, resumed))
+    for part in ("network", "model"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    assert comparable_rows(whole) == comparable_rows(resumed)
+    with pytest.raises(UserError, match=r"--cache False \(the run has device\) would change it"):
+        train(resume=str(resumed), epochs=3, cache=False)
+
+
+def test_the_number_of_workers_changes_nothing(finished, small_shapes, tmp_path):
+    other = train(**{**resumable_flags(small_shapes, tmp_path), "workers": 0, "cache": True}, epochs=4)
+    weights = [torch.load(each / "weights" / "best.pt", weights_only=True)["model"] for each in (finished, other)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_resume_says_what_it_cannot_do(finished, tmp_path):
+    with pytest.raises(UserError, match="all 4 epochs are done; --epochs N"):
+        train(resume=str(finished))
+    with pytest.raises(UserError, match=r"--loss giou \(the run has ciou\) would change it"):
+        train(resume=str(finished), loss="giou", epochs=9)
+    with pytest.raises(UserError, match=r"--set box=1 lr0=.1 would change it: only --epochs, --device, --workers"):
+        train(resume=str(finished), set=["box=1", "lr0=.1"])
+    with pytest.raises(UserError, match="weights only"):
+        train(resume=str(finished / "weights" / "best.pt"))
+    with pytest.raises(UserError, match="not found"):
+        train(resume=str(tmp_path / "nowhere.pt"))
+
+
+def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    folder = train(resume=str(tmp_path / "run"), epochs=5)
+    # Linear from .01: after 4 of 4 epochs at its end, 1 % of it; after 4 of 5 at 20.8 %.
+    said = (
+        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, mosaic ends 1 epochs before it; "
+        "it goes on at 0.00208, not 0.0001"
+    )
+    assert said in capsys.readouterr().out
+    assert len(comparable_rows(folder)) == 5
+
+
+def test_more_epochs_move_the_steps_that_are_fractions(flags):
+    def run(epochs, steps):
+        return plan_run(
+            {**flags, "close_mosaic": 0, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}
+        ).config
+
+    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5)
+    assert "now: lr 0.01, times 0.1 after epoch 8 of 12 epochs; it goes on at 0.01, not 0.001" in moved
+    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5)
+
+
+def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):
+    weights = tmp_path / "run" / "weights"
+    shutil.copytree(finished / "weights", weights)
+    contents = torch.load(weights / "last.pt", weights_only=True)
+    source = Path(contents["config"]["run"]["data"]).parent
+    shutil.copytree(source, tmp_path / "data")
+    first = tmp_path / "data" / "labels" / "train" / "000000.txt"
+    first.write_text("\n".join(first.read_text().splitlines()[1:]) + "\n")
+    contents["config"]["run"]["data"] = str(tmp_path / "data" / "shapes.yaml")
+    torch.save(contents, weights / "last.pt")
+    with pytest.raises(UserError, match=r"has changed since the run began \(24 images, .*; now 24 images"):
+        train(resume=str(tmp_path / "run"), epochs=5)
+
+
+def test_the_epochs_validation_equals_val(finished_family, monkeypatch, tmp_path):
+    """metrics.json, the best epoch's row in results.csv and val.py agree to the digit."""
+    finished, _ = finished_family
+    result = validate(weights=str(finished / "weights" / "best.pt"), project=str(tmp_path), workers=0, plots=False)
+    written = json.loads((finished / "metrics.json").read_text())
+    again = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert written["per_class"] == again["per_class"]
+    assert all(again[name] == written[name] for name in result.overall)
+    rows = list(csv.DictReader((finished / "results.csv").open()))
+    best = max(rows, key=lambda row: float(row["ap"] or 0))
+    epoch = torch.load(finished / "weights" / "best.pt", weights_only=True)["epoch"]
+    assert float(rows[epoch - 1]["ap"]) == float(best["ap"]) == written["ap"]
+
+
+def test_the_folder_holds_what_it_promises(finished):
+    for name in ("config.yaml", "env.json", "results.csv", "metrics.json", "weights/best.pt", "weights/last.pt"):
+        assert (finished / name).stat().st_size > 0
+    header = (finished / "results.csv").read_text().splitlines()[0].split(",")
+    wanted = {"epoch", "ap", "ap50", "ap95", "ap_small", "precision", "f1", "box_loss", "raw_box_loss", "mean_iou"}
+    assert wanted | {"positives_per_truth", "unmatched", "claimed_twice", "lr"} <= set(header)
+    assert all(name == name.strip() for name in header)
+    assert list(finished.glob("events.out.tfevents*"))
+
+
+def test_best_pt_loads_in_an_empty_folder(finished, tmp_path, monkeypatch):
+    shutil.copy(finished / "weights" / "best.pt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    contents = torch.load("best.pt", weights_only=True)
+    assert contents["names"] == contents["config"]["names"]
+    assert contents["config"]["hyper"]["box_loss"] == "ciou"
+
+
+def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_path, capsys):
+    renamed = tmp_path / "renamed.yaml"
+    text = Path(small_shapes).read_text()
+    renamed.write_text(f"path: {Path(small_shapes).parent}\n{text}  6: extra\n")
+    folder = train(**{**flags, "data": str(renamed), "epochs": 1}, weights=str(finished / "weights" / "best.pt"))
+    said = capsys.readouterr().out
+    assert "not taken, another shape: head.convs.0.bias (33 there, 36 here)" in said
+    assert torch.load(folder / "weights" / "best.pt", weights_only=True)["config"]["names"][-1] == "extra"
+
+
+def test_frozen_parts_keep_their_weights(flags, finished):
+    folder = train(**{**flags, "epochs": 1}, weights=str(finished / "weights" / "best.pt"), freeze="backbone")
+    before, after = (torch.load(f / "weights" / "last.pt", weights_only=True)["model"] for f in (finished, folder))
+    start = torch.load(finished / "weights" / "best.pt", weights_only=True)["model"]
+    for name, value in after.items():
+        if name.startswith("backbone") and value.is_floating_point():
+            assert torch.allclose(value, start[name], atol=1e-6), name
+    assert not torch.equal(after["head.convs.0.weight"], start["head.convs.0.weight"])
+    assert before.keys() == after.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"freeze": "spine"}, "no part 'spine'"), ({"freeze": "backbone,neck,head"}, "nothing is left to train")],
+)
+def test_freeze_mistakes(changes, message, flags):
+    with pytest.raises(UserError, match=message):
+        train(**flags, **changes)
+    assert not Path(flags["project"]).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"amp": "bf16"},
+        {"multi_scale": True},
+        {"optimizer": "adamw", "set": ["lr0=0.001"]},
+        {"cos_lr": True, "close_mosaic": 1},
+        {"set": ["lr_schedule=steps", "lr_steps=1"]},
+        {"autoanchor": True},
+        {"imgsz": [96], "hyp": "ggiou-yolo"},
+        {"hyp": "sca", "set": ["ggiou_gamma=1.4"]},
+        {"set": ["fl_gamma=1.5", "label_smoothing=0.1", "degrees=10", "shear=3", "perspective=0.0005", "flipud=0.5"]},
+        {"set": ["decode=darknet", "activation=leaky"], "assign": "ggiou"},
+        {"patience": 1},
+    ],
+    ids=str,
+)
+def test_every_option_trains(changes, flags):
+    combined = {**flags, **changes, "set": [*flags["set"], *changes.get("set", [])]}
+    folder = train(**combined)
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert len(rows) in (1, 2)
+    assert all(torch.isfinite(torch.tensor(float(row["loss"]))) for row in rows)
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["finished", "stopped"])
+def test_a_run_gives_back_the_memory_that_it_had_kept(stops, flags, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        engine.train.trainer, "keep_freed_memory", lambda processes: calls.append(f"keep {processes}") or True
+    )
+    monkeypatch.setattr(engine.train.trainer, "give_freed_memory_back", lambda: calls.append("give back"))
+    if stops:
+        monkeypatch.setattr(engine.train.trainer.Trainer, "validate", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if stops else nullcontext():
+        train(**{**flags, "epochs": 1})
+    assert calls == ["keep 1", "give back"]
+
+
+def test_a_single_class_trains(flags, tmp_path):
+    source = Path(flags["data"]).parent
+    copy = tmp_path / "one"
+    shutil.copytree(source, copy)
+    for file in copy.rglob("labels/*/*.txt"):
+        lines = [line.split() for line in file.read_text().splitlines()]
+        file.write_text("".join(f"0 {' '.join(line[1:])}\n" for line in lines))
+    (copy / "one.yaml").write_text("train: images/train\nval: images/val\nnames: [shape]\n")
+    folder = train(**{**flags, "data": str(copy / "one.yaml")})
+    assert float(list(csv.DictReader((folder / "results.csv").open()))[0]["class_loss"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "close_mosaic", "expected"),
+    [(300, -1, 10), (40, -1, 10), (10, -1, 2), (3, -1, 0), (40, 0, 0), (8, 5, 5)],
+)
+def test_the_last_quarter_is_without_mosaic_unless_asked_otherwise(epochs, close_mosaic, expected):
+    assert closing_epochs(RunConfig(epochs=epochs, close_mosaic=close_mosaic)) == expected
+
+
+def test_the_next_steps_stay_with_the_model():
+    for cfg, shown in (
+        ("yolov3-tiny", "--data shapes --loss giou"),
+        ("yolov3", "--data shapes --cfg yolov3 --loss giou"),
+    ):
+        steps = next_steps(Path("run"), plan_run({"cfg": cfg}).config)
+        assert f"python train.py {shown}\n" in steps

@@ -1,0 +1,175 @@
+"""Darknet's .cfg and .weights: OpenCV's outputs, and back byte for byte."""
+
+import shutil
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from alignyolo.anchors import decode
+from models.build import build_network
+from models.weights.darknet import cfg_sections, read_cfg, read_darknet, write_darknet
+from models.weights.darknet_cfg import format_cfg
+from models.weights.read import load_detector, read_weights
+from tests.paths import SHARED_DATA, needs_shared_data
+from utils.config.knobs import Config, Hyperparameters, RunConfig
+from utils.config.sources import model_config
+from utils.errors import UserError
+
+DARKNET = {"activation": "leaky", "decode": "darknet", "pool_padding": "lowest", "norm_eps": 1e-6}
+TOPOLOGIES = {
+    "yolov3-tiny": [4, 8, 16, 32, 40, 48, 64],
+    "yolov3": [4, 8, 16, 24, 32, 40],
+    "yolov3-spp": [4, 8, 8, 16, 24, 32],
+}
+
+
+def random_network(cfg, num_classes=3, **changes):
+    model = model_config(cfg, {**DARKNET, "channels": TOPOLOGIES[cfg], **changes})
+    torch.manual_seed(1)
+    network = build_network(model, num_classes).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+    names = tuple(f"class{number}" for number in range(num_classes))
+    return network, Config(RunConfig(data="", cfg=cfg, imgsz=(96, 128)), model, Hyperparameters(), names)
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", ["tiny-narrow", "yolov3-narrow"])
+def test_outputs_are_opencvs_reference(name):
+    contents = read_weights(SHARED_DATA / "darknet" / f"{name}.weights")
+    config = Config.from_dict(contents["config"], name)
+    detector = load_detector(contents, config, name)
+    reference = np.load(SHARED_DATA / "darknet" / f"{name}-reference.npz")
+    image = torch.from_numpy(np.ascontiguousarray(reference["image_bgr_uint8"][..., ::-1])).permute(2, 0, 1)[None] / 255
+    anchors = detector.anchors((416, 416), image.device)
+    with torch.no_grad():
+        raw = detector.network(image)[0]
+    boxes = decode(raw[:, :4], anchors, config.model.decode)
+    layers = sorted({int(key.split("_")[1]) for key in reference.files if key.startswith("yolo_")}, reverse=True)
+    for level, layer in zip(anchors.levels, layers, strict=True):
+        rows = slice(level.start, level.start + level.count)
+        grid = (3, level.rows, level.columns)
+        ours = raw[rows].view(*grid, -1).permute(0, 3, 1, 2).reshape(1, -1, *grid[1:]).numpy()
+        assert np.abs(ours - reference[f"yolo_{layer}_raw"]).max() < 1e-4
+        box = boxes[rows].view(*grid, 4).permute(1, 2, 0, 3).reshape(-1, 4) / 416
+        xywh = torch.cat([(box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]], 1).numpy()
+        decoded = reference[f"yolo_{layer}_decoded"]
+        assert np.abs(xywh - decoded[:, :4]).max() < 1e-4
+        scores = raw[rows, 4:].sigmoid().view(*grid, -1).permute(1, 2, 0, 3).flatten(0, 2).numpy()
+        products = scores[:, :1] * scores[:, 1:]
+        kept = decoded[:, 5:] > 0
+        assert np.abs(products - decoded[:, 5:])[kept].max(initial=0) < 1e-4
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", ["tiny-narrow", "yolov3-narrow"])
+def test_there_and_back_byte_for_byte(name, tmp_path):
+    source = SHARED_DATA / "darknet" / f"{name}.weights"
+    contents = read_weights(source)
+    config = Config.from_dict(contents["config"], name)
+    network = load_detector(contents, config, name).network
+    cfg = write_darknet(tmp_path / "back.weights", network, config, contents["darknet"])
+    assert (tmp_path / "back.weights").read_bytes() == source.read_bytes()
+    assert cfg.read_bytes() == source.with_suffix(".cfg").read_bytes()
+
+
+@pytest.mark.parametrize("cfg", TOPOLOGIES)
+@pytest.mark.parametrize("eps", [1e-6, 1e-3])
+def test_opencv_computes_what_we_export(cfg, eps, tmp_path):
+    """The .cfg and .weights of all topologies, also of a model with another epsilon."""
+    network, config = random_network(cfg, norm_eps=eps)
+    write_darknet(tmp_path / "ours.weights", network, config)
+    theirs = cv2.dnn.readNetFromDarknet(str(tmp_path / "ours.cfg"), str(tmp_path / "ours.weights"))
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    theirs.setInput(cv2.dnn.blobFromImage(image, 1 / 255, (128, 96), swapRB=True))
+    names = [name for name in theirs.getLayerNames() if theirs.getLayer(name).type == "Region"]
+    before = [theirs.getLayerNames()[theirs.getLayerId(name) - 3] for name in names]
+    outputs = theirs.forward(before)
+    tensor = torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        features = network.neck(*network.backbone(tensor))
+        ours = [conv(feature) for conv, feature in zip(network.head.convs, features, strict=True)][::-1]
+    assert len(outputs) == len(ours)
+    for theirs_raw, ours_raw in zip(outputs, ours, strict=True):
+        assert np.abs(theirs_raw - ours_raw.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("cfg", TOPOLOGIES)
+@pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 5), (1, 0, 0)])
+def test_header_versions_round_trip(cfg, version, tmp_path):
+    network, config = random_network(cfg)
+    header = dict(
+        zip(("major", "minor", "revision"), version, strict=True), seen=2**31 - 5 if version < (0, 2) else 2**40
+    )
+    write_darknet(tmp_path / "a.weights", network, config, header)
+    contents = read_darknet(tmp_path / "a.weights")
+    assert contents["darknet"]["seen"] == header["seen"]
+    back = load_detector(contents, Config.from_dict(contents["config"], "a"), "a").network
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name
+    write_darknet(tmp_path / "b.weights", back, config, contents["darknet"])
+    assert (tmp_path / "a.weights").read_bytes() == (tmp_path / "b.weights").read_bytes()
+
+
+def test_without_cfg_the_length_tells_the_model(tmp_path):
+    """Darknet's own widths; the number of floats of yolov3-tiny.weights with 80 classes is public: 8,858,734."""
+    path = tmp_path / "tiny.weights"
+    path.write_bytes(struct.pack("<iiiq", 0, 2, 0, 0) + np.zeros(8_858_734, "<f4").tobytes())
+    contents = read_darknet(path)
+    assert (contents["config"]["run"]["cfg"], len(contents["names"])) == ("yolov3-tiny", 80)
+    assert contents["config"]["model"]["anchors"][0] == [[23, 27], [37, 58], [81, 82]]
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(UserError, match="8858634 floats"):
+        read_darknet(path)
+
+
+@pytest.mark.parametrize(("name", "cutoff"), [("yolov3-tiny.conv.15", None), ("backbone-tiny.weights", 15)])
+def test_a_truncated_backbone(name, cutoff, tmp_path):
+    path = tmp_path / name
+    network, config = random_network("yolov3-tiny", channels=[16, 32, 64, 128, 256, 512, 1024], num_classes=80)
+    header = {"major": 0, "minor": 2, "revision": 0, "seen": 7, "cutoff": 15, "cfg": "unused"}
+    write_darknet(tmp_path / "whole.weights", network, config, header)
+    shutil.move(tmp_path / "whole.weights", path)
+    contents = read_weights(path, cutoff=cutoff)
+    assert "neck.out5.conv.weight" in contents["model"]
+    assert "neck.lateral4.reduce.conv.weight" not in contents["model"]
+    assert torch.equal(contents["model"]["backbone.conv6.conv.weight"], network.backbone.conv6.conv.weight)
+    with pytest.raises(UserError, match="no whole model"):
+        load_detector(contents, Config.from_dict(contents["config"], "x"), "x")
+
+
+WRONG_CFGS = {
+    "kind": ("[maxpool]", "[avgpool]", "line 16: \\[avgpool\\]: yolov3 has \\[maxpool\\]"),
+    "filters": ("filters=24", "filters=28", "filters=28: yolov3 has 24"),
+    "route": ("layers=-1,8", "layers=-1,6", "layers=-1,6: yolov3 has -1,8"),
+    "activation": ("activation=leaky", "activation=mish", "activation=mish: yolov3 has leaky"),
+    "mask": ("mask=0,1,2", "mask=0,1,9", "mask names anchors"),
+    "text": ("[net]", "hello", "expected \\[section\\]"),
+    "number": ("classes=3", "classes=x", "classes: expected a whole number"),
+    "scale": ("mask=0,1,2", "scale_x_y=1.05", "scale_x_y"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_CFGS)
+def test_another_topology_is_named_with_its_line(kind, tmp_path):
+    _, config = random_network("yolov3-tiny")
+    text = format_cfg(cfg_sections(config.model, 3, (96, 128)))
+    path = tmp_path / "x.cfg"
+    assert read_cfg(text, path).model == config.model
+    old, new, message = WRONG_CFGS[kind]
+    assert old in text
+    with pytest.raises(UserError, match=f"x.cfg.*{message}"):
+        read_cfg(text.replace(old, new), path)
+
+
+def test_what_darknet_cannot_compute_is_refused(tmp_path):
+    network, config = random_network("yolov3-tiny", activation="silu", decode="bounded")
+    with pytest.raises(UserError, match="decode: bounded .*activation: silu"):
+        write_darknet(tmp_path / "x.weights", network, config)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,158 @@
+"""Configuration: precedence, types, ranges, and the promise that every key is consumed."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alignyolo.assign.threshold import ASSIGNERS
+from alignyolo.similarities.iou import BOX_SIMILARITIES
+from engine.train.configure import plan_run
+from tests.paths import ROOT
+from utils.config.knobs import (
+    ASSIGNER_NAMES,
+    BOX_LOSSES,
+    Config,
+    Hyperparameters,
+    ModelConfig,
+    RunConfig,
+    TorchvisionConfig,
+    ValConfig,
+    build,
+    plain,
+)
+from utils.config.sources import HYPS, MODELS, hyperparameters, model_config, parse_settings
+from utils.errors import UserError
+
+
+def test_names_are_those_of_the_registries():
+    assert tuple(BOX_SIMILARITIES) == BOX_LOSSES
+    assert tuple(ASSIGNERS) == ASSIGNER_NAMES
+
+
+def test_every_key_is_consumed():
+    read = set()
+    for path in ROOT.rglob("*.py"):
+        inside = path.relative_to(ROOT).parts
+        if inside[0] in ("tests", ".venv") or path.name in ("config.py", "config_sources.py", "flags.py", "banner.py"):
+            continue
+        read |= {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+    for kind in (Hyperparameters, ModelConfig, TorchvisionConfig, RunConfig, ValConfig):
+        unread = {knob.name for knob in dataclasses.fields(kind)} - read
+        assert not unread, f"{kind.__name__} keys that nothing reads: {unread}"
+
+
+def test_every_knob_has_a_meaning_and_a_default_in_its_range():
+    for kind in (Hyperparameters, TorchvisionConfig, RunConfig, ValConfig):
+        values = plain(kind())
+        assert build(kind, values, "defaults") == kind()
+        assert all(knob.metadata["meaning"] for knob in dataclasses.fields(kind))
+
+
+@pytest.mark.parametrize("path", sorted(HYPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_hyperparameters_load(path):
+    assert isinstance(hyperparameters(path.stem, {}), Hyperparameters)
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_models_load(path):
+    assert isinstance(model_config(path.stem, {}), (ModelConfig, TorchvisionConfig))
+
+
+def test_flags_beat_set_beats_file_beats_default(tmp_path):
+    file = tmp_path / "hyp.yaml"
+    file.write_text("box_loss: giou\nbox: 0.07\ncls: 0.3\n")
+    overrides = parse_settings(["box=0.09", "box_loss=diou"]) | {"box_loss": "sca"}
+    hyper = hyperparameters(str(file), overrides)
+    assert (hyper.box_loss, hyper.box, hyper.cls, hyper.obj) == ("sca", 0.09, 0.3, 1.0)
+
+
+def test_an_ultralytics_file_loads_and_names_what_means_nothing(tmp_path, capsys):
+    file = tmp_path / "hyp.scratch.yaml"
+    file.write_text("lr0: 0.01\nwarmup_epochs: 3.0\niou_t: 0.20\nanchor_t: 4.0\nmosaic: 1.0\ncopy_paste: 0.0\n")
+    assert hyperparameters(str(file), {}) == Hyperparameters()
+    assert "ignored: copy_paste, iou_t" in capsys.readouterr().err
+
+
+def test_numbers_that_yaml_takes_for_text():
+    assert hyperparameters("", parse_settings(["lr0=1e-3"])).lr0 == 0.001
+    assert hyperparameters("", parse_settings(["min_positives=6"])).min_positives == 6
+    assert hyperparameters("", parse_settings(["ggiou_wloc=2.8"])).ggiou_wloc == 2.8
+    assert hyperparameters("", parse_settings(["ggiou_wloc=auto"])).ggiou_wloc == "auto"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("boxloss=sca", "did you mean 'box_loss'"),
+        ("box_loss=scaloss", "did you mean 'sca'"),
+        ("assigner=gg", "assigner is 'gg'"),
+        ("lr0=fast", "lr0 is 'fast': expected float"),
+        ("lr0=-1", "expected 0 to 10"),
+        ("lr0=.nan", "lr0 is nan"),
+        ("min_positives=1.5", "expected int"),
+        ("mosaic=2", "expected 0 to 1"),
+        ("assign_negative=0.6", "above assign_positive"),
+        ("ggiou_wloc=much", "'much'"),
+        ("lr0", "expected key=value"),
+        ("lr_schedule=step", "did you mean 'steps'"),
+        ("lr_steps=[11, 8]", "expected rising whole epochs, or fractions"),
+        ("lr_steps=[8.5]", "expected rising whole epochs"),
+        ("lr_steps=-1", "expected at least 0.01"),
+    ],
+)
+def test_mistakes_are_named(setting, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        hyperparameters("", parse_settings([setting]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strides": [8, 16]}, "strides"),
+        ({"channels": [1, 2]}, "channels"),
+        ({"channels": [16, 32, 64, 128, 256, 512, 1020]}, "multiples of 8"),
+        ({"anchors": [[[1, 2]]]}, "anchors"),
+        ({"anchors": [[[1, 2]], [[1, 2], [3, 4]]]}, "anchors"),
+        ({"anchors": [[[1, 2]], [[1, 0]]]}, "above 0"),
+        ({"spp": True}, "spp"),
+        ({"activation": "relu"}, "activation"),
+        ({"backbone": "resnet"}, "backbone"),
+        ({"depth": 3}, "unknown key 'depth'"),
+    ],
+)
+def test_broken_models_are_named(change, message, tmp_path):
+    file = tmp_path / "model.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load((MODELS / "yolov3-tiny.yaml").read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        model_config(str(file), {})
+
+
+@pytest.mark.parametrize("cfg", ["yolov3", "retinanet_resnet18_fpn"])
+def test_config_survives_its_round_trip(cfg):
+    config = Config(
+        build(RunConfig, {"imgsz": [256, 320], "cache": True}, "test"),
+        model_config(cfg, {}),
+        hyperparameters("ggiou-yolo", {}),
+        ("a", "b"),
+    )
+    again = Config.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())), "test")
+    assert again == config
+
+
+def test_image_size_must_fit_the_stride(tmp_path: Path):
+    with pytest.raises(UserError, match="multiples of 32, such as 320"):
+        plan_run({"imgsz": [310], "data_root": str(tmp_path)})
+    with pytest.raises(UserError, match="3 numbers"):
+        plan_run({"imgsz": [320, 320, 320]})
+
+
+def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match="--set lr_steps: the schedule is linear; expected --set lr_schedule=steps"):
+        plan_run({"epochs": 20, "set": ["lr_steps=[4, 11]"], "data_root": str(tmp_path)})
+    with pytest.raises(UserError, match="--set lr_drop: the schedule is cosine"):
+        plan_run({"cos_lr": True, "set": ["lr_schedule=steps", "lr_drop=.2"], "data_root": str(tmp_path)})
+    with pytest.raises(UserError, match="lr_steps 11: --epochs 8 ends before; expected earlier ones"):
+        plan_run({"epochs": 8, "set": ["lr_schedule=steps", "lr_steps=[4, 11]"], "data_root": str(tmp_path)})

@@ -1,0 +1,61 @@
+"""Command line flags made from the knobs of a config dataclass, without importing torch."""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from utils.config.knobs import build
+from utils.errors import UserError, nearest, printable
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with one line and the nearest flag (UserError, exit code 2)."""
+
+    def __init__(self, **settings):
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+            **settings,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print below its usage."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0]
+            known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+            raise UserError(f"unknown flag {printable(flag)}{nearest(flag, known)} (--help lists all)")
+        raise UserError(f"{printable(message)} (--help lists all flags)")
+
+
+def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str, Sequence[str]]) -> None:
+    """Adds a flag per field of a config dataclass; what is not given stays out of the parsed values."""
+    hints = typing.get_type_hints(kind)
+    for knob in dataclasses.fields(kind):
+        names = ["--" + knob.name.replace("_", "-"), *aliases.get(knob.name, ())]
+        meaning = knob.metadata["meaning"].replace("%", "%%")
+        shared: dict[str, Any] = {"dest": knob.name, "default": argparse.SUPPRESS}
+        if hints[knob.name] is bool:
+            shown = meaning if not knob.default else f"{meaning} (on by default)"
+            parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
+        elif hints[knob.name] == bool | str:
+            metavar = "|".join(knob.metadata["choices"])
+            parser.add_argument(*names, nargs="?", const=True, metavar=metavar, help=meaning, **shared)
+            parser.add_argument("--no-" + names[0][2:], action="store_false", help=argparse.SUPPRESS, **shared)
+        elif isinstance(knob.default, tuple):
+            default = f" (default {' '.join(map(str, knob.default))})" if knob.default else ""
+            metavar = "|".join(knob.metadata["choices"]) or "N"
+            parser.add_argument(*names, nargs="+", metavar=metavar, help=meaning + default, **shared)
+        else:
+            default = "" if knob.default == "" else f" (default {knob.default})"
+            choices = knob.metadata["choices"]
+            metavar = "|".join(choices) if choices else hints[knob.name].__name__.upper()
+            parser.add_argument(*names, metavar=metavar, help=meaning + default, **shared)
+
+
+def parsed(kind: type, values: Mapping[str, Any]) -> Any:
+    """A config dataclass from parsed flags; a wrong value is a UserError that names the flag."""
+    names = {knob.name for knob in dataclasses.fields(kind)}
+    return build(kind, {key: value for key, value in values.items() if key in names}, "flag")

@@ -1,0 +1,91 @@
+"""Where a run's configuration comes from: defaults < YAML files < `--set` and flags."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.config.knobs import FOREIGN_KEYS, Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
+from utils.config.yaml_file import find_yaml, read_mapping
+from utils.errors import UserError, nearest, printable
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS, HYPS, DATA = ROOT / "models", ROOT / "data" / "hyps", ROOT / "data"
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`key=value` strings as a mapping, values read as YAML; UserError with the nearest name for an unknown key."""
+    known = {
+        each.name for kind in (Hyperparameters, ModelConfig, TorchvisionConfig) for each in dataclasses.fields(kind)
+    }
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {printable(setting)!r}: expected key=value")
+        if key not in known:
+            raise UserError(f"--set: unknown key {printable(key)!r}{nearest(key, known)}")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key] = text
+    return values
+
+
+def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> Hyperparameters:
+    """The hyperparameters of a YAML over those of `base` (defaults for ""), with overrides; foreign keys only warn."""
+    values: dict[str, Any] = {}
+    where = "--set"
+    for name in filter(None, (base, hyp)):
+        path = find_yaml(name, HYPS, "hyperparameter YAML")
+        found, where = read_mapping(path), str(path)
+        foreign = sorted(str(key) for key in found if key in FOREIGN_KEYS)
+        if foreign:
+            print(f"note: {where}: no meaning here, ignored: {', '.join(foreign)}", file=sys.stderr)
+        values |= checked(Hyperparameters, {k: v for k, v in found.items() if k not in FOREIGN_KEYS}, where)
+    values |= checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
+    return build(Hyperparameters, values, where)
+
+
+def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | TorchvisionConfig:
+    """The model of a YAML, with overrides; UserError for one that this kind of model does not have."""
+    path = find_yaml(cfg, MODELS, "model YAML")
+    values = read_mapping(path)
+    kind = model_kind(values)
+    meant = overrides.keys() - _only(Hyperparameters, overrides).keys() - _only(kind, overrides).keys()
+    if meant:
+        raise UserError(f"--set {min(meant)}: no key of {path.name}, which has {', '.join(_keys(kind))}")
+    model = build(kind, {**values, **_only(kind, overrides)}, str(path))
+    return model if isinstance(model, TorchvisionConfig) else checked_model(model, str(path))
+
+
+def checked_model(model: ModelConfig, where: str) -> ModelConfig:
+    """The model, if its channels, strides and anchors fit together; UserError otherwise."""
+    stages, levels = {"darknet53": (6, 3), "darknet_tiny": (7, 2)}[model.backbone]
+    if len(model.channels) != stages:
+        raise UserError(f"{where}: channels has {len(model.channels)} numbers: {model.backbone} expects {stages}")
+    if any(channels < 8 or channels % 8 for channels in model.channels[-3:]):
+        raise UserError(f"{where}: channels {list(model.channels)}: the last three must be multiples of 8")
+    if model.strides != (8, 16, 32)[-levels:]:
+        raise UserError(f"{where}: strides {list(model.strides)}: {model.backbone} has {list((8, 16, 32)[-levels:])}")
+    counts = {len(level) for level in model.anchors}
+    if len(model.anchors) != levels or len(counts) != 1 or 0 in counts:
+        raise UserError(f"{where}: anchors: expected {levels} levels with the same number of [width, height] each")
+    if any(len(size) != 2 or min(size) <= 0 for level in model.anchors for size in level):
+        raise UserError(f"{where}: anchors: expected [width, height] above 0")
+    if model.spp and model.backbone != "darknet53":
+        raise UserError(f"{where}: spp: only darknet53 has a pyramid pooling")
+    return model
+
+
+def _keys(kind: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [each.name for each in dataclasses.fields(kind)]
+
+
+def _only(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose keys are fields of a dataclass."""
+    return {key: value for key, value in values.items() if key in _keys(kind)}

@@ -1,0 +1,457 @@
+"""COCO's metrics on any data set, by faster-coco-eval; precision, recall and F1 at the best confidence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from utils.errors import printable
+from utils.metrics.coco_eval import (
+    COCO_IOUS,
+    RATIO_BINS,
+    Boxes,
+    among,
+    coco_precision_recall,
+    counted_detections,
+    precision_by_ratio,
+)
+from utils.metrics.truths import FREQUENCIES, Truths, plain_truths
+
+IOU_COLUMNS = ("ap50", "ap55", "ap60", "ap65", "ap70", "ap75", "ap80", "ap85", "ap90", "ap95")
+AREA_COLUMNS = ("ap_small", "ap_medium", "ap_large")
+COLUMNS = ("ap", *IOU_COLUMNS, *AREA_COLUMNS, "ar", "precision", "recall", "f1")
+MATCH_IOU = 0.5  # for precision, recall, F1 and the confusion matrix
+CURVE_CONFIDENCES = np.linspace(0, 1, 1001)
+TABLE_HEADS = ("AP", "50", "55", "60", "65", "70", "75", "80", "85", "90", "95", "S", "M", "L", "AR", "P", "R", "F1")
+
+
+class Curves(NamedTuple):
+    """Precision (C, 101) over recall (101,) at IoU .5 and f1 (C, S) over confidence (S,); NaN without labels."""
+
+    recall: NDArray
+    precision: NDArray
+    confidence: NDArray
+    f1: NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """COCO's metrics as fractions, NaN where undefined, overall (mean over classes with labels) and per class.
+
+    `confidence` is where the mean F1 is best (None without detections). `confusion` (C + 1, C + 1), predicted x true,
+    counts at that confidence: in the last row missed labels, in the last column false alarms. `at_iou` is the AP at
+    each threshold that was asked for, of `all` and of every class.
+    """
+
+    overall: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    confidence: float | None
+    counts: dict[str, int]
+    curves: Curves
+    confusion: NDArray
+    at_iou: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """Plain types only, with None where undefined; the overall columns are at the top."""
+        per_class = {name: _plain(values) for name, values in self.per_class.items()}
+        values = {**_plain(self.overall), "confidence": self.confidence, "counts": self.counts, "per_class": per_class}
+        if self.at_iou:
+            values["at_iou"] = {iou: _plain(row) for iou, row in self.at_iou.items()}
+        return values
+
+    def rows(self) -> list[dict]:
+        """One row for all classes and one per class, for a CSV file; None where undefined."""
+        overall = {"class": "all", "labels": self.counts["labels"], **self.overall}
+        return [_plain(row) for row in (overall, *({"class": name, **row} for name, row in self.per_class.items()))]
+
+    def table(self, per_class: bool = True) -> str:
+        """A text table in percent of at most 120 columns, with the overall row last."""
+        lines = [_table_line("class", "labels", TABLE_HEADS)]
+        if per_class:
+            lines += [_table_line(name, row["labels"], _percents(row)) for name, row in self.per_class.items()]
+        lines.append(_table_line("all", self.counts["labels"], _percents(self.overall)))
+        where = "no detections" if self.confidence is None else f"P, R, F1 at confidence {self.confidence:.3f}"
+        classes = f"{self.counts['classes_with_labels']} of {self.counts['classes']} classes with labels"
+        lines.append(f"percent; mean over {classes}; {where}")
+        ignored = [f"{self.counts[f'{kind}_labels']} {kind}" for kind in ("crowd", "difficult")]
+        if any(self.counts[f"{kind}_labels"] for kind in ("crowd", "difficult")):
+            lines.append(f"neither found nor missed: {' and '.join(ignored)} labels")
+        groups = [f"AP {name} {_percent(self.overall[f'ap_{name}'])}" for name in FREQUENCIES.values() if self._grouped]
+        lines += [", ".join(groups)] if groups else []
+        ratios = [(name, self.overall.get(f"ap_{name}", np.nan)) for name in RATIO_BINS]
+        shown = [f"{name.removeprefix('ratio_').replace('_', ' ')} {_percent(ap)}" for name, ap in ratios if ap == ap]
+        lines += [f"AP by side ratio: {', '.join(shown)}"] if shown else []
+        lines += [f"AP at IoU {iou}: {_percent(row['all'])}" for iou, row in self.at_iou.items()]
+        return "\n".join(lines)
+
+    @property
+    def _grouped(self) -> bool:
+        return "ap_rare" in self.overall
+
+
+class CocoMetrics:
+    """Collects the detections of a data set image by image and scores them against its truths."""
+
+    def __init__(
+        self,
+        sizes: ArrayLike,
+        starts: ArrayLike,
+        boxes: ArrayLike,
+        labels: ArrayLike,
+        names: Sequence[str],
+        ious: Sequence[float] = (),
+    ):
+        """Takes the truths: sizes (N, 2); boxes (M, 4) xyxy original pixels and labels (M,).
+
+        Those of image i stand from starts[i] to starts[i + 1]. `ious` are more thresholds to report AP at.
+        """
+        if not np.diff(np.asarray(starts)).sum() == len(boxes) == len(labels) or len(starts) != len(sizes) + 1:
+            raise ValueError("starts, boxes and labels of the truths disagree in length")
+        self._begin(plain_truths(np.asarray(starts), _float64(boxes), _int64(labels), len(names)), names, ious)
+
+    @classmethod
+    def of(cls, truths: Truths, names: Sequence[str], ious: Sequence[float] = ()) -> "CocoMetrics":
+        """The same for truths that know more: crowds, difficult objects, areas and ids of a COCO or LVIS file."""
+        collector = cls.__new__(cls)
+        collector._begin(truths, names, ious)
+        return collector
+
+    def _begin(self, truths: Truths, names: Sequence[str], ious: Sequence[float]) -> None:
+        self.num_images = len(truths.starts) - 1
+        self.names = _unique(names)
+        self.details, self.ious = truths, tuple(ious)
+        self.truths = Boxes(truths.image, truths.boxes, truths.labels, np.ones(len(truths.labels)))
+        self._parts: dict[int, Boxes] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.names)
+
+    def add(self, image: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
+        """Adds an image's detections, once: boxes (K, 4) xyxy original pixels, scores (K,), labels (K,)."""
+        part = Boxes(np.full(len(labels), image), _float64(boxes).reshape(-1, 4), _int64(labels), _float64(scores))
+        if image in self._parts or not 0 <= image < self.num_images:
+            raise ValueError(f"image {image} was added before or is not one of {self.num_images}")
+        if not len(part.boxes) == len(part.scores) == len(part.labels):
+            raise ValueError(f"image {image}: boxes, scores and labels disagree in length")
+        if len(part.labels) and not 0 <= part.labels.min() <= part.labels.max() < len(self.names):
+            raise ValueError(f"image {image}: labels must be 0 to {len(self.names) - 1}")
+        self._parts[image] = part
+
+    def take_over(self, others: Sequence["CocoMetrics"]) -> None:
+        """Adds what other processes have collected of the same data set; an image that is here already stays."""
+        for other in others:
+            self._parts = {**other._parts, **self._parts}
+
+    def detections_of(self, image: int) -> Boxes:
+        """The detections of one image."""
+        return self._parts.get(image, Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
+
+    def compute(self, by_ratio: bool = False) -> Metrics:
+        """Scores what was added so far; images without an `add` count as images without detections.
+
+        With `by_ratio`, which takes as long again, there is also the AP of objects by side ratio.
+        """
+        added, num_classes = self.detections(), len(self.names)
+        finite = np.isfinite(added.boxes).all(1) & np.isfinite(added.scores)
+        detections = counted_detections(added.take(finite), self.details)
+        ious = (*COCO_IOUS, *self.ious)
+        precision, recall = coco_precision_recall(self.details, detections, num_classes, ious)
+        at_list, precision, recall = precision[10:, ..., 0].mean(1).T, precision[:10], recall[:10]
+
+        matches = match_truths(detections, self.truths, self.details, num_classes)
+        point = best_operating_point(matches.detections, matches.truth >= 0, matches.labels)
+        values = np.column_stack([_average_precisions(precision), recall[..., 0].mean(0), *point[1:]])
+        per_class = {
+            name: {"labels": int(count), **dict(zip(COLUMNS, row.tolist(), strict=True))}
+            for name, count, row in zip(self.names, matches.labels, values, strict=True)
+        }
+        overall = dict(zip(COLUMNS, _mean_of_defined(values).tolist(), strict=True))
+        counts = {
+            "images": self.num_images,
+            "labels": int(matches.labels.sum()),
+            "detections": len(added.scores),
+            "non_finite_detections": int(np.count_nonzero(~finite)),
+            "classes": num_classes,
+            "classes_with_labels": int(np.count_nonzero(matches.labels)),
+            "crowd_labels": int(self.details.crowd.sum()),
+            "difficult_labels": int((self.details.difficult & ~self.details.crowd).sum()),
+        }
+        return Metrics(
+            overall=overall
+            | _by_frequency(values[:, 0], self.details)
+            | (_by_side_ratio(self.details, detections, num_classes) if by_ratio else {}),
+            per_class=per_class,
+            confidence=point.confidence,
+            counts=counts,
+            curves=_curves(precision, matches.detections, matches.truth >= 0, matches.labels),
+            confusion=matches.confusion(point.confidence),
+            at_iou={
+                f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
+                for iou, mean, column in zip(
+                    self.ious, _mean_of_defined(at_list).tolist(), at_list.T.tolist(), strict=True
+                )
+            },
+        )
+
+    def detections(self) -> Boxes:
+        """All that was added; the order matters only within an image, where it decides between equal scores."""
+        if not self._parts:
+            return Boxes(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+        return Boxes(*map(np.concatenate, zip(*self._parts.values(), strict=True)))
+
+
+def match_boxes(boxes: NDArray, scores: NDArray, group: NDArray, truth_boxes: NDArray, truth_group: NDArray) -> NDArray:
+    """COCO's greedy matching at IoU .5 within groups: (D, 4), (D,), (D,), (T, 4), (T,) -> (D,) truth index or -1.
+
+    By falling score, each detection takes the free truth of its group with the largest IoU; of equal ones the last.
+    """
+    detection, truth = _pairs(group, truth_group)
+    iou = _paired_iou(boxes[detection], truth_boxes[truth])
+    near = iou >= MATCH_IOU
+    detection, truth, iou = detection[near], truth[near], iou[near]
+
+    matched, free = [-1] * len(boxes), [True] * len(truth_boxes)
+    order = np.lexsort((-truth, -iou, detection, -scores[detection]))
+    for one, other in zip(detection[order].tolist(), truth[order].tolist(), strict=True):
+        if matched[one] < 0 and free[other]:
+            matched[one], free[other] = other, False
+    return np.asarray(matched, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The detections that count and the truth (D,) that each finds in its class, or -1; truths that count; labels (C,)
+    of those by class. Detections on crowds and on difficult objects are not among them.
+    """
+
+    detections: Boxes
+    truths: Boxes
+    truth: NDArray
+    labels: NDArray
+
+    def confusion(self, confidence: float | None) -> NDArray:
+        """The confusion matrix (C + 1, C + 1) of the detections with at least this confidence."""
+        return confusion_matrix(self.detections, self.truths, self.truth, confidence, len(self.labels))
+
+
+def match_truths(detections: Boxes, truths: Boxes, details: Truths, num_classes: int) -> Matches:
+    """Matches within each image and class at IoU .5; what then lies on an ignored truth is left out."""
+    counting = truths.take(~details.ignored)
+    group, truth_group = (part.image * num_classes + part.labels for part in (detections, counting))
+    matched = match_boxes(detections.boxes, detections.scores, group, counting.boxes, truth_group)
+    free = np.flatnonzero(matched < 0)
+    left_out = np.zeros(len(matched), bool)
+    for rows, crowd in ((details.crowd, True), (details.difficult & ~details.crowd, False)):
+        left_out[free] |= _lies_on(detections.take(free), truths.take(rows), num_classes, crowd)
+    if details.federated is not None:
+        left_out[free] |= among(detections.take(free), details.federated.not_exhaustive)
+    labels = np.bincount(counting.labels, minlength=num_classes)
+    return Matches(detections.take(~left_out), counting, matched[~left_out], labels)
+
+
+def _lies_on(detections: Boxes, truths: Boxes, num_classes: int, crowd: bool) -> NDArray:
+    """Which detections (D,) overlap a truth of their image and class by .5: its IoU, or for a crowd their own share."""
+    group, truth_group = (part.image * num_classes + part.labels for part in (detections, truths))
+    detection, truth = _pairs(group, truth_group)
+    overlap = _paired_iou(detections.boxes[detection], truths.boxes[truth], crowd)
+    lies = np.zeros(len(group), bool)
+    lies[detection[overlap >= MATCH_IOU]] = True
+    return lies
+
+
+def pairwise_best_iou(detections: Boxes, truths: Boxes, num_classes: int) -> NDArray:
+    """The largest IoU (D,) of each detection with a truth of its image, and of its class unless num_classes is 0."""
+    group, truth_group = (
+        part.image * max(num_classes, 1) + part.labels * (num_classes > 0) for part in (detections, truths)
+    )
+    detection, truth = _pairs(group, truth_group)
+    best = np.zeros(len(group))
+    np.fmax.at(best, detection, _paired_iou(detections.boxes[detection], truths.boxes[truth]))
+    return best
+
+
+def _pairs(group: NDArray, truth_group: NDArray) -> tuple[NDArray, NDArray]:
+    """All pairs (K,), (K,) of a detection and a truth of the same group: (D,), (T,)."""
+    truth_order = np.argsort(truth_group, kind="stable")
+    first = np.searchsorted(truth_group[truth_order], group, "left")
+    count = np.searchsorted(truth_group[truth_order], group, "right") - first
+    detection = np.repeat(np.arange(len(group)), count)
+    step = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+    return detection, truth_order[np.repeat(first, count) + step]
+
+
+class OperatingPoint(NamedTuple):
+    """Precision, recall and F1 (C,) of the detections with at least this confidence; NaN for classes without labels."""
+
+    confidence: float | None
+    precision: NDArray
+    recall: NDArray
+    f1: NDArray
+
+
+def best_operating_point(detections: Boxes, correct: NDArray, num_labels: NDArray) -> OperatingPoint:
+    """The confidence with the best mean F1 over classes with labels: correct (D,) bool, num_labels (C,)."""
+    has_labels = num_labels[detections.labels] > 0
+    scores, labels, correct = detections.scores[has_labels], detections.labels[has_labels], correct[has_labels]
+    if len(scores):
+        confidence = _best_confidence(scores, labels, correct, num_labels)
+        kept = scores >= confidence
+    else:
+        confidence, kept = None, np.zeros(0, bool)
+    found = np.bincount(labels[kept], minlength=len(num_labels))
+    right = np.bincount(labels[kept & correct], minlength=len(num_labels))
+    with np.errstate(invalid="ignore"):
+        recall = right / num_labels
+        precision, f1 = (
+            np.where(num_labels > 0, value, np.nan)
+            for value in (right / np.maximum(found, 1), 2 * right / np.maximum(found + num_labels, 1))
+        )
+    return OperatingPoint(confidence, precision, recall, f1)
+
+
+def _best_confidence(scores: NDArray, labels: NDArray, correct: NDArray, num_labels: NDArray) -> float:
+    """The highest score at which the mean F1 of all detections down to it is largest.
+
+    Each detection changes the F1 of its own class only, so the mean is a running sum of those changes.
+    """
+    order = np.lexsort((labels, -scores))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    f1 = _running_f1(labels[by_class], correct[by_class], num_labels)
+    opens = np.diff(labels[by_class], prepend=-1) > 0
+    change = np.empty(len(scores))
+    change[by_class] = f1 - np.where(opens, 0, np.roll(f1, 1))
+    mean_f1 = (np.cumsum(change[order]) / np.count_nonzero(num_labels)).round(12)  # rounded: equal sums must tie
+    ends = np.append(np.diff(scores[order]) < 0, True)  # equal scores pass a threshold together
+    return float(scores[order][ends][np.argmax(mean_f1[ends])])
+
+
+def _running_f1(labels: NDArray, correct: NDArray, num_labels: NDArray) -> NDArray:
+    """F1 of a class after each of its detections, which stand together by falling score: (D,), (D,), (C,) -> (D,)."""
+    start = np.searchsorted(labels, labels)
+    found = np.arange(len(labels)) - start + 1
+    total = np.concatenate([[0], np.cumsum(correct)])
+    right = total[1:] - total[start]
+    return 2 * right / (found + num_labels[labels])
+
+
+def confusion_matrix(
+    detections: Boxes, truths: Boxes, matched: NDArray, confidence: float | None, num_classes: int
+) -> NDArray:
+    """Counts (C + 1, C + 1), predicted x true, from `confidence` on; last row missed, last column false alarms.
+
+    Matches within a class (D,) come first, so the diagonal is what precision and recall count; what is left of
+    detections and truths is then matched whatever the class.
+    """
+    kept = np.zeros(len(matched), bool) if confidence is None else detections.scores >= confidence
+    truth_of = np.where(kept, matched, -1)
+    rest = np.flatnonzero(kept & (truth_of < 0))
+    missed = np.setdiff1d(np.arange(len(truths.labels)), truth_of)
+    left, open_truths = detections.take(rest), truths.take(missed)
+    again = match_boxes(left.boxes, left.scores, left.image, open_truths.boxes, open_truths.image)
+    truth_of[rest[again >= 0]] = missed[again[again >= 0]]
+
+    predicted, true = detections.labels[kept], np.append(truths.labels, num_classes)[truth_of[kept]]
+    missed = truths.labels[np.setdiff1d(np.arange(len(truths.labels)), truth_of)]
+    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    np.add.at(confusion, (predicted, true), 1)
+    np.add.at(confusion, (num_classes, missed), 1)
+    return confusion
+
+
+def _average_precisions(precision: NDArray) -> NDArray:
+    """Columns ap, ap50 to ap95, ap_small, ap_medium, ap_large (C, 14) of COCO's precision (10, 101, C, 4)."""
+    everywhere, by_area = precision[..., 0], precision[..., 1:]
+    return np.column_stack([everywhere.mean((0, 1)), everywhere.mean(1).T, by_area.mean((0, 1))])
+
+
+def _curves(precision: NDArray, detections: Boxes, correct: NDArray, num_labels: NDArray) -> Curves:
+    """What the precision-recall and the F1 plot show."""
+    order = np.lexsort((-detections.scores, detections.labels))
+    labels, scores = detections.labels[order], detections.scores[order]
+    running = _running_f1(labels, correct[order], np.maximum(num_labels, 1))
+    f1 = np.full((len(num_labels), len(CURVE_CONFIDENCES)), np.nan)
+    for label in np.flatnonzero(num_labels):
+        own = slice(*np.searchsorted(labels, [label, label + 1]))
+        kept = np.searchsorted(-scores[own], -CURVE_CONFIDENCES, "right")
+        f1[label] = np.append(0, running[own])[kept]
+    return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T, CURVE_CONFIDENCES, f1)
+
+
+def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray:
+    """IoU, or with a crowd the share of the box, of aligned pairs: (K, 4), (K, 4) -> (K,), NaN without area."""
+    overlap = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
+    intersection = overlap.clip(0).prod(1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    if not crowd:
+        union = union + (others[:, 2:] - others[:, :2]).prod(1) - intersection
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return intersection / union
+
+
+def _mean_of_defined(values: NDArray) -> NDArray:
+    """Mean over the first axis of what is not NaN; NaN where nothing is."""
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(0) / defined.sum(0)
+
+
+def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
+    """LVIS's AP (C,) of rare, common and frequent classes; nothing for other data sets."""
+    if truths.federated is None:
+        return {}
+    frequency = np.array(truths.federated.frequency)
+    return {
+        f"ap_{name}": float(_mean_of_defined(ap[frequency == letter][:, None])[0])
+        for letter, name in FREQUENCIES.items()
+    }
+
+
+def _by_side_ratio(truths: Truths, detections: Boxes, num_classes: int) -> dict[str, float]:
+    """AP, AP50 and AP75 of the objects in each of RATIO_BINS, the mean over classes that have some."""
+    ap = precision_by_ratio(truths, detections, num_classes, list(RATIO_BINS.values())).mean(1)
+    columns = {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5]}
+    return {
+        f"{column}_{name}": value
+        for column, values in columns.items()
+        for name, value in zip(RATIO_BINS, _mean_of_defined(values).tolist(), strict=True)
+    }
+
+
+def _float64(values: ArrayLike) -> NDArray:
+    """On the CPU in double precision; torch would read a list of Python's numbers as float32."""
+    return np.asarray(
+        values.detach().to("cpu", torch.float64) if isinstance(values, torch.Tensor) else values, np.float64
+    )
+
+
+def _int64(values: ArrayLike) -> NDArray:
+    return np.asarray(values.detach().to("cpu", torch.int64) if isinstance(values, torch.Tensor) else values, np.int64)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, with the class number appended to those that occur more than once."""
+    return [name if list(names).count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]
+
+
+def _plain(row: dict) -> dict:
+    """The same row with None for NaN."""
+    return {key: None if value != value else value for key, value in row.items()}
+
+
+def _percents(row: dict) -> list[str]:
+    """The metric columns of a row as short percentages."""
+    return [_percent(row[key]) for key in COLUMNS]
+
+
+def _percent(value: float) -> str:
+    return "n/a" if value != value else f"{100 * value:.1f}".replace("100.0", "100")
+
+
+def _table_line(name: str, labels: object, cells: Sequence[str]) -> str:
+    """One line of the table: name (20), labels (8) and 18 cells of 5 characters."""
+    return f"{printable(name, 20):<20}{labels:>8}" + "".join(f"{cell:>5}" for cell in cells)
