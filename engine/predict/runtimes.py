@@ -15,9 +15,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from alignyolo.anchors import build_anchors, decode
+from alignyolo.anchors import build_anchors
 from models.weights.read import load_detector, read_weights
-from utils.config.knobs import Config, TorchvisionConfig
+from models.yolov3.decoding import Decoding
+from utils.config.knobs import Config
 from utils.errors import UserError, printable
 
 # Boxes (B, A, 4) xyxy pixels, scores (B, A, C); a list of B where images have unlike many.
@@ -58,25 +59,13 @@ def open_backend(path: str | Path, device: torch.device | str = "cpu", cfg: str 
 
 def torch_backend(detector: torch.nn.Module, config: Config) -> Backend:
     """A detector of this project."""
-    model = config.model
 
     @torch.inference_mode()
     def run(images: Tensor) -> Candidates:
-        if isinstance(model, TorchvisionConfig):
-            boxes, scores = detector.candidates(images.to(next(detector.parameters()).device))
-            return [part.cpu() for part in boxes], [part.cpu() for part in scores]
-        raw = detector.network(images.to(next(detector.parameters()).device)).float()
-        return candidates_of_raw(raw.cpu(), tuple(images.shape[-2:]), model.strides, model.anchors, model)
+        boxes, scores = detector.candidates(images.to(next(detector.parameters()).device))
+        return [part.cpu() for part in boxes], [part.cpu() for part in scores]
 
-    return Backend(config.names, config.run.image_size, None, True, run, stride=max(model.strides))
-
-
-def candidates_of_raw(
-    raw: Tensor, image_size: tuple[int, int], strides: tuple, anchors: tuple, decoding: Any
-) -> Candidates:
-    """Boxes and scores of raw outputs (B, A, 5 + C)."""
-    boxes = decode(raw[..., :4], build_anchors(image_size, strides, anchors), decoding.decode, decoding.xy_reach)
-    return boxes, raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
+    return Backend(config.names, config.run.image_size, None, True, run, stride=max(config.model.strides))
 
 
 def candidates_of_decoded(output: Tensor) -> Candidates:
@@ -84,14 +73,6 @@ def candidates_of_decoded(output: Tensor) -> Candidates:
     output = output.float().transpose(1, 2)
     center, half = output[..., :2], output[..., 2:4] / 2
     return torch.cat([center - half, center + half], dim=-1), output[..., 4:]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How raw outputs decode, as an exported file says it."""
-
-    decode: str
-    xy_reach: float
 
 
 def from_metadata(
@@ -116,7 +97,8 @@ def from_metadata(
             return candidates_of_decoded(outputs[0])
         if layout == "raw":
             size = tuple(images.shape[-2:])
-            return candidates_of_raw(outputs[0].float(), size, model["strides"], model["anchors"], decoding)
+            anchors = build_anchors(size, model["strides"], model["anchors"])
+            return decoding.candidates(outputs[0], anchors)
         boxes, scores, labels, counts = outputs
         return [
             {"boxes": box[:count], "scores": score[:count], "labels": label[:count]}
