@@ -13,7 +13,7 @@ from data.data_yaml import DataSpec
 from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
-from data.repeat_factor import repeated
+from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
 from engine.resources import plan_resources
@@ -32,7 +32,8 @@ from utils.distributed import Group, group_of_environment, joined, restart_note
 from utils.errors import UserError, printable
 from utils.run_folder import new_run_folder
 
-UNTOLD = ("shared photo", "missing photo", "class without labels", "class not in train", "below 2 pixels")
+UNTOLD = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
+UNTOLD += ("class not in train", "below 2 pixels")
 
 
 def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
@@ -48,7 +49,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     if group.main:
         # Whatever is wrong with the data is said before the other processes wait for this one.
         splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]
-        tell_checkup(plan)
+        tell_checkup(plan, *splits)
         if not resumed and advice(plan.config):
             print(advice(plan.config), file=sys.stderr)
     with joined(group, device):
@@ -147,11 +148,12 @@ def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
     return index
 
 
-def tell_checkup(plan: Plan) -> None:
+def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> None:
     """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
     model, run_config = plan.config.model, plan.config.run
     anchors = tuple(anchor for level in model.anchors for anchor in level)
-    checkup = examine(plan.data, Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t))
+    settings = Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t)
+    checkup = examine(plan.data, settings, loaded={"train": train_index, "val": val_index})
     told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
     if told:
         print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
