@@ -24,7 +24,8 @@ import numpy as np
 import onnx
 import torch
 
-from engine.predict.runtimes import candidates_of_decoded, silent_onnxruntime
+from engine.export.backend import candidates_of_decoded
+from engine.export.formats.onnx import silent_onnxruntime
 from export import export
 from models.postprocess import Postprocess
 from models.yolov3.build import build_network

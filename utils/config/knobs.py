@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Union
 
 from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES
+from utils.config.export_formats import EXPORT_FORMATS
 from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = tuple(SIMILARITIES)
@@ -349,16 +350,13 @@ class ImportConfig:
     exist_ok: bool = knob(False, "replace an existing output")
 
 
-EXPORT_FORMATS = ("onnx", "torchscript", "openvino", "safetensors", "darknet")
-
-
 @dataclass(frozen=True)
 class ExportConfig:
     """The flags of export.py."""
 
     weights: str = knob("", "weights of any kind (default: best.pt of the newest run)")
     cfg: str = knob("", "Darknet .cfg of Darknet .weights (default: the one beside them)")
-    format: tuple[str, ...] = knob(("onnx",), "what to write, one or several", choices=EXPORT_FORMATS)
+    format: tuple[str, ...] = knob(("onnx",), "what to write, one or several", choices=tuple(EXPORT_FORMATS))
     layout: str = knob(
         "decoded",
         "outputs: decoded = ultralytics' (B, 4 + C, A), raw = (B, A, 5 + C), nms = detections",
