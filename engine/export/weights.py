@@ -1,17 +1,14 @@
 """Weights of any kind as a Backend: the detector itself, in PyTorch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from engine.export.backend import Backend, Candidates
+from models.detector import AnyDetector
 from models.weights.read import load_detector, read_weights
 from utils.config.knobs import Config
-
-if TYPE_CHECKING:
-    from models.families import AnyDetector
 
 
 def open_weights(path: Path, device: torch.device | str = "cpu", cfg: str | None = None) -> Backend:
@@ -21,7 +18,7 @@ def open_weights(path: Path, device: torch.device | str = "cpu", cfg: str | None
     return torch_backend(load_detector(contents, config, str(path)).to(device), config)
 
 
-def torch_backend(detector: "AnyDetector", config: Config) -> Backend:
+def torch_backend(detector: AnyDetector, config: Config) -> Backend:
     """Open a detector of this project, which may lie on any device, as a Backend."""
 
     @torch.inference_mode()
