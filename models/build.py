@@ -25,8 +25,11 @@ AnyDetector = Detector | DenseDetector | TwoStageDetector
 LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
 
 
-def build_network(model: ModelConfig, num_classes: int) -> Network:
-    """The network of a model YAML for a number of classes, randomly initialised."""
+def build_network(model: ModelConfig, num_classes: int, cpu_kernels: bool = True) -> Network:
+    """Build the network of a model YAML for a number of classes, randomly initialised.
+
+    Without `cpu_kernels` (the hyperparameter) it computes by torch's own operations alone.
+    """
     return Network(
         model.backbone,
         model.channels,
@@ -37,6 +40,7 @@ def build_network(model: ModelConfig, num_classes: int) -> Network:
         spp=model.spp,
         pool_padding=model.pool_padding,
         norm_eps=model.norm_eps,
+        cpu_kernels=cpu_kernels,
     )
 
 
@@ -125,7 +129,7 @@ def build_detector(config: Config, observe: Callable | None = None, group: Group
         return build_torchvision(config, observe, group or Group())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        network = build_network(config.model, len(config.names))
+        network = build_network(config.model, len(config.names), config.hyper.cpu_kernels == "on")
     postprocess = Postprocess(
         confidence=config.run.conf,
         nms_iou=config.run.nms_iou,
