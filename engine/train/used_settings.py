@@ -44,7 +44,7 @@ class Reader:
 
 # What every run reads: optimiser and gains, the choices themselves, and the augmentation of single photos.
 _OPTIMISER = {"lr0", "momentum", "weight_decay", "warmup_epochs", "nominal_batch", "grad_clip", "ema_decay", "ema_tau"}
-_CHOSEN = {"box", "box_gain_match", "cls", "box_loss", "assigner", "ggiou_gamma", "repeat_threshold"}
+_CHOSEN = {"box", "box_gain_match", "cls", "box_loss", "assigner", "ggiou_gamma", "cpu_kernels", "repeat_threshold"}
 _PHOTOS = {"hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"}
 _WINDOWS = {"zoom_out", "iou_crop"}
 

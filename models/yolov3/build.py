@@ -18,8 +18,11 @@ from utils.distributed import Group
 LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
 
 
-def build_network(model: ModelConfig, num_classes: int) -> Network:
-    """Build the network of a model YAML for a number of classes, randomly initialised."""
+def build_network(model: ModelConfig, num_classes: int, cpu_kernels: bool = True) -> Network:
+    """Build the network of a model YAML for a number of classes, randomly initialised.
+
+    Without `cpu_kernels` (the hyperparameter) it computes by torch's own operations alone.
+    """
     return Network(
         model.backbone,
         model.channels,
@@ -30,6 +33,7 @@ def build_network(model: ModelConfig, num_classes: int) -> Network:
         spp=model.spp,
         pool_padding=model.pool_padding,
         norm_eps=model.norm_eps,
+        cpu_kernels=cpu_kernels,
     )
 
 
@@ -76,7 +80,7 @@ def build_yolov3(config: Config, observe: Callable | None, group: Group) -> Dete
     flags, model = config.run, config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(flags.seed)
-        network = build_network(model, len(config.names))
+        network = build_network(model, len(config.names), config.hyper.cpu_kernels == "on")
     loss = build_loss(config, observe, group)
     postprocess = Postprocess(flags.conf, flags.nms_iou, flags.max_det)
     return Detector(network, model.strides, model.anchors, loss, postprocess, decoding_of(model))

@@ -163,6 +163,13 @@ class Hyperparameters:
     ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
     ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
 
+    cpu_kernels: str = knob(
+        "on",
+        "on a CPU, this project's own arithmetic and memory: recomputed normalisation and activation, Winograd "
+        "convolutions, freed memory kept; off = torch's own alone",
+        choices=("on", "off"),
+    )
+
     repeat_threshold: float = knob(
         0.0, "photos with a class in fewer than this fraction of photos come more often (LVIS .001), 0 = off", 0, 1
     )
@@ -462,6 +469,9 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     """The value converted to the knob's type and found in its range; UserError otherwise."""
     place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
+        # YAML reads a bare on or off as true or false.
+        value = "on" if value else "off"
     converted = convert(hint, value, place)
     for number in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):
