@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.train.configure import plan_run
-from studies.recipe import OWN_FLAGS, recipe_of
+from studies.comparison.recipe import OWN_FLAGS, recipe_of
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import CompareConfig
@@ -42,8 +42,8 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     for variant in recipe.variants:
         plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
-    from studies.report import write_report
-    from studies.runs import check_requests, plan, run_missing
+    from studies.comparison.report import write_report
+    from studies.comparison.runs import check_requests, plan, run_missing
 
     runs = plan(recipe.variants, config.seeds, (*recipe.train, *shared), into, config.split)
     failure = None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from studies.charts import save_rows
-from studies.report import measures
+from studies.comparison.report import measures
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import ScoresConfig
 from utils.errors import UserError, run_command

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from alignyolo.similarities.iou import giou, iou, so
-from studies import animation, bounds, gradient_magnitude, regression
+from studies.figures import animation, bounds, gradient_magnitude, regression
 
 LIMIT = 1200
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignyolo.similarities.iou import BOX_SIMILARITIES, iou
 from studies.charts import NAMES
-from studies.regression import Descent, step
+from studies.figures.regression import Descent, step
 from utils.config.knobs import StudyConfig
 
 LOSSES = ("iou", "giou", "diou", "ciou", "so", "sca")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from studies import tables
+from studies.figures import tables
 
 
 @pytest.mark.parametrize(

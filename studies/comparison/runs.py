@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.recipe import Variant
+from studies.comparison.recipe import Variant
 from utils.errors import CommandError, DivergedError, UserError, printable
 from utils.run_folder import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from alignyolo.anchors import build_anchors
 from alignyolo.assign.threshold import ggiou
 from alignyolo.targets import Targets
-from studies import assignment_census, ggiou_plane
+from studies.figures import assignment_census, ggiou_plane
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.config.knobs import StudyConfig
 

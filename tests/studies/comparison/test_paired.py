@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from studies.paired import estimate, paired_difference, t_quantile, winner
+from studies.comparison.paired import estimate, paired_difference, t_quantile, winner
 
 
 @pytest.mark.parametrize(

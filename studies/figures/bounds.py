@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alignyolo.similarities.iou import giou, iou, so
 from studies.charts import finish, new_figure, save_figure, save_rows
-from studies.gradient_magnitude import random_boxes
+from studies.figures.gradient_magnitude import random_boxes
 from utils.config.knobs import StudyConfig
 
 ROUNDING = 1e-6

@@ -11,7 +11,7 @@ from utils.config.knobs import CompareConfig, Hyperparameters, ModelConfig, RunC
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
 
-RECIPES = Path(__file__).resolve().parent / "recipes"
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 KEYS = ("description", "baseline", "train", "variants", "grid")
 # What the comparison itself decides about a run.
 OWN_FLAGS = ("seed", "project", "name", "exist_ok")
@@ -43,8 +43,8 @@ class Recipe:
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of a YAML, by path or by its name in studies/recipes; UserError for a mistake in it."""
-    path = find_yaml(name, RECIPES, "recipe")
+    """The recipe of a YAML, by path or by its name in studies/recipes and below; UserError for a mistake in it."""
+    path = recipe_file(name)
     values, where = read_mapping(path), printable(path)
     for key in values:
         if key not in KEYS:
@@ -62,6 +62,14 @@ def read_recipe(name: str) -> Recipe:
     baseline = str(values.get("baseline", variants[0].name))
     train = as_flags(_mapping(values.get("train", {}), where, "train", empty=True), where)
     return Recipe(str(values.get("description", "")).strip(), checked_baseline(baseline, variants), variants, train)
+
+
+def recipe_file(name: str) -> Path:
+    """The YAML that a name in studies/recipes, in a folder there, or a path means; UserError without one."""
+    shipped = {path.stem: path for path in RECIPES.rglob("*.yaml")}
+    if name not in shipped and len(Path(name).parts) == 1 and not Path(name).suffix:
+        raise UserError(f"no recipe named {printable(name)!r} in {RECIPES.name}/{nearest(name, shipped)}")
+    return shipped.get(name) or find_yaml(name, RECIPES, "recipe")
 
 
 def from_lists(losses: Sequence[str], assigners: Sequence[str], baseline: str = "") -> Recipe:

@@ -8,9 +8,9 @@ import pytest
 
 from engine.train.configure import plan_run
 from studies.compare import compare, parse_flags
-from studies.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
-from studies.report import write_report
-from studies.runs import plan
+from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
+from studies.comparison.report import write_report
+from studies.comparison.runs import plan
 from train import parse_flags as train_flags
 from utils.config.knobs import CompareConfig
 from utils.errors import CommandError, UserError
@@ -19,7 +19,7 @@ FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0",
 FAST += ["--no-plots", "--set", "channels=[8,8,16,16,32,32,64]"]
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_plan(path, small_shapes):
     recipe = read_recipe(path.stem)
     assert recipe.description

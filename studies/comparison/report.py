@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from studies.charts import finish, new_figure, save_figure, save_rows
-from studies.paired import CONFIDENCE, Estimate, estimate, paired_difference, winner
-from studies.recipe import Recipe
-from studies.runs import Run
+from studies.comparison.paired import CONFIDENCE, Estimate, estimate, paired_difference, winner
+from studies.comparison.recipe import Recipe
+from studies.comparison.runs import Run
 from utils.metrics.coco_metrics import IOU_COLUMNS
 from utils.run_folder import write_atomically
 
