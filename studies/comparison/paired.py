@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -25,16 +25,9 @@ class Estimate(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-@cache
 def t_quantile(confidence: float, degrees: int) -> float:
-    """The t that |T| stays below with this probability, for Student's T with so many degrees of freedom.
-
-    With x = sqrt(n) tan(a) the density becomes proportional to cos(a)^(n - 1), which is summed and inverted.
-    """
-    angle = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angle) ** (degrees - 1)
-    probability = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(degrees) * math.tan(np.interp(confidence, probability / probability[-1], angle))
+    """The t that |T| stays below with this probability, for Student's T with so many degrees of freedom."""
+    return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:

@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed in its folder; `arguments` are those of train.py but for the folder, which may move."""
+    """One variant with one seed in its folder; `arguments` are those of train.py but for the folder, which may move.
+
+    The metrics that count are those of its validation (`split` val) or of val.py on another split.
+    """
 
     variant: Variant
     seed: int
@@ -55,16 +58,16 @@ class Run:
     @property
     def diverged(self) -> bool:
         """Whether its loss became NaN or infinite; the same again would do the same."""
-        return self.request.is_file() and _read(self.request).get("exit_code") == DivergedError.exit_code
+        return self.request.is_file() and read_object(self.request).get("exit_code") == DivergedError.exit_code
 
     def metrics(self) -> dict:
         """The metrics, as metrics.json holds them."""
-        return _read(self.metrics_file)
+        return read_object(self.metrics_file)
 
     def environment(self) -> dict:
         """Versions, hardware, date and command of the run."""
         path = self.folder / "env.json"
-        return _read(path) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
     def epochs(self) -> list[dict[str, str]]:
         """The rows of results.csv."""
@@ -85,20 +88,16 @@ def plan(variants: Sequence[Variant], seeds: Sequence[int], shared: Sequence[str
 def check_requests(runs: Sequence[Run]) -> None:
     """UserError where a folder holds a run that was asked for differently."""
     for run in runs:
-        if run.request.is_file():
-            before = _read(run.request).get("arguments")
-            if before != list(run.arguments):
-                raise UserError(
-                    f"{printable(run.folder)} holds another run (its flags are in {run.request.name}): "
-                    "choose another --into, or delete it"
-                )
+        if run.request.is_file() and read_object(run.request).get("arguments") != list(run.arguments):
+            raise UserError(
+                f"{printable(run.folder)} holds another run (its flags are in {run.request.name}): "
+                "choose another --into, or delete it"
+            )
 
 
-def run_missing(runs: Sequence[Run], jobs: int, threads: int) -> None:
-    """Trains and scores what is missing; CommandError names what failed after everything else was tried."""
-    check_requests(runs)
-    missing = [run for run in runs if not run.done and not run.diverged]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
+def perform_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
+    """Trains and scores runs; CommandError names what failed after everything else was tried."""
+    missing = list(runs)
     with ThreadPoolExecutor(jobs) as pool:
         codes = list(pool.map(lambda run: perform(run, threads), missing))
     failed = [run for run, code in zip(missing, codes, strict=True) if code not in (0, DivergedError.exit_code)]
@@ -142,7 +141,7 @@ def device(arguments: Sequence[str]) -> list[str]:
     return list(arguments[place : place + 2])
 
 
-def _read(path: Path) -> dict:
+def read_object(path: Path) -> dict:
     """A JSON object; UserError for a file that holds none."""
     try:
         document = json.loads(path.read_text("utf-8"))

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shlex
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from engine.train.configure import plan_run
-from studies.compare import compare, parse_flags
+from studies.compare import command_of, compare, parse_flags
 from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
 from studies.comparison.report import write_report
 from studies.comparison.runs import plan
@@ -117,7 +119,7 @@ def finished_run(run, ap, **more):
 
 
 def report_of(values, tmp_path, **more):
-    """The report, and summary.csv, of made-up runs: AP by variant and seed."""
+    """The report, and runs.csv, of made-up runs: AP by variant and seed."""
     variants = tuple(Variant(name, {}) for name in values)
     recipe = Recipe("made up", next(iter(values)), variants)
     seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
@@ -126,7 +128,7 @@ def report_of(values, tmp_path, **more):
         if run.seed in values[run.variant.name]:
             finished_run(run, values[run.variant.name][run.seed], **more)
     text = write_report(runs, recipe, tmp_path, "the command").read_text()
-    with (tmp_path / "summary.csv").open(newline="") as file:
+    with (tmp_path / "runs.csv").open(newline="") as file:
         return text, list(csv.DictReader(file))
 
 
@@ -136,15 +138,12 @@ def test_report_names_a_winner_that_the_intervals_carry(tmp_path):
     assert "sca against iou: above, by +5.00 (+4.98 to +5.02) points of AP" in text
     assert "sca has the highest AP of all" in text
     assert "ap_ratio_from_4" in text
-    row = next(row for row in rows if (row["column"], row["variant"]) == ("ap", "sca"))
-    assert float(row["difference_mean"]) == pytest.approx(0.05)
-    assert float(row["sd"]) == pytest.approx(0.01995, abs=1e-4)
-    assert {path.name for path in tmp_path.glob("*.png")} == {
-        "curves.png",
-        "differences.png",
-        "thresholds.png",
-        "groups.png",
-    }
+    assert "| sca | 3 | 37.00 ± 2.00 | 74.00 ± 3.99 |" in text
+    assert "| sca | **+5.00 (+4.98 to +5.02)** | **+10.00 (+9.95 to +10.05)** |" in text
+    assert "| sca | 37.00 ± 2.00 | 37.00 ± 2.00 |" in text.partition("## By class")[2]
+    assert [row["ap"] for row in rows if row["variant"] == "sca"] == ["0.35", "0.3701", "0.3899"]
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"report.md", "runs.csv", "curves.csv", "figures.png"}
 
 
 def test_report_names_no_winner_without_evidence(tmp_path):
@@ -155,15 +154,77 @@ def test_report_names_no_winner_without_evidence(tmp_path):
 
 
 def test_one_seed_carries_no_statement(tmp_path):
-    text, rows = report_of({"iou": {0: 0.30}, "sca": {0: 0.50}}, tmp_path)
+    text, _ = report_of({"iou": {0: 0.30}, "sca": {0: 0.50}}, tmp_path)
     assert "one pair of runs with the same seed, which carries no interval" in text
     assert "no winner" in text
-    assert rows[-1]["difference_low"] == ""
+    assert "| sca | +20.00 (no interval) |" in text
 
 
 def test_report_of_an_unfinished_comparison_says_what_is_missing(tmp_path):
     text, _ = report_of({"iou": {0: 0.30, 1: 0.3}, "sca": {0: 0.50}}, tmp_path)
     assert "Missing: sca seed 1" in text
+
+
+def report_again(folder, **flags):
+    """What `--report-only --into folder` writes."""
+    return compare(CompareConfig(into=str(folder), report_only=True, **flags), (), "").read_text()
+
+
+def test_a_report_is_written_again_from_its_tables_alone(tmp_path):
+    values = {"iou": {0: 0.30, 1: 0.32}, "giou": {0: 0.31, 1: 0.325}, "sca": {0: 0.35, 1: 0.3701}}
+    text, rows = report_of(values, tmp_path)
+    for folder in values:
+        shutil.rmtree(tmp_path / folder)
+    before = {name: (tmp_path / name).read_bytes() for name in ("runs.csv", "curves.csv")}
+    assert report_again(tmp_path) == text
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert "## Paired differences to giou" in report_again(tmp_path, baseline="giou")
+    with pytest.raises(UserError, match="baseline 'sc'; did you mean 'sca'"):
+        report_again(tmp_path, baseline="sc")
+    # What runs.csv has is not run again, and rows of other variants stay.
+    config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path), report_only=True)
+    with pytest.raises(UserError, match="expected report.md and runs.csv of an earlier comparison"):
+        report_again(tmp_path / "elsewhere")
+    compare(config, [], "the command")
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        kept = list(csv.DictReader(file))
+    assert [row for row in kept if row["state"] == "done"] == rows
+
+
+def test_what_the_tables_have_is_not_run_again(tmp_path, small_shapes, capsys):
+    shared = ["--data", str(small_shapes), *FAST]
+    config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path))
+    recipe = from_lists(config.losses, ())
+    runs = plan(recipe.variants, (0,), shared, tmp_path, "val")
+    finished_run(runs[0], 0.3)
+    write_report(runs, recipe, tmp_path, "the command")
+    shutil.rmtree(runs[0].folder)
+    compare(config, shared, "the command")
+    assert "1 runs, 1 of them finished before" in capsys.readouterr().out
+    assert not runs[0].folder.exists()
+    with pytest.raises(UserError, match=r"runs.csv holds another run iou-anchor_ratio seed 0"):
+        compare(config, [*shared, "--epochs", "3"], "the command")
+
+
+def test_an_older_comparison_is_reported_again(tmp_path):
+    """Before runs.csv held flags, splits and versions, those stood in the folders of the runs alone."""
+    text, _ = report_of({"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.3701}}, tmp_path)
+    header, rows = "variant,seed,state,epochs,seconds,ap,ap50", ["iou,0,done", "sca,0,done", "iou,1,done", "sca,1,done"]
+    (tmp_path / "runs.csv").write_text("\n".join([header, *(f"{row},2,4.0,0.1,0.2" for row in rows)]) + "\n")
+    (tmp_path / "curves.csv").write_text("variant,epoch,seeds,mean,sd\niou,1,2,0.15,0.01\n")
+    assert report_again(tmp_path) == text
+    for folder in ("iou", "sca"):
+        shutil.rmtree(tmp_path / folder)
+    (tmp_path / "runs.csv").write_text("\n".join([header, *(f"{row},2,4.0,0.1,0.2" for row in rows)]) + "\n")
+    assert "| sca | 2 | 10.00 ± 0.00 | 20.00 ± 0.00 |" in report_again(tmp_path)
+
+
+def test_the_command_in_a_report_means_the_same_comparison():
+    arguments = ["--losses", "iou", "sca", "--split", "test", "--data", "my.yaml", "--epochs", "3", "--set", "box=0.1"]
+    config, shared = parse_flags(arguments)
+    command = shlex.split(command_of(replace(config, report_only=True), shared))
+    assert command[:3] == ["python", "-m", "studies.compare"]
+    assert parse_flags(command[3:]) == (config, shared)
 
 
 def test_a_comparison_trains_once_and_continues(tmp_path, small_shapes, capfd):
