@@ -17,7 +17,14 @@ from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError
 
 # What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
-DEMO = {"imgsz": (256,), "epochs": 7, "batch_size": 4, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
+DEMO: dict[str, Any] = {
+    "imgsz": (256,),
+    "epochs": 7,
+    "batch_size": 4,
+    "cache": True,
+    "optimizer": "adamw",
+    "hyp": "shapes",
+}
 # What its detectors from torchvision learn with in some minutes.
 DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
 

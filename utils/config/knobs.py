@@ -413,6 +413,20 @@ class Config:
     hyper: Hyperparameters
     names: tuple[str, ...]
 
+    @property
+    def yolov3(self) -> ModelConfig:
+        """Return the model of a YOLOv3; TypeError for another family's."""
+        if not isinstance(self.model, ModelConfig):
+            raise TypeError(f"expected a YOLOv3, not {self.model.detector}")
+        return self.model
+
+    @property
+    def torchvision(self) -> TorchvisionConfig:
+        """Return the model of a detector of torchvision; TypeError for a YOLOv3's."""
+        if not isinstance(self.model, TorchvisionConfig):
+            raise TypeError(f"expected a detector of torchvision, not {self.model.detector}")
+        return self.model
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types only."""
         return {
