@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignyolo.anchors import build_anchors, decode
+from alignyolo.anchors import build_anchors
+from models.yolov3.decoding import Decoding
 from utils.errors import UserError, printable
 
 # Boxes (B, A, 4) xyxy pixels, scores (B, A, C); a list of B where images have unlike many.
@@ -50,27 +51,11 @@ def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tupl
     return size
 
 
-def candidates_of_raw(
-    raw: Tensor, image_size: tuple[int, int], strides: tuple, anchors: tuple, decoding: Any
-) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of raw outputs (B, A, 5 + C)."""
-    boxes = decode(raw[..., :4], build_anchors(image_size, strides, anchors), decoding.decode, decoding.xy_reach)
-    return boxes, raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
-
-
 def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes and scores of decoded outputs (B, 4 + C, A)."""
     output = output.float().transpose(1, 2)
     center, half = output[..., :2], output[..., 2:4] / 2
     return torch.cat([center - half, center + half], dim=-1), output[..., 4:]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How raw outputs decode, as an exported file says it."""
-
-    decode: str
-    xy_reach: float
 
 
 def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, precision: str = "") -> Backend:
@@ -98,7 +83,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
             return candidates_of_decoded(outputs[0])
         if layout == "raw":
             size = (images.shape[-2], images.shape[-1])
-            return candidates_of_raw(outputs[0].float(), size, model["strides"], model["anchors"], decoding)
+            return decoding.candidates(outputs[0], build_anchors(size, model["strides"], model["anchors"]))
         boxes, scores, labels, counts = outputs
         return [
             {"boxes": box[:count], "scores": score[:count], "labels": label[:count]}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from alignyolo import __version__
 from models.yolov3.export_network import ExportNetwork
 from utils.config.knobs import Config, ExportConfig, plain
 
@@ -40,7 +41,7 @@ class Job:
             "description": f"AlignYOLO {config.run.cfg}",
             "author": "AlignYOLO",
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "version": "0.1.0",
+            "version": __version__,
             "license": "AGPL-3.0",
             "stride": max(config.model.strides),
             "task": "detect",

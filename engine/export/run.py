@@ -9,9 +9,10 @@ import numpy as np
 from engine.export.check import check, photos
 from engine.export.format import Format, format_named
 from engine.export.job import Job
+from models.families import family_of
 from models.weights.read import load_detector, read_weights
 from utils.checkpoint import newest
-from utils.config.knobs import Config, ExportConfig, ModelConfig
+from utils.config.knobs import Config, ExportConfig
 from utils.errors import UserError, printable
 
 
@@ -20,7 +21,7 @@ def run(settings: ExportConfig) -> list[Path]:
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     contents = read_weights(weights, settings.cfg or None)
     config = Config.from_dict(contents["config"], str(weights))
-    if not isinstance(config.model, ModelConfig):
+    if not family_of(config.model).exportable:
         raise UserError(f"{printable(weights)}: {config.model.detector} of torchvision: export.py writes YOLOv3 alone")
     size = (settings.imgsz[0], settings.imgsz[-1]) if settings.imgsz else config.run.image_size
     stride = max(config.model.strides)

@@ -1,15 +1,19 @@
 """Weights of any kind as a Backend: the detector itself, in PyTorch."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.export.backend import Backend, Candidates, candidates_of_raw
+from engine.export.backend import Backend, Candidates
 from models.weights.read import load_detector, read_weights
-from models.yolov3.export_network import Bfloat16Network, folded
-from utils.config.knobs import Config, TorchvisionConfig, plain
+from models.yolov3.export_network import for_detection
+from utils.config.knobs import Config, plain
 from utils.device import autocast_dtype
+
+if TYPE_CHECKING:
+    from models.families import AnyDetector
 
 
 def open_weights(
@@ -19,11 +23,10 @@ def open_weights(
     contents = read_weights(path, cfg)
     config = Config.from_dict(contents["config"], str(path))
     detector = load_detector(contents, config, str(path))
-    lower = uses_bf16(precision, torch.device(device))
-    if not isinstance(config.model, TorchvisionConfig):
-        detector.network = (Bfloat16Network if lower else folded)(detector.network)
+    bf16 = uses_bf16(precision, torch.device(device))
+    detector.network = for_detection(detector.network, bf16)
     detector.to(device, memory_format=torch.channels_last)
-    return torch_backend(detector, config, "bf16" if lower else "float32")
+    return torch_backend(detector, config, bf16)
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
@@ -31,23 +34,21 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and autocast_dtype("auto", device) == torch.bfloat16)
 
 
-def torch_backend(detector: nn.Module, config: Config, precision: str = "float32") -> Backend:
-    """Wrap a detector of this project; a torchvision one computes in bfloat16 by autocast where `precision` says so."""
-    model = config.model
+def torch_backend(detector: "AnyDetector", config: Config, bf16: bool = False) -> Backend:
+    """Open a detector of this project, which may lie on any device, as a Backend; with `bf16` under autocast."""
 
     @torch.inference_mode()
     def run(images: Tensor) -> Candidates:
         device = next(detector.parameters()).device
-        images = images.to(device)
-        if isinstance(model, TorchvisionConfig):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                boxes, scores = detector.candidates(images)
-            return [part.float().cpu() for part in boxes], [part.float().cpu() for part in scores]
-        raw = detector.network(images.contiguous(memory_format=torch.channels_last)).float()
-        size = (images.shape[-2], images.shape[-1])
-        return candidates_of_raw(raw.cpu(), size, model.strides, model.anchors, model)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            boxes, scores = detector.candidates(images.to(device))
+        return _on_host(boxes), _on_host(scores)
 
-    stride = max(model.strides)
-    return Backend(
-        config.names, config.run.image_size, None, True, run, stride=stride, precision=precision, model=plain(model)
-    )
+    size, stride = config.run.image_size, max(config.model.strides)
+    precision, model = "bf16" if bf16 else "float32", plain(config.model)
+    return Backend(config.names, size, None, True, run, stride=stride, precision=precision, model=model)
+
+
+def _on_host(parts: Tensor | list[Tensor]) -> Any:
+    """A tensor, or one for each image, in float32 on the host."""
+    return parts.float().cpu() if isinstance(parts, Tensor) else [part.float().cpu() for part in parts]

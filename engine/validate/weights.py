@@ -11,9 +11,9 @@ from engine.export.runtimes import device_for, open_backend
 from engine.export.weights import torch_backend, uses_bf16
 from models.postprocess import Postprocess
 from models.weights.read import is_nameless, load_detector, read_weights
-from models.yolov3.export_network import Bfloat16Network, folded
+from models.yolov3.export_network import for_detection
 from utils.config.export_formats import format_of_path
-from utils.config.knobs import Config, Hyperparameters, RunConfig, TorchvisionConfig, ValConfig, build, model_kind
+from utils.config.knobs import Config, Hyperparameters, RunConfig, ValConfig, build, model_kind
 from utils.errors import UserError, printable
 
 
@@ -68,13 +68,12 @@ def open_measured(weights: Path, settings: ValConfig) -> Measured:
         raise UserError(f"{printable(weights)}: imported weights know no data set: name one with --data")
     source = checkpoint.get("source") or f"epoch {checkpoint['epoch']}"
     detector: nn.Module = load_detector(checkpoint, config, str(weights))
-    lower = uses_bf16(settings.precision, device)
+    bf16 = uses_bf16(settings.precision, device)
     # Without the batch normalisation as a step of its own: a sixth faster.
-    fast = Bfloat16Network if lower and not isinstance(config.model, TorchvisionConfig) else folded
-    detector.network = fast(detector.network).to(device, memory_format=torch.channels_last)
-    if lower:
-        detector = BackendDetector(torch_backend(detector, config, "bf16"), detector.postprocess)
-    return Measured(detector, config, device, "bf16" if lower else "float32", source, is_nameless(checkpoint))
+    detector.network = for_detection(detector.network, bf16).to(device, memory_format=torch.channels_last)
+    if bf16:
+        detector = BackendDetector(torch_backend(detector, config, bf16), detector.postprocess)
+    return Measured(detector, config, device, "bf16" if bf16 else "float32", source, is_nameless(checkpoint))
 
 
 def _open_exported(weights: Path, settings: ValConfig) -> Measured:

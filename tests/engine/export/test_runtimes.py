@@ -11,7 +11,7 @@ import torch
 
 from engine.export.runtimes import open_backend
 from export import export
-from models.build import build_network
+from models.yolov3.build import build_network
 from tests.paths import ROOT
 from utils.checkpoint import save_checkpoint
 from utils.config.knobs import Config, Hyperparameters, RunConfig
