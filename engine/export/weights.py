@@ -1,19 +1,17 @@
 """Weights of any kind as a Backend: the detector itself, in PyTorch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.export.backend import Backend, Candidates
+from models.detector import AnyDetector
 from models.weights.read import load_detector, read_weights
 from models.yolov3.export_network import for_detection
 from utils.config.knobs import Config, plain
 from utils.device import autocast_dtype
-
-if TYPE_CHECKING:
-    from models.families import AnyDetector
 
 
 def open_weights(
@@ -34,7 +32,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and autocast_dtype("auto", device) == torch.bfloat16)
 
 
-def torch_backend(detector: "AnyDetector", config: Config, bf16: bool = False) -> Backend:
+def torch_backend(detector: AnyDetector, config: Config, bf16: bool = False) -> Backend:
     """Open a detector of this project, which may lie on any device, as a Backend; with `bf16` under autocast."""
 
     @torch.inference_mode()

@@ -20,11 +20,12 @@ from engine.resources import plan_resources
 from engine.run_files import NoRecords, Records
 from engine.train.banner import banner, next_steps
 from engine.train.configure import Plan, advice
+from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed
 from engine.train.trainer import Trainer, load_weights
 from engine.validate.collect import protocol_line
-from models.families import family_of
+from models.families import build_detector, family_of
 from models.yolov3.anchor_fit import fit_anchors
 from utils.config.knobs import Config
 from utils.device import autocast_dtype, choose_device, require_compiler
@@ -75,11 +76,15 @@ def train_on(
     val_truths = split_truths(plan.data, "val", val_index)
     # A resumed run has been rehearsed, and could not change its batch size.
     rehearse = group.main and not resumed
-    config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if rehearse else (config, 0))
+    observer = Observer()
+    detector = build_detector(config, observer, group)
+    tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
+    config, peak = group.share(tried)
     splits = {"train": train_index, "val": val_index}
     resources = plan_resources(config.run, splits, group, peak, device=device)
     print(resources.said)
-    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group, resources)
+    indices = (train_index, val_index, val_truths)
+    trainer = Trainer(config, detector, observer, *indices, device, dtype, group, resources)
     if resumed:
         require_same_data(resumed, train_index)
         trainer.restore(resumed)

@@ -22,10 +22,11 @@ from engine.resources import Resources
 from engine.run_files import Records
 from engine.train.divergence import Guard
 from engine.train.epoch import multi_scale_sizes, train_one_epoch
-from engine.train.epoch_report import EpochReport
+from engine.train.epoch_report import EpochReport, Observer
 from engine.train.stop_signals import StopRequest, stop_requests
 from engine.validate.collect import collect
-from models.families import build_detector, family_of
+from models.detector import AnyDetector
+from models.families import family_of
 from models.weights.read import read_weights
 from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -145,11 +146,16 @@ class Best:
 
 
 class Trainer:
-    """The detector, its data, its optimiser and its weight average, in one process of a run."""
+    """The detector, its data, its optimiser and its weight average, in one process of a run.
+
+    `observer` is what the detector's loss reports to.
+    """
 
     def __init__(
         self,
         config: Config,
+        detector: AnyDetector,
+        observer: Observer,
         train_index: LabelIndex,
         val_index: LabelIndex,
         val_truths: Truths,
@@ -161,8 +167,7 @@ class Trainer:
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
         self.val_index, self.val_truths = val_index, val_truths
-        self.report = EpochReport()
-        self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
+        self.detector, self.observer = detector, observer
         if run_config.sync_bn:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
         self.detector.network.to(device, memory_format=torch.channels_last)
@@ -274,7 +279,8 @@ class Trainer:
 
     def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
         """One epoch over the training set; returns the means to log."""
-        self.report, skipped = EpochReport(), self.guard.skipped
+        report, skipped = EpochReport(), self.guard.skipped
+        self.observer.report = report
         self.train_loader.sampler.set_epoch(epoch)
         self.parallel.train()
         for module in self.frozen:
@@ -298,7 +304,7 @@ class Trainer:
             self.optimizer,
             self.schedule,
             epoch,
-            self.report,
+            report,
             self.guard,
             device=self.device,
             dtype=self.dtype,
@@ -310,14 +316,14 @@ class Trainer:
             after_batch=after_batch,
         )
         progress.close()
-        self.report.merge(self.group)
+        report.merge(self.group)
         lr = self.optimizer.param_groups[-1]["lr"]
         steps = {
             "skipped_steps": self.guard.skipped - skipped,
             "lr": lr,
             "images_per_second": progress.speed * self.group.world_size,
         }
-        return {**self.report.row(), **steps}
+        return {**report.row(), **steps}
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""

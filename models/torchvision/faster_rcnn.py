@@ -19,7 +19,7 @@ from alignyolo.assign.assignment import Assignment
 from alignyolo.assign.dense import DenseThreshold
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets
-from models.postprocess import Postprocess
+from models.detector import AnyDetector
 from models.torchvision.dense_loss import BoxTerm
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -192,16 +192,8 @@ def sampled_assignment(proposals: Proposals, positive: Tensor, rows: Tensor, num
     return Assignment(positive, proposals.image[positive], rows, overlap, ignored, unmatched)
 
 
-class TwoStageDetector(nn.Module):
-    """Faster R-CNN with its loss and its postprocessing: images and targets to losses or detections."""
-
-    def __init__(self, network: FasterRCNNNetwork, loss: TwoStageLoss, postprocess: Postprocess):
-        super().__init__()
-        self.network, self.loss, self.postprocess = network, loss, postprocess
-
-    def with_network(self, network: nn.Module) -> "TwoStageDetector":
-        """The same detector around other weights."""
-        return TwoStageDetector(network, self.loss, self.postprocess)
+class TwoStageDetector(AnyDetector):
+    """Faster R-CNN with its loss and its postprocessing."""
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -214,12 +206,10 @@ class TwoStageDetector(nn.Module):
         answer = [best_pairs(*part, self.postprocess.top_k) for part in parts]
         return [boxes for boxes, _ in answer], [scores for _, scores in answer]
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image."""
-        if targets is not None:
-            targets = targets.to(images.device)
-            return self.loss(*self.network(images, targets), targets)
-        return self.postprocess(*self.candidates(images))
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute {box, objectness, class} of images (B, 3, H, W) in [0, 1]."""
+        targets = targets.to(images.device)
+        return self.loss(*self.network(images, targets), targets)
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, most: int) -> tuple[Tensor, Tensor]:
