@@ -41,6 +41,11 @@ class DataSpec:
         return len(self.names)
 
 
+def is_photo_name(name: str) -> bool:
+    """Tell whether a file of this name is taken for a photo: by its suffix, and hidden files are none."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
 def data_root(flag: str) -> Path:
     """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
     return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
@@ -87,11 +92,11 @@ def label_path(spec: DataSpec, image: Path) -> Path:
     """An image's label file: in `labels/` for the last `images/` of its path, else beside it; or below labels_dir."""
     file = f"{image.stem}.txt"
     if spec.labels_dir is None:
-        return Path(*_exchange_images(image.parent.parts, ("labels",)), file)
+        return Path(*exchange_images(image.parent.parts, ("labels",)), file)
     if not image.is_relative_to(spec.root):
         raise UserError(f"labels_dir serves images below {printable(spec.root)} only, not {printable(image)}")
     folders = image.parent.relative_to(spec.root).parts
-    return (spec.root / spec.labels_dir).joinpath(*_exchange_images(folders, ()), file)
+    return (spec.root / spec.labels_dir).joinpath(*exchange_images(folders, ()), file)
 
 
 def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
@@ -106,8 +111,8 @@ def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str, ...]:
-    """The folders with the last `images` among them exchanged."""
+def exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str, ...]:
+    """Exchange the last `images` among folders: where a photo's label lies."""
     if "images" not in folders:
         return folders
     last = len(folders) - 1 - folders[::-1].index("images")
@@ -235,7 +240,7 @@ def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
         for folder, _, names in os.walk(source):
             parent = Path(folder)  # parsed once: with 100,000 photos it counts
             for name in names:
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                if is_photo_name(name):
                     yield parent / name
         return
     if not _exists(source):

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from data.formats.voc import convert_voc
+from data.formats.convert import convert_voc
 from detect import load
 from engine.export.run import run as engine_export
 from engine.predict.runtimes import open_backend
