@@ -24,8 +24,9 @@ from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed
 from engine.train.trainer import Trainer, load_weights
 from engine.validate.collect import protocol_line
+from models.families import family_of
 from models.yolov3.anchor_fit import fit_anchors
-from utils.config.knobs import Config, TorchvisionConfig
+from utils.config.knobs import Config
 from utils.device import autocast_dtype, choose_device, require_compiler
 from utils.distributed import Group, group_of_environment, joined, restart_note
 from utils.errors import UserError, printable
@@ -103,8 +104,7 @@ def train_on(
 
 def start_weights(config: Config) -> list[str]:
     """The files that a new run starts from: a backbone's first, `--weights` over it."""
-    backbone = config.model.backbone_weights if isinstance(config.model, TorchvisionConfig) else ""
-    return [path for path in (backbone, config.run.weights) if path]
+    return [path for path in (config.model.backbone_weights, config.run.weights) if path]
 
 
 def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
@@ -178,7 +178,7 @@ def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tenso
 
 def with_anchors(config: Config, index: LabelIndex) -> Config:
     """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
-    if isinstance(config.model, TorchvisionConfig):
+    if not family_of(config.model).fits_anchors:
         return config
     sizes, model = network_sizes(index, config.run.image_size), config.model
     if config.run.autoanchor:

@@ -25,9 +25,8 @@ from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.stop_signals import StopRequest, stop_requests
 from engine.validate.collect import collect
-from models.build import build_detector, with_network
+from models.families import build_detector, family_of
 from models.weights.read import read_weights
-from models.weights.torchvision import read_torchvision
 from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
@@ -100,7 +99,7 @@ def load_weights(network: nn.Module, path: str, model: ModelConfig | Torchvision
 
     With `model`, what differs between it and the model the weights were trained in is said too.
     """
-    contents = read_torchvision(path) if isinstance(model, TorchvisionConfig) else read_weights(path)
+    contents = family_of(model).read_weights(path) if model else read_weights(path)
     source, target = contents["model"], network.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(value.ndim == 4 for value in fitting.values()):
@@ -322,7 +321,7 @@ class Trainer:
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = with_network(self.detector, folded(self.average.ema))
+        detector = self.detector.with_network(folded(self.average.ema))
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None

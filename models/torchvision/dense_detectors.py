@@ -16,6 +16,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from alignyolo.anchors import DenseAnchors
 from alignyolo.targets import Targets
 from models.postprocess import Postprocess
 from models.torchvision.dense_loss import DenseLoss, DenseOutput
@@ -23,10 +24,14 @@ from models.torchvision.dense_loss import DenseLoss, DenseOutput
 NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
 
 
-def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> Tensor:
-    """The anchors (A, 4) over any one of a batch's images, in full precision whatever the features' is."""
+def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> DenseAnchors:
+    """Lay the anchors over any one of a batch's images, in full precision whatever the features' is."""
+    height, width = images.shape[-2:]
     shapes = [images.new_empty((0, 0, *feature.shape[-2:])) for feature in features]
-    return generator(ImageList(images[:1], [tuple(images.shape[-2:])]), shapes)[0]
+    boxes = generator(ImageList(images[:1], [(height, width)]), shapes)[0]
+    per_cell = generator.num_anchors_per_location()
+    cells = [feature.shape[-2] * feature.shape[-1] for feature in features]
+    return DenseAnchors(boxes, tuple(n * count for n, count in zip(per_cell, cells, strict=True)), (height, width))
 
 
 class DenseForward:
@@ -95,11 +100,12 @@ class DenseDetector(nn.Module):
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
         codes, logits, anchors = self.network(images)
-        boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), anchors.repeat(len(codes), 1))
+        repeated = anchors.boxes.repeat(len(codes), 1)
+        boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), repeated)
         return boxes.view_as(codes), self.network.scores(logits.float())
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Images (B, 3, H, W) in [0, 1]: losses {box, class} with targets, else detections per image, best first."""
+        """Turn images (B, 3, H, W) in [0, 1] into losses {box, class} with targets, else into detections."""
         if targets is not None:
             return self.loss(self.network(images), targets.to(images.device))
-        return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]
+        return self.postprocess(*self.candidates(images))

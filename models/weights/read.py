@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from models.build import build_detector
+from models.families import build_detector
 from models.weights.darknet import looks_like_darknet, read_darknet
 from models.weights.foreign_pickle import Refused, pickle_bytes
 from models.weights.ultralytics import read_ultralytics

@@ -108,4 +108,4 @@ def test_nothing_else_imports_ultralytics():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "ultralytics" for name in names):
                 importers.add(path.name)
-    assert importers == {"ultralytics_door.py"}
+    assert importers == {"ultralytics_only.py"}

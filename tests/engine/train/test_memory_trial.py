@@ -14,7 +14,7 @@ from engine.resources import plan_resources
 from engine.train.configure import plan_run
 from engine.train.memory_trial import Line, Rehearsal, power_of_two, rehearsed
 from engine.train.trainer import Trainer
-from models.build import build_detector
+from models.families import build_detector
 from train import train
 from utils.checkpoint import load_checkpoint
 from utils.config.knobs import RunConfig
