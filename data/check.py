@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data.labels.doctor import Checkup
 
 SHOWN = 3
+SAMPLE = 500  # photos of each split that are decoded unless all are asked for
 POLICIES = {
     "mend": "boxes up to 1 % beyond their photo are clipped, others left out",
     "clip": "every box is clipped to its photo",
@@ -31,11 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
     options = _parser().parse_args(arguments)
     from data.data_yaml import data_root, read_data_yaml
-    from data.labels.doctor import examine
+    from data.labels.doctor import ALL, examine
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
     spec = read_data_yaml(options.data, data_root(options.data_root))
-    checkup = examine(spec, settings, cached=options.cache)
+    decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
+    checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
     try:
         if options.csv:
@@ -81,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help="largest side ratio (default 4)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every finding as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument(
+        "--decode",
+        action=argparse.BooleanOptionalAction,
+        help=f"decode all photos, as training does (default: {SAMPLE} of each split)",
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(
         "--bad-labels",
@@ -112,7 +119,9 @@ def text(checkup: "Checkup") -> Iterable[str]:
     for split, numbers in checkup.splits.items():
         recall = numbers["best_possible_recall"]
         shown = "" if recall is None else f"  anchors' best possible recall {recall:.4f}"
-        yield f"{split}: {numbers['images']:,} images, {numbers['labels']:,} usable labels{shown}"
+        decoded = numbers.get("decoded", numbers["images"])
+        part = "" if decoded == numbers["images"] else f" ({decoded:,} of them decoded; --decode does all)"
+        yield f"{split}: {numbers['images']:,} images{part}, {numbers['labels']:,} usable labels{shown}"
         total = max(numbers["labels"], 1)
         shares = ", ".join(f"{name} {count / total:.1%}" for name, count in numbers["side_ratio"].items())
         yield f"  side ratio: {shares}"

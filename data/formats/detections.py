@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.data_yaml import is_photo_name
 from data.formats.annotation_set import (
     AnnotationSet,
     BadAnnotation,
@@ -20,6 +19,7 @@ from data.formats.annotation_set import (
     place_in_set,
 )
 from data.images import ImageError
+from data.photo_files import photos_below
 from utils.errors import UserError, printable
 
 SIDES = ("x1", "y1", "x2", "y2")
@@ -113,6 +113,5 @@ def _photos_below(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--photos: no such folder: {printable(folder)}")
-        for parent, _, names in os.walk(os.path.normpath(folder.absolute())):
-            photos += [Path(parent) / name for name in names if is_photo_name(name)]
+        photos += photos_below(Path(os.path.normpath(folder.absolute())))
     return photos

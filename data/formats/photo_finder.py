@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from data.data_yaml import is_photo_name
 from data.formats.annotation_set import BadAnnotation
+from data.photo_files import photos_below
 from utils.errors import printable
 
 DRIVE = re.compile(r"^[A-Za-z]:")
@@ -67,9 +67,8 @@ class PhotoFinder:
         if self._below is None:
             self._below = defaultdict(list)
             for folder in self.folders:
-                for parent, _, files in os.walk(folder):
-                    for file in filter(is_photo_name, files):
-                        self._below[file].append(Path(parent) / file)
+                for photo in photos_below(folder):
+                    self._below[photo.name].append(photo)
         return self._below.get(name, [])
 
     @staticmethod

@@ -1,15 +1,14 @@
 """Where the parts of a VOC set lie: annotations, photos and image sets, in the layouts in which tools write them."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data.data_yaml import is_photo_name
 from data.formats.annotation_set import BadAnnotation, place_in_set
 from data.formats.voc_xml import looks_like_voc
+from data.photo_files import is_photo_name, walk
 from utils.errors import UserError, printable
 
 # `default` is what CVAT and datumaro call the one subset of a set without splits.
@@ -119,11 +118,11 @@ def _beside_photos(source: Path) -> list[VocFolder]:
 def holds_voc(folder: Path) -> bool:
     """Tell whether one of the first XML files at or below a folder is an annotation of VOC's kind."""
     looked = 0
-    for parent, _, names in os.walk(folder):
+    for parent, names in walk(folder):
         for name in sorted(names):
             if name.lower().endswith(".xml"):
                 looked += 1
-                if looks_like_voc(Path(parent) / name):
+                if looks_like_voc(parent / name):
                     return True
                 if looked >= MOST_FILES_LOOKED_AT:
                     return False
@@ -165,10 +164,10 @@ def _lines(path: Path) -> list[str]:
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Find the files of these suffixes (none: photos) at or below a folder, by their path below it, sorted."""
     found = {}
-    for parent, _, names in os.walk(folder, followlinks=False):
+    for parent, names in walk(folder):
         for name in names:
             if name.lower().endswith(suffixes) if suffixes else is_photo_name(name):
-                path = Path(parent) / name
+                path = parent / name
                 found[path.relative_to(folder).as_posix()] = path
     return dict(sorted(found.items()))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.data_yaml import DataSpec
+from data.data_yaml import DataSpec, is_there
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import whole
 from data.formats.write.coco import IDS
@@ -23,6 +23,10 @@ def read_yolo(spec: DataSpec) -> AnnotationSet:
     found = AnnotationSet(spec.root, spec.names, [], [], ids=read_ids(spec.yaml.parent / IDS))
     known = found.ids.pop("images", {})
     for split in spec.splits:
+        if split == "test" and not is_there(spec, split) and len(spec.splits) > 1:
+            place = printable(spec.splits[split][0])
+            found.findings.append(Finding("noted", split, place, "", "the split is not there"))
+            continue
         index = load_split(spec, split)
         names = _photo_names(spec, split, index)
         for image, name in zip(index.images, names, strict=True):
