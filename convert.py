@@ -61,7 +61,7 @@ def _parser() -> Parser:
     yolo = formats.add_parser(
         "yolo", help="YOLO labels to COCO files", description="A YOLO data set to COCO annotation files."
     )
-    yolo.add_argument("source", metavar="DATA.yaml", help="data YAML, or a built-in name")
+    yolo.add_argument("source", metavar="DATA", help="data YAML, built-in name, or a folder with YOLO labels")
     _add_shared(yolo, "coco", ())
     yolo.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
     yolo.set_defaults(run=_run_yolo, parser=yolo)
@@ -128,10 +128,11 @@ def _run_coco(options: argparse.Namespace) -> None:
 
 
 def _run_yolo(options: argparse.Namespace) -> None:
-    from data.data_yaml import data_root, read_data_yaml
+    from data.data_yaml import data_root
     from data.formats.convert import convert_yolo
+    from data.open.any_layout import open_data_set
 
-    spec = read_data_yaml(options.source, data_root(options.data_root))
+    spec = open_data_set(options.source, data_root(options.data_root))
     found = convert_yolo(spec, None if options.dry_run else options.target, options.exist_ok, options.to)
     _report(options, found, "val.py" if options.to == "coco" else "train.py")
 

@@ -31,11 +31,12 @@ POLICIES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
     options = _parser().parse_args(arguments)
-    from data.data_yaml import data_root, read_data_yaml
+    from data.data_yaml import data_root
     from data.labels.doctor import ALL, examine
+    from data.open.any_layout import open_data_set
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
-    spec = read_data_yaml(options.data, data_root(options.data_root))
+    spec = open_data_set(options.data, data_root(options.data_root))
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
     checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
@@ -76,7 +77,7 @@ def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Sett
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m data.check", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", metavar="DATA.yaml", help="data YAML, or a built-in name")
+    parser.add_argument("data", metavar="DATA", help="data YAML, built-in name, or a data set in another layout")
     parser.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
     parser.add_argument("--imgsz", nargs="+", default=(640,), metavar="N", help="training size in pixels (default 640)")
     parser.add_argument("--cfg", default="yolov3-tiny", metavar="NAME", help="model whose anchors are tried")

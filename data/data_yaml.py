@@ -48,8 +48,20 @@ def data_root(flag: str) -> Path:
     return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
 
 
-def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
-    """Reads a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong."""
+def data_yaml_values(path: Path) -> dict[Any, Any]:
+    """Read what a YAML holds; nothing if it is none, or no data YAML."""
+    try:
+        values = read_mapping(path)
+    except UserError:
+        return {}
+    return values if "names" in values else {}
+
+
+def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) -> DataSpec:
+    """Read a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong.
+
+    One that names classes alone is wrong too, unless `splitless`.
+    """
     path = find_data_yaml(str(name_or_path))
     values = read_mapping(path)
     for key in values:
@@ -58,7 +70,7 @@ def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     root = _read_root(values, path, data_root)
     names = _read_names(values, path, root)
     splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
-    if not splits:
+    if not splits and not splitless:
         raise _wrong(path, "no split; expected at least one of train, val, test")
     labels_dir = values.get("labels_dir")
     if labels_dir is not None:

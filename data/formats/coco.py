@@ -26,6 +26,7 @@ SPLIT_WORDS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 CROWD = "crowd region: no label, kept in the annotation file"
 DIFFICULT = "marked ignore: no label, kept in the annotation file"
 HEAD = 2**16
+LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
 def looks_like_coco(path: Path) -> bool:
@@ -39,7 +40,7 @@ def looks_like_coco(path: Path) -> bool:
             head = file.read(HEAD).lstrip()
     except OSError:
         return False
-    return head.startswith(b"{") and any(key in head for key in (b'"images"', b'"categories"', b'"annotations"'))
+    return head.startswith(b"{") and bool(LISTS.search(head))
 
 
 def read_coco_set(
@@ -87,7 +88,8 @@ def _candidates(source: Path) -> list[Path]:
     for pattern in ("annotations/instances_*.json", "annotations/lvis*.json", "annotations/*.json"):
         if found := sorted(source.glob(pattern)):
             return found
-    return sorted(source.glob("*/_annotations.coco.json")) or sorted(source.glob("*.json"))
+    found = sorted(source.glob("*/_annotations.coco.json"))
+    return found or [path for path in sorted(source.glob("*.json")) if looks_like_coco(path)]
 
 
 def _split_names(files: Sequence[Path], wanted: Sequence[str]) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from data.formats.annotation_set import AnnotationSet
 from data.formats.coco import looks_like_coco, read_coco_set
-from data.formats.voc import read_voc_set
-from data.formats.voc_layout import holds_voc
+from data.formats.cvat_xml import looks_like_cvat, read_cvat_set
+from data.formats.voc.layout import holds_voc
+from data.formats.voc.reader import read_voc_set
 from data.formats.write.coco import write_coco_set
 from data.formats.write.darknet import write_darknet_set
 from data.formats.write.voc import write_voc_set
@@ -47,8 +48,16 @@ COCO = Format(
     read_coco_set,
     ("photos", "splits", "subset"),
 )
+CVAT = Format(
+    "cvat",
+    "CVAT's XML",
+    "CVAT's annotations.xml, which begins with <annotations>",
+    looks_like_cvat,
+    read_cvat_set,
+    ("photos",),
+)
 # The order in which a source is tried.
-FORMATS = {each.name: each for each in (COCO, VOC)}
+FORMATS = {each.name: each for each in (COCO, CVAT, VOC)}
 
 WRITERS: dict[str, Callable[[AnnotationSet, Path, str, bool], None]] = {
     "yolo": write_yolo_set,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.data_yaml import read_data_yaml
+from data.data_yaml import DataSpec, read_data_yaml
 from data.split import load_split
 
 
@@ -39,9 +39,9 @@ def write_json(path: Path, document: dict) -> Path:
     return path
 
 
-def read_back(data: Path, cache: Path) -> dict:
+def read_back(data: Path | DataSpec, cache: Path) -> dict:
     """Boxes (rounded to .001 px) with class names by split and file name, as training reads them."""
-    spec = read_data_yaml(str(data), cache)
+    spec = data if isinstance(data, DataSpec) else read_data_yaml(str(data), cache)
     found: dict = {}
     for split in spec.splits:
         index = load_split(spec, split, cache)

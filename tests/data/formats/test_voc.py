@@ -18,7 +18,7 @@ from data.data_yaml import label_path, list_images, read_data_yaml
 from data.formats.annotation_set import BadAnnotation
 from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_voc
-from data.formats.voc_xml import read_annotation
+from data.formats.voc.xml_file import read_annotation
 from data.formats.write import yolo as yolo_set
 from data.split import load_split
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.formats.convert import convert_voc
-from data.formats.voc_xml import Seen, choose_origin
+from data.formats.voc.xml_file import Seen, choose_origin
 from tests.data.formats.small_sets import photo, read_back
 from utils.errors import UserError
 

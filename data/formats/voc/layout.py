@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.formats.annotation_set import BadAnnotation, place_in_set
-from data.formats.voc_xml import looks_like_voc
+from data.formats.voc.xml_file import looks_like_voc
 from data.photo_files import is_photo_name, walk
 from utils.errors import UserError, printable
 

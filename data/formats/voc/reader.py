@@ -15,8 +15,8 @@ from data.formats.annotation_set import (
     frame,
     one_label_each,
 )
-from data.formats.voc_layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
-from data.formats.voc_xml import Seen, VocObject, choose_origin, read_annotation
+from data.formats.voc.layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
+from data.formats.voc.xml_file import Seen, VocObject, choose_origin, read_annotation
 from data.images import ImageError
 from utils.errors import UserError, nearest, printable
 
