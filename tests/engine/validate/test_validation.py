@@ -14,10 +14,8 @@ from pycocotools.cocoeval import COCOeval
 import engine.validate.run
 import models.kernels.kept_memory
 from data.data_yaml import read_data_yaml
-from data.formats.coco import convert_coco
 from data.formats.coco_truths import split_truths
-from data.formats.voc import convert_voc
-from data.formats.yolo_to_coco import convert_yolo
+from data.formats.convert import convert_coco, convert_voc, convert_yolo
 from data.split import load_split
 from engine.validate.weights import Measured
 from tests.data.formats.coco_files import make_coco
