@@ -62,5 +62,5 @@ def protocol_line(config: Config, split: str, images: int, truths: Truths | None
     return (
         f"split {split} ({images} images, truths: {source})  imgsz {height}x{width} letterbox, rect off  "
         f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  float32  "
-        f"{kind} metrics by faster-coco-eval {version('faster-coco-eval')}"
+        f"{kind} metrics by hotcoco {version('hotcoco')}"
     )
