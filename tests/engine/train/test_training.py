@@ -22,7 +22,7 @@ from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
 from engine.train.trainer import closing_epochs
-from models.build import build_detector
+from models.families import build_detector
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
 from utils.config.knobs import ASSIGNER_NAMES, RunConfig

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 import models.kernels.norm_silu_pool
 import models.yolov3.blocks
-from models.build import build_network
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d, norm_silu, norm_silu_pool, saves_memory
 from models.yolov3.blocks import Downsample, SpatialPyramidPooling
+from models.yolov3.build import build_network
 from utils.config.sources import model_config
 
 NETWORKS = {

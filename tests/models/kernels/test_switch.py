@@ -6,9 +6,10 @@ from torch import nn
 
 import models.kernels.winograd
 import models.yolov3.blocks
-from models.build import build_detector, build_network
+from models.families import build_detector
 from models.kernels.in_use import cpu_kernels_in_use
 from models.weights.read import load_detector
+from models.yolov3.build import build_network
 from utils.config.knobs import Config, Hyperparameters, RunConfig
 from utils.config.sources import model_config
 
