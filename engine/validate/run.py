@@ -63,7 +63,7 @@ def run(settings: ValConfig) -> Metrics:
             records.batch(number, batch, detections)
 
         collected = collect(measured.detector, loader, *names, on_batch, truths, settings.iou_list)
-    metrics = collected.compute(by_ratio=True)
+    metrics = collected.compute(by_ratio=True, errors=True)
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))
     if not metrics.overall["ap50"] > 0:
