@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from studies.comparison.recipe import OWN_FLAGS, recipe_of
 from studies.trials.installed import check_optuna
 from train import parse_flags as train_flags

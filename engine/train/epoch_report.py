@@ -3,13 +3,23 @@
 import torch
 from torch import Tensor
 
-from alignyolo.assign.threshold import Assignment
+from alignyolo.assign.assignment import Assignment
 from alignyolo.targets import Targets, occurrences
 from utils.distributed import Group
 from utils.metrics.coco_eval import RATIO_BINS
 
 # COCO's areas, at the size of the network input.
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
+
+
+class Observer:
+    """Passes what the losses tell on to the report of the epoch that is running."""
+
+    def __init__(self) -> None:
+        self.report = EpochReport()
+
+    def __call__(self, assignment: Assignment, targets: Targets, ious: Tensor, similarities: Tensor) -> None:
+        self.report.observe(assignment, targets, ious, similarities)
 
 
 class EpochReport:

@@ -22,18 +22,18 @@ from engine.resources import Resources
 from engine.run_files import Records
 from engine.train.divergence import Guard
 from engine.train.epoch import multi_scale_sizes, train_one_epoch
-from engine.train.epoch_report import EpochReport
+from engine.train.epoch_report import EpochReport, Observer
 from engine.train.stop_signals import StopRequest, stop_requests
 from engine.validate.collect import collect
-from models.build import build_detector, with_network
+from models.detector import AnyDetector
+from models.families import family_of
+from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
 from models.weights.read import read_weights
-from models.weights.torchvision import read_torchvision
 from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
-from utils.hardware import give_freed_memory_back, keep_freed_memory
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.metrics.truths import Truths
@@ -100,7 +100,7 @@ def load_weights(network: nn.Module, path: str, model: ModelConfig | Torchvision
 
     With `model`, what differs between it and the model the weights were trained in is said too.
     """
-    contents = read_torchvision(path) if isinstance(model, TorchvisionConfig) else read_weights(path)
+    contents = family_of(model).read_weights(path) if model else read_weights(path)
     source, target = contents["model"], network.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(value.ndim == 4 for value in fitting.values()):
@@ -146,11 +146,16 @@ class Best:
 
 
 class Trainer:
-    """The detector, its data, its optimiser and its weight average, in one process of a run."""
+    """The detector, its data, its optimiser and its weight average, in one process of a run.
+
+    `observer` is what the detector's loss reports to.
+    """
 
     def __init__(
         self,
         config: Config,
+        detector: AnyDetector,
+        observer: Observer,
         train_index: LabelIndex,
         val_index: LabelIndex,
         val_truths: Truths,
@@ -162,8 +167,7 @@ class Trainer:
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
         self.val_index, self.val_truths = val_index, val_truths
-        self.report = EpochReport()
-        self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
+        self.detector, self.observer = detector, observer
         if run_config.sync_bn:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
         self.detector.network.to(device, memory_format=torch.channels_last)
@@ -275,7 +279,8 @@ class Trainer:
 
     def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
         """One epoch over the training set; returns the means to log."""
-        self.report, skipped = EpochReport(), self.guard.skipped
+        report, skipped = EpochReport(), self.guard.skipped
+        self.observer.report = report
         self.train_loader.sampler.set_epoch(epoch)
         self.parallel.train()
         for module in self.frozen:
@@ -284,7 +289,7 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
-            if report.steps == 1 and self.device.type == "cpu":
+            if report.steps == 1 and self.device.type == "cpu" and self.config.hyper.cpu_kernels == "on":
                 # Now that a step has shown what it takes.
                 self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
             progress.advance(len(batch.images), report.line)
@@ -299,7 +304,7 @@ class Trainer:
             self.optimizer,
             self.schedule,
             epoch,
-            self.report,
+            report,
             self.guard,
             device=self.device,
             dtype=self.dtype,
@@ -311,18 +316,18 @@ class Trainer:
             after_batch=after_batch,
         )
         progress.close()
-        self.report.merge(self.group)
+        report.merge(self.group)
         lr = self.optimizer.param_groups[-1]["lr"]
         steps = {
             "skipped_steps": self.guard.skipped - skipped,
             "lr": lr,
             "images_per_second": progress.speed * self.group.world_size,
         }
-        return {**self.report.row(), **steps}
+        return {**report.row(), **steps}
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = with_network(self.detector, folded(self.average.ema))
+        detector = self.detector.with_network(folded(self.average.ema))
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None

@@ -11,7 +11,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from alignyolo.similarities.iou import BOX_SIMILARITIES, iou
+from alignyolo.similarities import bound
+from alignyolo.similarities.iou import iou
 from studies.charts import NAMES
 from studies.figures.regression import Descent, step
 from utils.config.knobs import StudyConfig
@@ -51,7 +52,7 @@ def frames(steps: tuple[int, ...] = FRAME_STEPS) -> list[Frame]:
     for number in range(max(steps) + 1):
         if number in steps:
             shown.append(Frame(number, dict(boxes)))
-        boxes = {name: step(boxes[name], truths, BOX_SIMILARITIES[name], DESCENT) for name in LOSSES}
+        boxes = {name: step(boxes[name], truths, bound.similarity(name), DESCENT) for name in LOSSES}
     return shown
 
 

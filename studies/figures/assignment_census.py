@@ -1,7 +1,6 @@
 """What each assigner gives the truths of a data set: positives, ignored, unreachable and forced anchors."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +8,15 @@ import torch
 from torch import Tensor
 
 from alignyolo.anchors import Anchors, build_anchors
-from alignyolo.assign.threshold import ASSIGNERS, ggiou, near_pairs
+from alignyolo.assign.assignment import Context
+from alignyolo.assign.metric import Metric
+from alignyolo.assign.pairs import near_pairs
+from alignyolo.gaussian_iou import ggiou
+from alignyolo.registry import ASSIGNERS
 from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
 from data.split import load_split
-from engine.train.configure import data_root, open_data
+from engine.settings.configure import data_root, open_data
 from engine.train.matched_gain import letterboxed_targets
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from utils.config.knobs import StudyConfig
@@ -108,7 +111,7 @@ class Counts:
 def dense_owners(anchors: Anchors, targets: Targets, images: int, setting: Setting) -> tuple[Tensor, Tensor]:
     """(anchor, truth) of every anchor at or above the threshold, reachable or not, each to its best truth."""
     metric = functools.partial(ggiou, **setting.metric)
-    near = near_pairs(anchors, targets.boxes, setting.settings["positive"], **setting.metric)
+    near = near_pairs(anchors, targets.boxes, setting.settings["positive"], Metric(**setting.metric))
     values = metric(anchors.boxes[near.anchor], targets.boxes[near.truth])
     kept = values >= setting.settings["positive"]
     truth, anchor, values = near.truth[kept], near.anchor[kept], values[kept]
@@ -130,14 +133,14 @@ def unreachable_pairs(anchors: Anchors, targets: Targets, anchor: Tensor, truth:
 
 def count_part(anchors: Anchors, targets: Targets, images: int, setting: Setting) -> Counts:
     """The counts of a few images."""
-    build: Callable = ASSIGNERS[setting.assigner]
-    assignment = build(reach=REACH, **setting.settings)(anchors, targets, images)
+    entry, context = ASSIGNERS[setting.assigner], Context(anchors, targets, images)
+    assignment = entry.bind(**setting.settings)(context)
     total = len(targets.boxes)
     positives = torch.bincount(assignment.target, minlength=total)
     claimed = torch.unique(assignment.image * len(anchors.centers) + assignment.anchor).numel()
     unforced, dense, unreachable = positives, positives, torch.zeros(len(anchors.levels), 2, dtype=torch.long)
     if setting.by_threshold:
-        free = build(reach=REACH, **{**setting.settings, "min_positives": 0})(anchors, targets, images)
+        free = entry.bind(**{**setting.settings, "min_positives": 0})(context)
         unforced = torch.bincount(free.target, minlength=total)
         anchor, truth = dense_owners(anchors, targets, images, setting)
         dense = torch.bincount(truth, minlength=total)

@@ -20,7 +20,8 @@ import torch
 from matplotlib.colors import LogNorm
 from torch import Tensor
 
-from alignyolo.similarities.iou import giou, iou, so
+from alignyolo.similarities.iou import giou, iou
+from alignyolo.similarities.sca import so
 from studies.charts import finish, new_figure, save_figure, save_rows
 from studies.figures.gradient_magnitude import random_boxes
 from utils.config.knobs import StudyConfig

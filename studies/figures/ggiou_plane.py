@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignyolo.assign.threshold import ggiou
+from alignyolo.gaussian_iou import ggiou
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from utils.config.knobs import StudyConfig
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignyolo.similarities.iou import BOX_SIMILARITIES, iou, sca
+from alignyolo.similarities import bound
+from alignyolo.similarities.iou import iou
+from alignyolo.similarities.sca import sca
 from studies.charts import NAMES, STYLES, finish, new_figure, save_figure, save_rows
 from utils.config.knobs import StudyConfig
 
@@ -22,7 +24,7 @@ PAPER = {
 }
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    **{name: BOX_SIMILARITIES[name] for name in ("iou", "giou", "diou", "ciou", "so", "sca")},
+    **{name: bound.similarity(name) for name in ("iou", "giou", "diou", "ciou", "so", "sca")},
     "sca squared": functools.partial(sca, corner="squared"),
     "sca alpha 1": functools.partial(sca, alpha=1.0),
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignyolo.similarities.iou import BOX_SIMILARITIES, iou, iou_cd, sca
+from alignyolo.similarities import bound
+from alignyolo.similarities.iou import iou
+from alignyolo.similarities.sca import iou_cd, sca
 from studies.charts import NAMES, STYLES, finish, new_figure, save_figure, save_rows
 from utils.config.knobs import StudyConfig
 
@@ -22,12 +24,12 @@ GRID_CELLS, GRID_WIDTH, TRUTH_AREA = 20, 13.42, 16.0
 ANCHOR_SIDES, ANCHOR_RATIOS, TRUTH_RATIOS = (2.0, 4.0, 6.0), (2.0, 1.0, 0.5), (4.0, 2.0, 1.0, 0.5, 0.25)
 
 SIMILARITIES: dict[str, Similarity] = {
-    **{name: BOX_SIMILARITIES[name] for name in ("iou", "giou", "diou", "ciou", "so", "sca")},
+    **{name: bound.similarity(name) for name in ("iou", "giou", "diou", "ciou", "so", "sca")},
     "sca squared": functools.partial(sca, corner="squared"),
 }
 # Figure 1, right: "the loss weight of corner alignment is 0.5x as center alignment".
 ALIGNMENTS: dict[str, Similarity] = {
-    "IoU + centre (DIoU)": BOX_SIMILARITIES["diou"],
+    "IoU + centre (DIoU)": bound.similarity("diou"),
     "IoU + .5 corner": functools.partial(iou_cd, alpha=0.5),
     "IoU + .75 corner": functools.partial(iou_cd, alpha=0.75),
     "IoU + .5 corner, squared": functools.partial(iou_cd, alpha=0.5, corner="squared"),

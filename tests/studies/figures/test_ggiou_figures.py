@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignyolo.anchors import build_anchors
-from alignyolo.assign.threshold import ggiou
+from alignyolo.gaussian_iou import ggiou
 from alignyolo.targets import Targets
 from studies.figures import assignment_census, ggiou_plane
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data

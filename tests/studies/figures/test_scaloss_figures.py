@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alignyolo.similarities.iou import giou, iou, so
+from alignyolo.similarities.iou import giou, iou
+from alignyolo.similarities.sca import so
 from studies.figures import animation, bounds, gradient_magnitude, regression
 
 LIMIT = 1200

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.labels.index import LabelIndex
-from data.repeat_factor import repeat_factors, repeated
+from data.sampling import repeat_factors, repeated
 
 
 def index_of(labels):

@@ -9,9 +9,9 @@ import zipfile
 import pytest
 import torch
 
-from engine.predict.runtimes import open_backend
+from engine.export.runtimes import open_backend
 from export import export
-from models.build import build_network
+from models.yolov3.build import build_network
 from tests.paths import ROOT
 from utils.checkpoint import save_checkpoint
 from utils.config.knobs import Config, Hyperparameters, RunConfig
@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
 
 def test_onnxruntime_leaves_nothing_in_the_home_folder(whole, tmp_path):
     """From 1.31 on its import alone writes an identity of the machine, unless it is told not to."""
-    lines = "import pathlib, sys; from engine.predict.runtimes import open_onnx; open_onnx(pathlib.Path(sys.argv[1]))"
+    lines = "import sys; from engine.export.runtimes import open_backend; open_backend(sys.argv[1])"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "ORT_"))}
     command = [sys.executable, "-c", lines, str(whole["onnx"])]
     subprocess.run(command, check=True, env=environment | {"HOME": str(tmp_path)}, cwd=ROOT)
