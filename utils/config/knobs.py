@@ -336,6 +336,7 @@ class CompareConfig:
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")
     split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
     jobs: int = knob(1, "training processes at the same time", 1, 1024)
     threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
     report_only: bool = knob(False, "start nothing: write the report of what is finished")
