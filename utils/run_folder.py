@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.errors import UserError, printable
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "ultralytics", "faster-coco-eval", "tensorboard")
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "ultralytics", "hotcoco", "tensorboard")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
