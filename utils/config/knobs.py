@@ -343,6 +343,27 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """The flags of tune.py; every other flag goes to train.py."""
+
+    trials: int = knob(30, "runs of the whole search, on all machines together", 1, 100_000)
+    search: tuple[str, ...] = knob(
+        ("lr0=1e-4..0.1:log", "weight_decay=1e-5..0.01:log", "box=0.02..0.5:log", "cls=0.1..5:log", "obj=0.2..5:log"),
+        "keys with what to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log, KEY=A,B,C",
+    )
+    metric: str = knob("ap", "measure of metrics.json and results.csv to raise")
+    max_seconds: float = knob(0.0, "constraint: training seconds of a run, 0 = none", 0)
+    max_parameters: int = knob(0, "constraint: weights and biases of the detector, 0 = none", 0)
+    prune: bool = knob(True, "stop runs early that fall behind (Hyperband)")
+    into: str = knob("runs/tune/search", "folder of the runs, of the report and of best.yaml")
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
+    jobs: int = knob(1, "training processes at the same time", 1, 1024)
+    threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
+    sampler_seed: int = knob(0, "seed of the search; --seed is that of every training", 0, 2**31)
+    report_only: bool = knob(False, "start nothing: write the report of what is finished")
+
+
+@dataclass(frozen=True)
 class ScoresConfig:
     """The flags of `python -m studies.scores`."""
 
