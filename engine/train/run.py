@@ -85,7 +85,7 @@ def train_on(
         trainer.restore(resumed)
     else:
         for path in start_weights(config):
-            print(load_weights(trainer.detector.network, path, config.model))
+            print(load_weights(trainer.detector.network, path, config.model, config.names))
             trainer.restart_average()
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:
