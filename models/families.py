@@ -16,12 +16,8 @@ from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, SIMILARITIES, Entry
 from utils.config.knobs import ENCODED_LOSSES, Config, ModelConfig, TorchvisionConfig
 
 if TYPE_CHECKING:
-    from models.torchvision.dense_detectors import DenseDetector
-    from models.torchvision.faster_rcnn import TwoStageDetector
-    from models.yolov3.detector import Detector
+    from models.detector import AnyDetector
     from utils.distributed import Group
-
-    AnyDetector = Detector | DenseDetector | TwoStageDetector
 
 
 @dataclass(frozen=True)

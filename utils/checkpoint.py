@@ -1,20 +1,21 @@
-"""Checkpoints: tensors and plain JSON types only, written whole or not at all, read with weights_only.
+"""Checkpoints: tensors and plain JSON types only, written whole or not at all, checked and read with weights_only.
 
 python -m utils.checkpoint best.pt                      what the file is, without loading its weights
 """
 
 import os
 import pickle
+import secrets
 import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from utils.checksum import damage, write_sealed
 from utils.errors import CommandError, UserError, printable, run_command
 
 FORMAT = "alignyolo"
@@ -27,7 +28,7 @@ DAMAGED = (
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None = None) -> None:
-    """Writes a checkpoint to a temporary file beside `path`, syncs it and renames it over `path`.
+    """Write a checkpoint, with a check sum, to a temporary file beside `path`, sync it and rename it over `path`.
 
     The file that was there becomes `previous` if that is given. Raises CommandError when the disk is too full, or the
     file cannot be written; what was there is untouched then.
@@ -39,22 +40,30 @@ def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None 
             f"no room for {path.name}: {needed / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free in "
             f"{printable(path.parent.absolute())}; the checkpoints there are untouched"
         )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
+        # A new file, with the rights that the umask leaves: colleagues may read it like the rest of the folder.
+        with temporary.open("x+b") as file:
+            whole = {"format": FORMAT, "version": VERSION, **contents}
+            write_sealed(file, lambda summed: torch.save(whole, summed))
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
             path.replace(previous)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, RuntimeError):
             # torch's writer hides what the system said behind a complaint about positions.
             reason = printable(error.__context__ or error, 120)
             raise CommandError(f"{printable(path)} cannot be written ({reason}); what was there is untouched") from None
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder; only while nobody else writes there."""
+    for path in (*folder.glob(".*.pt.????????"), *folder.glob("*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def tensors(contents: Any) -> Iterator[torch.Tensor]:
@@ -70,12 +79,29 @@ def tensors(contents: Any) -> Iterator[torch.Tensor]:
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint of this project onto the CPU, or without its numbers (`meta`); UserError for anything else."""
+    """Read a checkpoint of this project onto the CPU, or without its numbers (`meta`); UserError for anything else."""
     contents = load_plain(path, "a checkpoint of this project", device)
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise UserError(f"{printable(path)}: not a checkpoint of this project: expected one that train.py wrote")
-    if contents["version"] > VERSION:
-        raise UserError(f"{printable(path)}: written by a newer version (format {contents['version']} > {VERSION})")
+    version = contents.get("version")
+    if not isinstance(version, int):
+        raise UserError(f"{printable(path)}: not a checkpoint of this project: its format is {printable(version, 40)}")
+    if version > VERSION:
+        raise UserError(f"{printable(path)}: written by a newer version (format {version} > {VERSION})")
+    return contents
+
+
+def require_model(contents: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint's contents; UserError unless they hold a model with what has to be known about it."""
+    kinds = {"config": dict, "names": list, "model": dict, "epoch": int}
+    wrong = [name for name, kind in kinds.items() if not isinstance(contents.get(name), kind)]
+    if not wrong:
+        parts = [contents["config"].get(part) for part in ("run", "model", "hyper")]
+        wrong = [] if all(isinstance(part, dict) for part in parts) else ["config"]
+        wrong += [] if all(isinstance(name, str) for name in contents["names"]) else ["names"]
+        wrong += [] if all(isinstance(value, torch.Tensor) for value in contents["model"].values()) else ["model"]
+    if wrong:
+        raise UserError(f"{printable(path)}: a checkpoint of this project without {' and '.join(wrong)} of a model")
     return contents
 
 
@@ -86,6 +112,10 @@ def load_plain(path: str | Path, expected: str, device: str = "cpu") -> Any:
         raise UserError(f"weights not found: {printable(path.absolute())}")
     try:
         with path.open("rb") as file:  # from a path, torch would let the suffix decide how it is read
+            reason = damage(file)
+            if reason:
+                raise UserError(f"{printable(path)}: damaged ({printable(reason, 120)})")
+            file.seek(0)
             return torch.load(file, map_location=device, weights_only=True)
     except DAMAGED as error:
         reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
@@ -93,8 +123,13 @@ def load_plain(path: str | Path, expected: str, device: str = "cpu") -> Any:
 
 
 def newest(project: Path, file: str) -> Path:
-    """The newest `*/weights/<file>` below a project folder; UserError if there is none."""
-    found = sorted(project.glob(f"*/weights/{file}"), key=lambda path: path.stat().st_mtime)
+    """The newest `*/weights/<file>` below a project folder, last.pt also where only last_prev.pt is left.
+
+    UserError if there is none.
+    """
+    names = [file, "last_prev.pt"] if file == "last.pt" else [file]
+    paths = [path for name in names for path in project.glob(f"*/weights/{name}")]
+    found = [path.with_name(file) for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
     if not found:
         raise UserError(f"no run with weights/{file} in {project.absolute()}: train first, or name one with --weights")
     return found[-1]
@@ -134,7 +169,7 @@ def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise UserError("expected one checkpoint: python -m utils.checkpoint FILE")
     path = Path(sys.argv[1])
-    print(describe(load_checkpoint(path, "meta"), str(path)))
+    print(describe(require_model(load_checkpoint(path, "meta"), path), str(path)))
     print(f"size     {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 

@@ -49,11 +49,11 @@ with _process_state_kept():
     for _name in _DISTRIBUTED:
         os.environ.pop(_name, None)
     from ultralytics.utils import SETTINGS
-    from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
+    from ultralytics.utils.torch_utils import ModelEMA
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["EarlyStopping", "ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "stream_loader"]
+__all__ = ["ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "stream_loader"]
 
 
 def result(

@@ -12,6 +12,16 @@ from utils.metrics.coco_eval import RATIO_BINS
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 
 
+class Observer:
+    """Passes what the losses tell on to the report of the epoch that is running."""
+
+    def __init__(self) -> None:
+        self.report = EpochReport()
+
+    def __call__(self, assignment: Assignment, targets: Targets, ious: Tensor, similarities: Tensor) -> None:
+        self.report.observe(assignment, targets, ious, similarities)
+
+
 class EpochReport:
     """Sums over an epoch; `observe` fits DetectionLoss, `add` takes the weighted losses of a step."""
 

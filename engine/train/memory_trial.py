@@ -12,11 +12,12 @@ import torch
 from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
 from data.loader import Batch
+from engine.batches import to_device
 from engine.failures import is_out_of_memory
 from engine.resources import room_on
-from engine.train.epoch import autocast, largest_size, resized, to_device
+from engine.train.epoch import autocast, largest_size, resized
 from engine.train.trainer import frozen_modules
-from models.families import build_detector
+from models.detector import AnyDetector
 from utils.config.knobs import Config
 from utils.distributed import Group
 from utils.errors import UserError
@@ -30,18 +31,27 @@ MOST = 1024
 
 
 class Rehearsal:
-    """A detector of its own, as the config describes it, that trains and validates on grey images with real boxes.
+    """A copy of the run's detector that trains and validates on grey images with real boxes.
 
     Nothing of it reaches the run: no weight, statistic or random generator. `exact`: peaks are the device's own count.
     """
 
-    def __init__(self, config: Config, index: LabelIndex, device: torch.device, dtype: torch.dtype | None):
+    def __init__(
+        self,
+        config: Config,
+        detector: AnyDetector,
+        index: LabelIndex,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        group: Group,
+    ) -> None:
         run, hyper = config.run, config.hyper
         self.index, self.device, self.dtype, self.image_size = index, device, dtype, run.image_size
         self.step_size = largest_size(run.image_size, max(config.model.strides)) if run.multi_scale else run.image_size
         self.exact = device.type == "cuda"
         self.before = _resident()
-        self.detector = build_detector(config)
+        # In one process alone: the others would never answer the copy's question for sums over the group.
+        self.detector = copy.deepcopy(detector, {id(group): Group()})
         network = self.detector.network.to(device, memory_format=torch.channels_last)
         frozen_modules(network, run.freeze)
         self.optimizer = build_optimizer(run.optimizer, network, hyper.lr0, hyper.momentum, 0.0)
@@ -114,7 +124,12 @@ def power_of_two(number: int) -> int:
 
 
 def rehearsed(
-    config: Config, index: LabelIndex, device: torch.device, dtype: torch.dtype | None, group: Group
+    config: Config,
+    detector: AnyDetector,
+    index: LabelIndex,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    group: Group,
 ) -> tuple[Config, int]:
     """The config with a batch size that fits where it asks for one (-1), and the bytes that a step will take.
 
@@ -125,7 +140,7 @@ def rehearsed(
             raise UserError("--batch-size -1: cannot be measured on mps; expected a number")
         return config, 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        rehearsal = Rehearsal(config, index, device, dtype)
+        rehearsal = Rehearsal(config, detector, index, device, dtype, group)
         try:
             return _rehearsed(config, rehearsal, group)
         finally:

@@ -18,13 +18,15 @@ from data.split import fingerprint, load_split
 from engine.failures import explained
 from engine.resources import plan_resources
 from engine.run_files import NoRecords, Records
+from engine.settings.configure import Plan, advice
 from engine.train.banner import banner, next_steps
-from engine.train.configure import Plan, advice
+from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed
 from engine.train.trainer import Trainer, load_weights
 from engine.validate.collect import protocol_line
-from models.families import family_of
+from models.families import build_detector, family_of
+from models.kernels.in_use import cpu_kernels_in_use
 from models.yolov3.anchor_fit import fit_anchors
 from utils.config.knobs import Config
 from utils.device import autocast_dtype, choose_device, require_compiler
@@ -75,11 +77,15 @@ def train_on(
     val_truths = split_truths(plan.data, "val", val_index)
     # A resumed run has been rehearsed, and could not change its batch size.
     rehearse = group.main and not resumed
-    config, peak = group.share(rehearsed(config, train_index, device, dtype, group) if rehearse else (config, 0))
+    observer = Observer()
+    detector = build_detector(config, observer, group)
+    tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
+    config, peak = group.share(tried)
     splits = {"train": train_index, "val": val_index}
     resources = plan_resources(config.run, splits, group, peak, device=device)
     print(resources.said)
-    trainer = Trainer(config, train_index, val_index, val_truths, device, dtype, group, resources)
+    indices = (train_index, val_index, val_truths)
+    trainer = Trainer(config, detector, observer, *indices, device, dtype, group, resources)
     if resumed:
         require_same_data(resumed, train_index)
         trainer.restore(resumed)
@@ -90,7 +96,8 @@ def train_on(
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:
         protocol = protocol_line(config, "val", len(val_index), val_truths)
-        records = Records(folder, config, train_index, trainer.start_epoch, protocol)
+        kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
+        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels)
     else:
         records = NoRecords(folder)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))

@@ -22,10 +22,12 @@ from engine.resources import Resources
 from engine.run_files import Records
 from engine.train.divergence import Guard
 from engine.train.epoch import multi_scale_sizes, train_one_epoch
-from engine.train.epoch_report import EpochReport
+from engine.train.epoch_report import EpochReport, Observer
 from engine.train.stop_signals import StopRequest, stop_requests
 from engine.validate.collect import collect
-from models.families import build_detector, family_of
+from models.detector import AnyDetector
+from models.families import family_of
+from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
 from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
 from models.yolov3.export_network import folded
@@ -33,7 +35,6 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
-from utils.hardware import give_freed_memory_back, keep_freed_memory
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.metrics.truths import Truths
@@ -155,11 +156,16 @@ class Best:
 
 
 class Trainer:
-    """The detector, its data, its optimiser and its weight average, in one process of a run."""
+    """The detector, its data, its optimiser and its weight average, in one process of a run.
+
+    `observer` is what the detector's loss reports to.
+    """
 
     def __init__(
         self,
         config: Config,
+        detector: AnyDetector,
+        observer: Observer,
         train_index: LabelIndex,
         val_index: LabelIndex,
         val_truths: Truths,
@@ -171,8 +177,7 @@ class Trainer:
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
         self.val_index, self.val_truths = val_index, val_truths
-        self.report = EpochReport()
-        self.detector = build_detector(config, lambda *seen: self.report.observe(*seen), group)
+        self.detector, self.observer = detector, observer
         if run_config.sync_bn:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
         self.detector.network.to(device, memory_format=torch.channels_last)
@@ -284,7 +289,8 @@ class Trainer:
 
     def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
         """One epoch over the training set; returns the means to log."""
-        self.report, skipped = EpochReport(), self.guard.skipped
+        report, skipped = EpochReport(), self.guard.skipped
+        self.observer.report = report
         self.train_loader.sampler.set_epoch(epoch)
         self.parallel.train()
         for module in self.frozen:
@@ -293,7 +299,7 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
-            if report.steps == 1 and self.device.type == "cpu":
+            if report.steps == 1 and self.device.type == "cpu" and self.config.hyper.cpu_kernels == "on":
                 # Now that a step has shown what it takes.
                 self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
             progress.advance(len(batch.images), report.line)
@@ -308,7 +314,7 @@ class Trainer:
             self.optimizer,
             self.schedule,
             epoch,
-            self.report,
+            report,
             self.guard,
             device=self.device,
             dtype=self.dtype,
@@ -320,14 +326,14 @@ class Trainer:
             after_batch=after_batch,
         )
         progress.close()
-        self.report.merge(self.group)
+        report.merge(self.group)
         lr = self.optimizer.param_groups[-1]["lr"]
         steps = {
             "skipped_steps": self.guard.skipped - skipped,
             "lr": lr,
             "images_per_second": progress.speed * self.group.world_size,
         }
-        return {**self.report.row(), **steps}
+        return {**report.row(), **steps}
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
@@ -336,7 +342,7 @@ class Trainer:
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute(by_ratio)
+            metrics = collected.compute(by_ratio, errors=by_ratio)
             if not metrics.overall["ap50"] > 0:
                 dtype = str(self.dtype).removeprefix("torch.")
                 print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))

@@ -4,7 +4,8 @@ The classes are subclassed, not patched. Their own resizing is left out (letterb
 [0, 1] are normalised with the mean and deviation that torchvision uses for each. Nothing is downloaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from alignyolo.anchors import DenseAnchors
 from alignyolo.targets import Targets
-from models.postprocess import Postprocess
-from models.torchvision.dense_loss import DenseLoss, DenseOutput
+from models.detector import AnyDetector
+from models.torchvision.dense_loss import BoxCoder, DenseOutput
 
 NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
 
 
-def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> DenseAnchors:
+def dense_anchors(generator: Any, images: Tensor, features: Sequence[Tensor]) -> DenseAnchors:
     """Lay the anchors over any one of a batch's images, in full precision whatever the features' is."""
     height, width = images.shape[-2:]
     shapes = [images.new_empty((0, 0, *feature.shape[-2:])) for feature in features]
@@ -36,6 +37,13 @@ def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tenso
 
 class DenseForward:
     """The way through torchvision's detectors with dense anchors, in front of the class that holds the layers."""
+
+    backbone: nn.Module
+    transform: Any
+    head: nn.Module
+    anchor_generator: Any
+    box_coder: BoxCoder
+    scores: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> DenseOutput:
         """What the network says of every anchor over images (B, 3, H, W) in [0, 1]."""
@@ -85,27 +93,19 @@ def ssd300(num_classes: int) -> SSDNetwork:
     return SSDNetwork(stock.backbone, stock.anchor_generator, (300, 300), num_classes + 1, head=stock.head, **normal)
 
 
-class DenseDetector(nn.Module):
-    """A network of torchvision's with its loss and its postprocessing: images and targets to losses or detections."""
+class DenseDetector(AnyDetector):
+    """A network of torchvision's with dense anchors, its loss and its postprocessing."""
 
-    def __init__(self, network: nn.Module, loss: DenseLoss, postprocess: Postprocess):
-        super().__init__()
-        self.network, self.loss, self.postprocess = network, loss, postprocess
-
-    def with_network(self, network: nn.Module) -> "DenseDetector":
-        """The same detector around other weights."""
-        return DenseDetector(network, self.loss, self.postprocess)
+    network: Any  # a DenseForward with its layers
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
+        """Return boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
         codes, logits, anchors = self.network(images)
         repeated = anchors.boxes.repeat(len(codes), 1)
         boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), repeated)
         return boxes.view_as(codes), self.network.scores(logits.float())
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Turn images (B, 3, H, W) in [0, 1] into losses {box, class} with targets, else into detections."""
-        if targets is not None:
-            return self.loss(self.network(images), targets.to(images.device))
-        return self.postprocess(*self.candidates(images))
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute {box, class} of images (B, 3, H, W) in [0, 1]."""
+        return self.loss(self.network(images), targets.to(images.device))

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -19,7 +20,7 @@ from alignyolo.assign.assignment import Assignment
 from alignyolo.assign.dense import DenseThreshold
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets
-from models.postprocess import Postprocess
+from models.detector import AnyDetector
 from models.torchvision.dense_loss import BoxTerm
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -109,7 +110,7 @@ class FasterRCNNNetwork(GeneralizedRCNN):
         with torch.autocast(images.device.type, enabled=False), torch.random.fork_rng(devices, enabled=self.training):
             features = {name: each.to(images.dtype) for name, each in features.items()}
             per_image = None
-            if self.training:
+            if self.training and targets is not None:
                 torch.manual_seed(self.sampling_seed(targets))
                 per_image = per_image_targets(targets, len(images), images.dtype)
             boxes, losses = self.rpn(ImageList(images, sizes), features, per_image)
@@ -130,7 +131,9 @@ def per_image_targets(targets: Targets, batch_size: int, dtype: torch.dtype) -> 
     return answer
 
 
-def faster_rcnn(backbone: nn.Module, num_classes: int, rpn: DenseThreshold, roi: DenseThreshold) -> FasterRCNNNetwork:
+def faster_rcnn(
+    backbone: BackboneWithFPN, num_classes: int, rpn: DenseThreshold, roi: DenseThreshold
+) -> FasterRCNNNetwork:
     """Faster R-CNN on a feature pyramid with torchvision's settings, randomly initialised."""
     channels = backbone.out_channels
     generator = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
@@ -160,10 +163,13 @@ class TwoStageLoss:
 
     def __call__(self, proposals: Proposals, first: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """Scalar losses {box, objectness, class}; objectness is the region proposal network's two losses."""
-        positive = (proposals.labels > 0).nonzero().flatten()
-        rows = proposals.rows[positive]
+        labels, owners = proposals.labels, proposals.rows
+        assert labels is not None
+        assert owners is not None
+        positive = (labels > 0).nonzero().flatten()
+        rows = owners[positive]
         truths = targets.boxes[rows].to(proposals.boxes.dtype)
-        codes = proposals.codes[positive, proposals.labels[positive]]
+        codes = proposals.codes[positive, labels[positive]]
         around = {
             "image_size": proposals.image_size,
             "over_ranks": self.over_ranks,
@@ -171,14 +177,14 @@ class TwoStageLoss:
         }
         value, boxes = self.box(codes, proposals.boxes[positive], truths, **around)
         boxes = boxes.detach()
-        box = (self.box.weight(boxes, truths, **around) * value).sum() / len(proposals.labels)
-        classes = functional.cross_entropy(proposals.logits, proposals.labels)
+        box = (self.box.weight(boxes, truths, **around) * value).sum() / len(labels)
+        classes = functional.cross_entropy(proposals.logits, labels)
         if self.observe is not None:
             assignment = sampled_assignment(proposals, positive, rows, len(targets.boxes))
             self.observe(assignment, targets, iou(boxes, truths), 1 - value.detach())
         return {
             "box": box * self.box_gain,
-            "objectness": sum(first.values()) * self.obj_gain,
+            "objectness": torch.stack(list(first.values())).sum() * self.obj_gain,
             "class": classes * self.cls_gain,
         }
 
@@ -186,22 +192,16 @@ class TwoStageLoss:
 def sampled_assignment(proposals: Proposals, positive: Tensor, rows: Tensor, num_truths: int) -> Assignment:
     """The positives (P,) among the sampled proposals, which stand in the place of anchors, for the log."""
     overlap = torch.zeros(len(positive), device=positive.device)
-    ignored = torch.zeros(len(proposals.counts), len(proposals.labels), dtype=torch.bool, device=positive.device)
+    ignored = torch.zeros(len(proposals.counts), len(proposals.boxes), dtype=torch.bool, device=positive.device)
     unmatched = torch.ones(num_truths, dtype=torch.bool, device=positive.device)
     unmatched[rows] = False
     return Assignment(positive, proposals.image[positive], rows, overlap, ignored, unmatched)
 
 
-class TwoStageDetector(nn.Module):
-    """Faster R-CNN with its loss and its postprocessing: images and targets to losses or detections."""
+class TwoStageDetector(AnyDetector):
+    """Faster R-CNN with its loss and its postprocessing."""
 
-    def __init__(self, network: FasterRCNNNetwork, loss: TwoStageLoss, postprocess: Postprocess):
-        super().__init__()
-        self.network, self.loss, self.postprocess = network, loss, postprocess
-
-    def with_network(self, network: nn.Module) -> "TwoStageDetector":
-        """The same detector around other weights."""
-        return TwoStageDetector(network, self.loss, self.postprocess)
+    network: Any  # a FasterRCNNNetwork
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -214,12 +214,10 @@ class TwoStageDetector(nn.Module):
         answer = [best_pairs(*part, self.postprocess.top_k) for part in parts]
         return [boxes for boxes, _ in answer], [scores for _, scores in answer]
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image."""
-        if targets is not None:
-            targets = targets.to(images.device)
-            return self.loss(*self.network(images, targets), targets)
-        return self.postprocess(*self.candidates(images))
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute {box, objectness, class} of images (B, 3, H, W) in [0, 1]."""
+        targets = targets.to(images.device)
+        return self.loss(*self.network(images, targets), targets)
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from models.detector import AnyDetector
 from models.families import build_detector
 from models.weights.darknet import looks_like_darknet, read_darknet
 from models.weights.foreign_pickle import Refused, pickle_bytes
 from models.weights.ultralytics import read_ultralytics
-from models.yolov3.detector import Detector
-from utils.checkpoint import FORMAT, load_checkpoint
+from utils.checkpoint import FORMAT, load_checkpoint, require_model
 from utils.config.knobs import Config
 from utils.errors import UserError, printable
 
@@ -29,7 +29,7 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
     with path.open("rb") as file:
         start = file.read(20)
     if start.startswith(ZIP_MAGIC):
-        return load_checkpoint(path) if is_ours(path) else read_ultralytics(path)
+        return require_model(load_checkpoint(path), path) if is_ours(path) else read_ultralytics(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if looks_like_darknet(path, start):
@@ -40,7 +40,7 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
     )
 
 
-def load_detector(contents: dict[str, Any], config: Config, where: str) -> Detector:
+def load_detector(contents: dict[str, Any], config: Config, where: str) -> AnyDetector:
     """The detector of a checkpoint's contents, in evaluation mode; UserError if tensors are missing or do not fit."""
     detector = build_detector(config)
     expected, found = detector.network.state_dict(), contents["model"]

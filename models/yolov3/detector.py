@@ -8,13 +8,14 @@ from torch import Tensor, device, nn
 from alignyolo.anchors import Anchors, build_anchors
 from alignyolo.assign.assignment import Assignment
 from alignyolo.targets import Targets
+from models.detector import AnyDetector
 from models.postprocess import Postprocess
 from models.yolov3.decoding import Decoding
 from models.yolov3.loss import DetectionLoss
 
 
-class Detector(nn.Module):
-    """A network with its anchors, its loss and its postprocessing."""
+class Detector(AnyDetector):
+    """YOLOv3: a network with its anchors, its loss and its postprocessing."""
 
     def __init__(
         self,
@@ -25,11 +26,9 @@ class Detector(nn.Module):
         postprocess: Postprocess,
         decoding: Decoding,
     ):
-        super().__init__()
-        self.network = network
-        self.strides = tuple(strides)
-        self.anchor_sizes = anchor_sizes
-        self.loss, self.postprocess, self.decoding = loss, postprocess, decoding
+        super().__init__(network, loss, postprocess)
+        self.loss: DetectionLoss = loss
+        self.strides, self.anchor_sizes, self.decoding = tuple(strides), anchor_sizes, decoding
         self._anchors: dict[tuple[tuple[int, int], device], Anchors] = {}
 
     def anchors(self, image_size: tuple[int, int], where: device) -> Anchors:
@@ -49,14 +48,11 @@ class Detector(nn.Module):
         height, width = images.shape[-2:]
         return self.decoding.candidates(self.network(images), self.anchors((height, width), images.device))
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Turn images (B, 3, H, W) in [0, 1] into losses {box, objectness, class} with targets, else into detections.
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute {box, objectness, class} of images (B, 3, H, W) in [0, 1].
 
         Targets may lie on the host: then nothing in here makes the host wait for the images' device.
-        Detections are per image {boxes (N, 4) xyxy pixels of the input, scores (N,), labels (N,)}, best first.
         """
-        if targets is None:
-            return self.postprocess(*self.candidates(images))
         raw = self.network(images)
         height, width = images.shape[-2:]
         anchors = self.anchors((height, width), images.device)

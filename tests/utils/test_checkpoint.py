@@ -1,15 +1,19 @@
 """Checkpoints: written whole or not at all, readable by torch alone, refused when they are something else."""
 
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
-from utils.checkpoint import load_checkpoint, newest, save_checkpoint
+from engine.export.runtimes import open_backend
+from utils.checkpoint import load_checkpoint, newest, remove_unfinished, save_checkpoint
 from utils.errors import UserError
 
 CONTENTS = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "config": {"a": [1, 2.5, "x", None]}, "epoch": 3}
+PARTS = {"config": {"run": {}, "model": {}, "hyper": {}}, "names": ["a"], "model": {}, "epoch": 1}
+WHOLE = {"format": "alignyolo", "version": 1, **PARTS}
 
 
 def test_round_trip_with_weights_only(tmp_path):
@@ -63,6 +67,46 @@ def test_anything_else_is_one_clear_error(kind, tmp_path, monkeypatch):
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_decides_who_may_read_it(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        save_checkpoint(tmp_path / "best.pt", CONTENTS)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "best.pt").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"format": "alignyolo"},
+        {"format": "alignyolo", "version": "x"},
+        {"format": "alignyolo", "version": 1, "names": [], "model": {}},
+        {**WHOLE, "config": {"run": {}, "model": 3, "hyper": {}}},
+        {**WHOLE, "names": {0: "a"}},
+        {**WHOLE, "names": [1]},
+        {**WHOLE, "model": {"weight": 3}},
+        {**WHOLE, "epoch": None},
+        {**WHOLE, "config": {"run": {"epochs": "x"}, "model": {}, "hyper": {}}},
+        {**WHOLE, "config": {"run": {}, "model": {"backbone": 7}, "hyper": {}}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_lacks_something_is_one_clear_error(contents, tmp_path):
+    torch.save(contents, tmp_path / "file.pt")
+    with pytest.raises(UserError, match=r"file\.pt"):
+        open_backend(tmp_path / "file.pt")
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    save_checkpoint(tmp_path / "best.pt", CONTENTS)
+    for name in (".best.pt.abcd0123", ".last.pt.abcdefgh", "results.csv.tmp", "notes.txt"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "notes.txt"}
+
+
 def test_newest_run(tmp_path):
     with pytest.raises(UserError, match="no run"):
         newest(tmp_path, "best.pt")
@@ -70,3 +114,11 @@ def test_newest_run(tmp_path):
         (tmp_path / name / "weights").mkdir(parents=True)
         save_checkpoint(tmp_path / name / "weights" / "best.pt", CONTENTS)
     assert newest(tmp_path, "best.pt").parts[-3] == "exp2"
+
+
+def test_a_run_whose_last_pt_is_gone_is_still_the_newest(tmp_path):
+    for number, name in enumerate(("exp/weights/last.pt", "exp2/weights/last_prev.pt")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        save_checkpoint(tmp_path / name, CONTENTS)
+        os.utime(tmp_path / name, (number, number))
+    assert newest(tmp_path, "last.pt") == tmp_path / "exp2/weights/last.pt"

@@ -80,8 +80,8 @@ def test_import_by_one_rank_alone_does_not_wait_for_the_others(tmp_path):
     assert report["same"]
 
 
-def test_ema_and_early_stopping_work_without_a_word(capfd):
-    from utils.ultralytics_only import EarlyStopping, ModelEMA
+def test_the_average_works_without_a_word(capfd):
+    from utils.ultralytics_only import ModelEMA
 
     model = torch.nn.Linear(2, 1)
     ema = ModelEMA(model, decay=0.5, tau=1)
@@ -91,10 +91,6 @@ def test_ema_and_early_stopping_work_without_a_word(capfd):
     ema.update(model)
     rate = ema.decay(1)
     assert torch.allclose(ema.ema.weight, rate * start + (1 - rate) * model.weight)
-
-    stopper = EarlyStopping(patience=2)
-    stops = [stopper(epoch, fitness) for epoch, fitness in enumerate([0.1, 0.3, 0.2, 0.2])]
-    assert stops == [False, False, False, True]
     assert capfd.readouterr() == ("", "")
 
 

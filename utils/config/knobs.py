@@ -18,6 +18,8 @@ from utils.errors import UserError, nearest, printable
 BOX_LOSSES = tuple(SIMILARITIES)
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LR_SCHEDULES = ("linear", "cosine", "steps")
+PRECISIONS = ("float32", "bf16", "auto")
+PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
 
 
@@ -163,6 +165,13 @@ class Hyperparameters:
     ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
     ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
 
+    cpu_kernels: str = knob(
+        "on",
+        "on a CPU, this project's own arithmetic and memory: recomputed normalisation and activation, Winograd "
+        "convolutions, freed memory kept; off = torch's own alone",
+        choices=("on", "off"),
+    )
+
     repeat_threshold: float = knob(
         0.0, "photos with a class in fewer than this fraction of photos come more often (LVIS .001), 0 = off", 0, 1
     )
@@ -214,7 +223,7 @@ FOREIGN_KEYS = frozenset(
 class RunConfig:
     """The flags of train.py."""
 
-    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc, lvis)")
+    data: str = knob("shapes", "data YAML, built-in name (shapes, coco128, ...), or a folder, .zip, COCO JSON")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     cfg: str = knob("yolov3-tiny", "model YAML, or a name in models (yolov3, yolov3-tiny, retinanet_resnet18_fpn, ...)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
@@ -278,7 +287,7 @@ class RunConfig:
 class ValConfig:
     """The flags of val.py; what is not given comes from the checkpoint's own run."""
 
-    weights: str = knob("", "checkpoint (default: best.pt of the newest run)")
+    weights: str = knob("", "weights, or a file of export.py (default: best.pt of the newest run)")
     data: str = knob("", "data YAML or built-in name (default: the one it was trained on)")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     split: str = knob("val", "split of the data set", choices=("train", "val", "test"))
@@ -289,6 +298,7 @@ class ValConfig:
     report: bool = knob(True, "write report.html: tables, curves, the worst misses and false alarms")
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(0, "images per batch, 0 = as in training", 0, 65536)
+    precision: str = knob("float32", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
     conf: float = knob(0.001, "lowest score that counts", 0, 1)
@@ -326,6 +336,7 @@ class CompareConfig:
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")
     split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
     jobs: int = knob(1, "training processes at the same time", 1, 1024)
     threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
     report_only: bool = knob(False, "start nothing: write the report of what is finished")
@@ -378,13 +389,14 @@ class ExportConfig:
 class DetectConfig:
     """The flags of detect.py."""
 
-    weights: str = knob("", "weights: .pt, .weights, .onnx, .torchscript, openvino (default: the newest run's best.pt)")
+    weights: str = knob("", "weights, or a file of export.py (default: best.pt of the newest run)")
     source: str = knob("", "image, folder, glob, list file (.txt), video, webcam number, or stream address")
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     conf: float = knob(0.25, "lowest score that is reported", 0, 1)
     nms_iou: float = knob(0.45, "NMS threshold", 0, 1)
     max_det: int = knob(300, "detections per image", 1, 10000)
     classes: tuple[str, ...] = knob((), "report only these class names")
+    precision: str = knob("auto", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     vid_stride: int = knob(1, "use every N-th frame of a video or stream", 1, 100000)
     save: bool = knob(True, "save pictures and videos with the detections drawn")
@@ -405,6 +417,20 @@ class Config:
     model: ModelConfig | TorchvisionConfig
     hyper: Hyperparameters
     names: tuple[str, ...]
+
+    @property
+    def yolov3(self) -> ModelConfig:
+        """Return the model of a YOLOv3; TypeError for another family's."""
+        if not isinstance(self.model, ModelConfig):
+            raise TypeError(f"expected a YOLOv3, not {self.model.detector}")
+        return self.model
+
+    @property
+    def torchvision(self) -> TorchvisionConfig:
+        """Return the model of a detector of torchvision; TypeError for a YOLOv3's."""
+        if not isinstance(self.model, TorchvisionConfig):
+            raise TypeError(f"expected a detector of torchvision, not {self.model.detector}")
+        return self.model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types only."""
@@ -462,6 +488,9 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     """The value converted to the knob's type and found in its range; UserError otherwise."""
     place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
+        # YAML reads a bare on or off as true or false.
+        value = "on" if value else "off"
     converted = convert(hint, value, place)
     for number in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):

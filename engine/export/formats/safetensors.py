@@ -19,6 +19,6 @@ def write(path: Path, job: Job) -> None:
     save_file(state, path, {**metadata, "config": json.dumps(job.config.to_dict())})
 
 
-def open_file(path: Path) -> Backend:
+def open_file(path: Path, precision: str) -> Backend:
     """The file in PyTorch."""
-    return open_weights(path)
+    return open_weights(path, precision=precision)

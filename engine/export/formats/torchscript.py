@@ -20,7 +20,7 @@ def write(path: Path, job: Job) -> None:
     traced.save(str(path), _extra_files={"config.txt": json.dumps(job.metadata())})
 
 
-def open_file(path: Path) -> Backend:
+def open_file(path: Path, precision: str) -> Backend:
     """A TorchScript file in PyTorch."""
     extra = {"config.txt": ""}
     try:

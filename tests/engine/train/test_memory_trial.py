@@ -11,10 +11,13 @@ import engine.train.memory_trial
 import engine.train.run
 from data.split import load_split
 from engine.resources import plan_resources
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
+from engine.train.epoch_report import Observer
 from engine.train.memory_trial import Line, Rehearsal, power_of_two, rehearsed
 from engine.train.trainer import Trainer
 from models.families import build_detector
+from models.yolov3.network import Network
+from tests.engine.conftest import FAMILIES, SSD_SIDE
 from train import train
 from utils.checkpoint import load_checkpoint
 from utils.config.knobs import RunConfig
@@ -53,9 +56,41 @@ def test_training_is_the_same_with_and_without_it(flags, tmp_path, monkeypatch, 
     assert all(torch.equal(first["momentum_buffer"], second["momentum_buffer"]) for first, second in states)
 
 
+@pytest.mark.parametrize(
+    "cfg", [pytest.param(cfg, marks=pytest.mark.slow if cfg == "ssd300_vgg16" else ()) for cfg in FAMILIES]
+)
+def test_the_trial_takes_a_copy_that_no_other_process_has_to_answer(cfg, planned, monkeypatch):
+    """Of the whole detector: its weights, its statistics and what it reports to stay as they are."""
+    changes = {"imgsz": [SSD_SIDE]} if cfg == "ssd300_vgg16" else {}
+    config, index = planned(cfg=cfg, set=FAMILIES[cfg], batch_size=2, **changes)
+    observer, group = Observer(), Group(world_size=2)
+    detector = build_detector(config, observer, group).train()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: pytest.fail("asked the other process"))
+    trial = Rehearsal(config, detector, index, CPU, None, group)
+    trial.step(2)
+    trial.validate(2)
+    assert observer.report.sums == {}
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    moved = trial.detector.state_dict()
+    assert any(not torch.equal(value, moved[name]) for name, value in before.items())
+
+
+def test_a_run_builds_its_detector_once(flags, monkeypatch):
+    built, build = [], Network.__init__
+
+    def counted(self, *arguments, **keywords):
+        built.append(1)
+        build(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Network, "__init__", counted)
+    train(**{**flags, "epochs": 1})
+    assert len(built) == 1
+
+
 def test_the_first_peaks_grow_with_the_batch(planned):
     config, index = planned(imgsz=[320])
-    line = Line(Rehearsal(config, index, CPU, None))
+    line = Line(Rehearsal(config, build_detector(config), index, CPU, None, Group()))
     assert line.measured
     # What earlier tests left free in this process may serve the first image.
     assert line.first >= 0
@@ -82,15 +117,15 @@ def test_out_of_memory_names_what_was_tried_and_what_fits(planned, monkeypatch, 
     monkeypatch.setattr(engine.train.memory_trial, "Rehearsal", FakeDevice)
     config, index = planned(batch_size=16, multi_scale=True)
     with pytest.raises(UserError, match=r"--batch-size 16 at 160x192 px: out of memory on cpu; --batch-size 4 fits"):
-        rehearsed(config, index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, None, Group())
     with pytest.raises(UserError, match="--batch-size 8 fits"):
-        rehearsed(config, index, CPU, None, Group(world_size=2))
+        rehearsed(config, build_detector(config), index, CPU, None, Group(world_size=2))
     with pytest.raises(UserError):
         train(**{**flags, "batch_size": 16})
     assert not Path(flags["project"]).exists()
     monkeypatch.setattr(FakeDevice, "room", 0)
     with pytest.raises(UserError, match="not even one image fits: try a smaller --imgsz"):
-        rehearsed(config, index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, None, Group())
 
 
 def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
@@ -98,9 +133,9 @@ def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
     monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**28)
     monkeypatch.setattr(Rehearsal, "peak", lambda self, images, validation: images * 2**24)
     with pytest.raises(UserError, match=r"4096 at 96x128 px does not fit.* 0.2 GiB are free; --batch-size 16 fits"):
-        rehearsed(config, index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, None, Group())
     small, _ = planned(batch_size=8)
-    assert rehearsed(small, index, CPU, None, Group()) == (small, 8 * 2**24)
+    assert rehearsed(small, build_detector(small), index, CPU, None, Group()) == (small, 8 * 2**24)
 
 
 def test_minus_one_finds_a_batch_size_and_the_checkpoint_keeps_it(flags, monkeypatch):
