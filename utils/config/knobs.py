@@ -223,8 +223,9 @@ FOREIGN_KEYS = frozenset(
 class RunConfig:
     """The flags of train.py."""
 
-    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc, lvis)")
+    data: str = knob("shapes", "data YAML, built-in name (shapes, coco128, ...), or a folder, .zip, COCO JSON")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    val: float = knob(0.0, "share of the training photos to validate on, for a set without a val split", 0.0, 0.9)
     cfg: str = knob("yolov3-tiny", "model YAML, or a name in models (yolov3, yolov3-tiny, retinanet_resnet18_fpn, ...)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
     weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
