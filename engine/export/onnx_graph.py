@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.export.job import Job
 from engine.export.onnx_nms import append_nms
+from engine.export.silent_imports import silent_onnxruntime
 from models.yolov3.export_network import ExportNetwork
 
 
@@ -47,6 +48,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
         )
     model = onnx.load_from_string(buffer.getvalue())
     with contextlib.suppress(ImportError):
+        silent_onnxruntime()  # onnxslim imports it
         import onnxslim
 
         model = onnxslim.slim(model)

@@ -367,7 +367,11 @@ class ExportConfig:
     )
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(1, "images per batch of a fixed shape", 1, 65536)
-    dynamic: bool = knob(False, "any batch and any image size that the stride divides (OpenCV wants it fixed)")
+    dynamic: bool = knob(
+        False,
+        "any batch and any image size that the stride divides (OpenCV 4 wants it fixed; ultralytics runs an onnx of "
+        "any size at 640 px, unless told imgsz)",
+    )
     half: bool = knob(False, "half precision weights and features, by converting the graph")
     opset: int = knob(13, "ONNX operator set; OpenCV 4.x reads the default", 13, 18)
     conf: float = knob(0.25, "layout nms: lowest score", 0, 1)

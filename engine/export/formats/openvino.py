@@ -7,6 +7,7 @@ import yaml
 
 from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
+from engine.export.silent_imports import silent_openvino
 from utils.config.export_formats import EXPORT_FORMATS
 from utils.errors import UserError, printable
 
@@ -21,8 +22,7 @@ RAN = {"f32": "float32", "f16": "float16"}
 
 def write(path: Path, job: Job) -> None:
     """Writes the folder, by way of the ONNX graph."""
-    import openvino
-
+    openvino = silent_openvino()
     from engine.export.onnx_graph import build_graph
 
     graph = build_graph(job)
@@ -35,8 +35,7 @@ def write(path: Path, job: Job) -> None:
 
 def open_file(path: Path, precision: str) -> Backend:
     """An OpenVINO folder, or the .xml in it."""
-    import openvino
-
+    openvino = silent_openvino()
     file = path if path.suffix == ".xml" else next(iter(sorted(path.glob("*.xml"))), None)
     if file is None or not (file.parent / "metadata.yaml").is_file():
         raise UserError(f"{printable(path)}: expected a folder with an .xml, a .bin and a metadata.yaml")
