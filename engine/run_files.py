@@ -1,7 +1,7 @@
 """What a run leaves in its folder, besides its weights: config, environment, numbers, pictures."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,15 @@ def write_evaluation(folder: Path, metrics: Metrics, plots: bool, protocol: str)
 class Records:
     """The records of a training run."""
 
-    def __init__(self, folder: Path, config: Config, index: LabelIndex, start_epoch: int, protocol: str):
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        index: LabelIndex,
+        start_epoch: int,
+        protocol: str,
+        cpu_kernels: Sequence[str] = (),
+    ):
         self.folder, self.config, self.protocol = folder, config, protocol
         self.results = ResultsCsv(folder / "results.csv")
         self.results.truncate_to(start_epoch + 1)
@@ -83,7 +91,8 @@ class Records:
         self.board = SummaryWriter(str(folder), purge_step=start_epoch + 1)
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=110)
         write_atomically(folder / "config.yaml", text)
-        write_env(folder / "env.json", sys.argv, {"training_data": fingerprint(index)})
+        facts = {"training_data": fingerprint(index), "cpu_kernels": list(cpu_kernels)}
+        write_env(folder / "env.json", sys.argv, facts)
         if config.run.plots:
             attempt("labels.png", plot_labels, index.boxes, index.labels, config.names, folder / "labels.png")
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from data.formats.voc import convert_voc
+from data.formats.convert import convert_voc
 from detect import load
 from engine.export import job as engine_export
 from engine.export.runtimes import open_backend

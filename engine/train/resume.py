@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import data_root
-from engine.train.configure import Plan, open_data
+from engine.settings.configure import Plan, open_data
 from engine.train.run import run
 from engine.train.trainer import build_schedule, closing_epochs
 from utils.checkpoint import load_checkpoint, newest

@@ -18,14 +18,15 @@ from data.split import fingerprint, load_split
 from engine.failures import explained
 from engine.resources import plan_resources
 from engine.run_files import NoRecords, Records
+from engine.settings.configure import Plan, advice
 from engine.train.banner import banner, next_steps
-from engine.train.configure import Plan, advice
 from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed
 from engine.train.trainer import Trainer, load_weights
 from engine.validate.collect import protocol_line
 from models.families import build_detector, family_of
+from models.kernels.in_use import cpu_kernels_in_use
 from models.yolov3.anchor_fit import fit_anchors
 from utils.config.knobs import Config
 from utils.device import autocast_dtype, choose_device, require_compiler
@@ -95,7 +96,8 @@ def train_on(
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:
         protocol = protocol_line(config, "val", len(val_index), val_truths)
-        records = Records(folder, config, train_index, trainer.start_epoch, protocol)
+        kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
+        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels)
     else:
         records = NoRecords(folder)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))

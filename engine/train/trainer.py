@@ -27,13 +27,13 @@ from engine.train.stop_signals import StopRequest, stop_requests
 from engine.validate.collect import collect
 from models.detector import AnyDetector
 from models.families import family_of
+from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
 from models.weights.read import read_weights
 from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
-from utils.hardware import give_freed_memory_back, keep_freed_memory
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.metrics.truths import Truths
@@ -289,7 +289,7 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
-            if report.steps == 1 and self.device.type == "cpu":
+            if report.steps == 1 and self.device.type == "cpu" and self.config.hyper.cpu_kernels == "on":
                 # Now that a step has shown what it takes.
                 self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
             progress.advance(len(batch.images), report.line)
@@ -332,7 +332,7 @@ class Trainer:
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute(by_ratio)
+            metrics = collected.compute(by_ratio, errors=by_ratio)
             if not metrics.overall["ap50"] > 0:
                 dtype = str(self.dtype).removeprefix("torch.")
                 print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))

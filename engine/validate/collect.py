@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from data.labels.index import LabelIndex
 from data.loader import Batch
-from engine.train.epoch import to_device
+from engine.batches import to_device
 from utils.config.knobs import Config
 from utils.distributed import Group
 from utils.metrics.coco_metrics import CocoMetrics
@@ -64,5 +64,5 @@ def protocol_line(
     return (
         f"split {split} ({images} images, truths: {source})  imgsz {height}x{width} letterbox, rect off  "
         f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  {precision}  "
-        f"{kind} metrics by faster-coco-eval {version('faster-coco-eval')}"
+        f"{kind} metrics by hotcoco {version('hotcoco')}"
     )

@@ -13,15 +13,15 @@ from data.split import load_split
 from engine.failures import explained
 from engine.resources import loading_processes
 from engine.run_files import ValRecords, attempt
-from engine.train.configure import open_data
+from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts
 from engine.validate.weights import open_measured
+from models.kernels.kept_memory import freed_memory_kept
 from utils.checkpoint import newest
 from utils.config.knobs import ValConfig
 from utils.errors import UserError, printable
-from utils.hardware import freed_memory_kept
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.run_folder import new_run_folder
@@ -58,12 +58,12 @@ def run(settings: ValConfig) -> Metrics:
     with explained(lambda: f"at --batch-size {config.run.batch_size}"), freed_memory_kept() as keep:
 
         def on_batch(number: int, batch: Batch, detections: list) -> None:
-            if number == 0 and device.type == "cpu":
+            if number == 0 and device.type == "cpu" and config.hyper.cpu_kernels == "on":
                 keep()
             records.batch(number, batch, detections)
 
         collected = collect(measured.detector, loader, *names, on_batch, truths, settings.iou_list)
-    metrics = collected.compute(by_ratio=True)
+    metrics = collected.compute(by_ratio=True, errors=True)
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))
     if not metrics.overall["ap50"] > 0:

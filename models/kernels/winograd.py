@@ -20,8 +20,8 @@ LEAST_PIXELS = 800
 LEAST_CHANNELS = 128
 
 
-class Conv2d(nn.Conv2d):
-    """torch's, but in float32 on a CPU, where many channels and pixels meet, by Winograd's algorithm."""
+class WinogradConv2d(nn.Conv2d):
+    """Convolve as torch does, but by Winograd's algorithm in float32 on a CPU where channels and pixels are many."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H', W')."""
@@ -182,4 +182,5 @@ def _gather_gradient(y: Tensor, axis: int) -> Tensor:
 def _pairs(like: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """An array for two values in each place of like along the axis, and the even and odd places of it."""
     pairs = like.new_empty(*like.shape[: axis + 1], 2, *like.shape[axis + 1 :])
-    return pairs.flatten(axis, axis + 1), *pairs.unbind(axis + 1)
+    even, odd = pairs.unbind(axis + 1)
+    return pairs.flatten(axis, axis + 1), even, odd

@@ -18,8 +18,11 @@ from utils.distributed import Group
 LEVEL_BALANCE = {2: (4.0, 1.0), 3: (4.0, 1.0, 0.4)}
 
 
-def build_network(model: ModelConfig, num_classes: int) -> Network:
-    """Build the network of a model YAML for a number of classes, randomly initialised."""
+def build_network(model: ModelConfig, num_classes: int, cpu_kernels: bool = True) -> Network:
+    """Build the network of a model YAML for a number of classes, randomly initialised.
+
+    Without `cpu_kernels` (the hyperparameter) it computes by torch's own operations alone.
+    """
     return Network(
         model.backbone,
         model.channels,
@@ -30,6 +33,7 @@ def build_network(model: ModelConfig, num_classes: int) -> Network:
         spp=model.spp,
         pool_padding=model.pool_padding,
         norm_eps=model.norm_eps,
+        cpu_kernels=cpu_kernels,
     )
 
 
@@ -54,7 +58,7 @@ def scaled_gains(hyper: Hyperparameters, levels: int, num_classes: int, image_si
 def build_loss(config: Config, observe: Callable | None = None, group: Group | None = None) -> DetectionLoss:
     """Build the detection loss of a config, over the processes of a group."""
     group = group or Group()
-    hyper, model = config.hyper, config.model
+    hyper, model = config.hyper, config.yolov3
     levels = len(model.strides)
     return DetectionLoss(
         similarity=build_similarity(hyper),
@@ -73,10 +77,10 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
 
 def build_yolov3(config: Config, observe: Callable | None, group: Group) -> Detector:
     """Build the YOLOv3 detector of a config, its weights drawn from the config's seed."""
-    flags, model = config.run, config.model
+    flags, model = config.run, config.yolov3
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(flags.seed)
-        network = build_network(model, len(config.names))
+        network = build_network(model, len(config.names), config.hyper.cpu_kernels == "on")
     loss = build_loss(config, observe, group)
     postprocess = Postprocess(flags.conf, flags.nms_iou, flags.max_det)
     return Detector(network, model.strides, model.anchors, loss, postprocess, decoding_of(model))

@@ -19,7 +19,7 @@ def folded(network: Network) -> Network:
     network = copy.deepcopy(network).eval().float().requires_grad_(False)
     for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:
         block.conv = fuse_conv_bn_eval(block.conv, block.norm)
-        block.norm = nn.Identity()
+        block.norm = nn.Identity()  # type: ignore[assignment]
     return network
 
 

@@ -16,9 +16,11 @@ class Head(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], anchors_per_cell: int, num_classes: int):
         super().__init__()
         self.outputs = 5 + num_classes
-        self.convs = nn.ModuleList(nn.Conv2d(inputs, anchors_per_cell * self.outputs, 1) for inputs in channels)
-        for conv, stride in zip(self.convs, strides, strict=True):
+        convs = [nn.Conv2d(inputs, anchors_per_cell * self.outputs, 1) for inputs in channels]
+        for conv, stride in zip(convs, strides, strict=True):
+            assert conv.bias is not None
             self._start_rare(conv.bias, stride, num_classes)
+        self.convs = nn.ModuleList(convs)
 
     def _start_rare(self, bias: Tensor, stride: int, num_classes: int) -> None:
         """Starts objectness at about 8 objects in a 640 px image, and classes at .6 / C (RetinaNet, section 3.3)."""
@@ -38,7 +40,10 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """YOLOv3: images (B, 3, H, W) in [0, 1] -> raw (B, A, 5 + C); H and W are multiples of the largest stride."""
+    """YOLOv3: images (B, 3, H, W) in [0, 1] -> raw (B, A, 5 + C); H and W are multiples of the largest stride.
+
+    Without `cpu_kernels` nothing of models/kernels is in it: all arithmetic is torch's own.
+    """
 
     def __init__(
         self,
@@ -51,10 +56,11 @@ class Network(nn.Module):
         spp: bool = False,
         pool_padding: str = "zeros",
         norm_eps: float = 1e-3,
+        cpu_kernels: bool = True,
     ):
         super().__init__()
-        self.backbone = BACKBONES[backbone](channels, activation, pool_padding)
-        self.neck = NECKS[backbone](channels, activation, spp)
+        self.backbone = BACKBONES[backbone](channels, activation, pool_padding, cpu_kernels)
+        self.neck = NECKS[backbone](channels, activation, spp, cpu_kernels)
         self.head = Head(self.neck.out_channels, strides, anchors_per_cell, num_classes)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

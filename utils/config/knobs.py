@@ -165,6 +165,13 @@ class Hyperparameters:
     ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
     ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
 
+    cpu_kernels: str = knob(
+        "on",
+        "on a CPU, this project's own arithmetic and memory: recomputed normalisation and activation, Winograd "
+        "convolutions, freed memory kept; off = torch's own alone",
+        choices=("on", "off"),
+    )
+
     repeat_threshold: float = knob(
         0.0, "photos with a class in fewer than this fraction of photos come more often (LVIS .001), 0 = off", 0, 1
     )
@@ -329,6 +336,7 @@ class CompareConfig:
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")
     split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
     jobs: int = knob(1, "training processes at the same time", 1, 1024)
     threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
     report_only: bool = knob(False, "start nothing: write the report of what is finished")
@@ -414,6 +422,20 @@ class Config:
     hyper: Hyperparameters
     names: tuple[str, ...]
 
+    @property
+    def yolov3(self) -> ModelConfig:
+        """Return the model of a YOLOv3; TypeError for another family's."""
+        if not isinstance(self.model, ModelConfig):
+            raise TypeError(f"expected a YOLOv3, not {self.model.detector}")
+        return self.model
+
+    @property
+    def torchvision(self) -> TorchvisionConfig:
+        """Return the model of a detector of torchvision; TypeError for a YOLOv3's."""
+        if not isinstance(self.model, TorchvisionConfig):
+            raise TypeError(f"expected a detector of torchvision, not {self.model.detector}")
+        return self.model
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types only."""
         return {
@@ -470,6 +492,9 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     """The value converted to the knob's type and found in its range; UserError otherwise."""
     place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
+        # YAML reads a bare on or off as true or false.
+        value = "on" if value else "off"
     converted = convert(hint, value, place)
     for number in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):

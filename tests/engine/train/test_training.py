@@ -15,8 +15,8 @@ from alignyolo.targets import Targets
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
+from engine.settings.configure import plan_run
 from engine.train.banner import next_steps
-from engine.train.configure import plan_run
 from engine.train.divergence import Guard
 from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
@@ -359,6 +359,16 @@ def test_a_run_gives_back_the_memory_that_it_had_kept(stops, flags, monkeypatch)
     with pytest.raises(ZeroDivisionError) if stops else nullcontext():
         train(**{**flags, "epochs": 1})
     assert calls == ["keep 1", "give back"]
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_the_record_says_which_kernels_were_on(switch, flags, monkeypatch):
+    monkeypatch.setattr(engine.train.trainer, "keep_freed_memory", lambda _: switch == "on" or pytest.fail("is off"))
+    monkeypatch.setattr(engine.train.trainer, "give_freed_memory_back", lambda: None)
+    folder = train(**{**flags, "epochs": 1, "set": [*flags["set"], f"cpu_kernels={switch}"]})
+    used = json.loads((folder / "env.json").read_text())["cpu_kernels"]
+    assert any("Winograd" in name for name in used) == any("memory" in name for name in used) == (switch == "on")
+    assert bool(used) == (switch == "on")
 
 
 def test_a_single_class_trains(flags, tmp_path):

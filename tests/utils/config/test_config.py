@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from tests.paths import ROOT
 from utils.config.knobs import (
     ASSIGNER_NAMES,
@@ -83,6 +83,27 @@ def test_numbers_that_yaml_takes_for_text():
     assert hyperparameters("", parse_settings(["min_positives=6"])).min_positives == 6
     assert hyperparameters("", parse_settings(["ggiou_wloc=2.8"])).ggiou_wloc == 2.8
     assert hyperparameters("", parse_settings(["ggiou_wloc=auto"])).ggiou_wloc == "auto"
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "false"])
+def test_a_switch_that_yaml_takes_for_false(written, tmp_path):
+    """Bare on and off are truth values in YAML 1.1."""
+    file = tmp_path / "hyp.yaml"
+    file.write_text(f"cpu_kernels: {written}\n")
+    assert hyperparameters(str(file), {}).cpu_kernels == "off"
+    assert hyperparameters(str(file), parse_settings(["cpu_kernels=on"])).cpu_kernels == "on"
+    assert hyperparameters("", parse_settings([f"cpu_kernels={written}"])).cpu_kernels == "off"
+    with pytest.raises(UserError, match="cpu_kernels is 'maybe'"):
+        hyperparameters("", parse_settings(["cpu_kernels=maybe"]))
+    with pytest.raises(UserError, match="box_loss"):
+        hyperparameters("", parse_settings(["box_loss=off"]))
+
+
+def test_a_checkpoint_from_before_the_switch_has_it_on():
+    model = model_config("yolov3-tiny", {})
+    saved = Config(RunConfig(), model, Hyperparameters(), ("a",)).to_dict()
+    del saved["hyper"]["cpu_kernels"]
+    assert Config.from_dict(saved, "old.pt").hyper.cpu_kernels == "on"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
+
+import os
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.data_yaml import DataSpec, data_root
+from data.open.any_layout import open_data_set
+from engine.settings.used_settings import Choices, note_of_unread, require_read
+from models.families import family_of
+from utils.config.flags import parsed
+from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig
+from utils.config.sources import HYPS, hyperparameters, model_config, parse_settings
+from utils.config.yaml_file import find_yaml, read_mapping
+from utils.errors import UserError
+
+# What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
+DEMO: dict[str, Any] = {
+    "imgsz": (256,),
+    "epochs": 7,
+    "batch_size": 4,
+    "cache": True,
+    "optimizer": "adamw",
+    "hyp": "shapes",
+}
+# What its detectors from torchvision learn with in some minutes.
+DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs to know: its whole config and its data set."""
+
+    config: Config
+    data: DataSpec
+
+
+def plan_run(flags: Mapping[str, Any]) -> Plan:
+    """Checks the flags of train.py and the YAML files that they name; UserError for any mistake.
+
+    `loss` and `assign` are short for the hyperparameters `box_loss` and `assigner`; `set` holds key=value strings.
+    """
+    overrides = parse_settings(flags.get("set", ()))
+    for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
+        if flags.get(flag):
+            overrides[key] = flags[flag]
+    model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
+    demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
+    run = parsed(RunConfig, {**demo, **flags})
+    check_device(run)
+    hyper = hyperparameters(run.hyp, overrides, base=model.hyp)
+    check_choices(run, model, hyper)
+    check_steps(run, hyper, overrides)
+    check_settings(Choices(run, model, hyper), overrides, flags)
+    stride = max(model.strides)
+    if any(side % stride for side in run.imgsz):
+        sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
+        given = " ".join(map(str, run.imgsz))
+        raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
+    spec = open_data(run.data, data_root(run.data_root))
+    missing = {"train", "val"} - set(spec.splits)
+    if missing:
+        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val")
+    return Plan(Config(run, model, hyper, spec.names), spec)
+
+
+def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
+    if not model.scratch_hyp:
+        return DEMO
+    side = max(model.strides)
+    fitting = DEMO["imgsz"] if DEMO["imgsz"][0] % side == 0 else (side,)
+    demo = {**DETECTOR_DEMO, "hyp": model.scratch_hyp, "imgsz": fitting}
+    if model.backbone_weights or any(flags.get(name) for name in ("weights", "hyp", "optimizer")):
+        return {name: value for name, value in demo.items() if name not in ("optimizer", "hyp")}
+    return demo
+
+
+def advice(config: Config) -> str:
+    """A line on settings that expect pretrained weights where there are none, or empty."""
+    run, model = config.run, config.model
+    if (
+        model.backbone_weights
+        or run.weights
+        or not model.scratch_hyp
+        or run.hyp == model.scratch_hyp
+        or run.optimizer != "sgd"
+    ):
+        return ""
+    return (
+        f"note: {model.detector}'s own settings expect pretrained weights (--set backbone_weights=FILE, or --weights); "
+        f"from scratch: --optimizer adamw --hyp {model.scratch_hyp}"
+    )
+
+
+def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:
+    """UserError for a loss, an assigner or a flag that the model's kind does not have."""
+    family = family_of(model)
+    if hyper.box_loss not in family.box_losses:
+        raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
+    if hyper.assigner not in family.assigners:
+        others = " or ".join(family.assigners)
+        raise UserError(f"assigner {hyper.assigner}: YOLOv3's alone; expected {others} for {model.detector}")
+    if family.fits_anchors:
+        return
+    if hyper.box_gain_match == "iou":
+        raise UserError(
+            f"box_gain_match iou: measured for YOLOv3 alone; expected none or a number for {model.detector}"
+        )
+    if run.autoanchor:
+        raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
+
+
+def check_settings(chosen: Choices, overrides: Collection[str], flags: Mapping[str, Any]) -> None:
+    """Raise UserError for a key that is given and that nothing reads; print those of the `--hyp` file as a note."""
+    given = [*overrides, *(name for name in ("close_mosaic",) if flags.get(name) is not None)]
+    require_read(given, chosen)
+    if flags.get("hyp"):
+        path = find_yaml(flags["hyp"], HYPS, "hyperparameter YAML")
+        note = note_of_unread([key for key in read_mapping(path) if key not in FOREIGN_KEYS], chosen, str(path))
+        if note:
+            print(note, file=sys.stderr)
+
+
+def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) -> None:
+    """UserError for steps of the learning rate that are asked for and not taken, or that the run is too short for."""
+    schedule = "cosine" if run.cos_lr else hyper.lr_schedule
+    unused = sorted({"lr_steps", "lr_drop"} & set(asked))
+    if schedule != "steps" and unused:
+        raise UserError(f"--set {unused[-1]}: the schedule is {schedule}; expected --set lr_schedule=steps beside it")
+    late = [step for step in hyper.lr_steps if step >= max(run.epochs, 1)]
+    if schedule == "steps" and late:
+        raise UserError(
+            f"lr_steps {late[0]:g}: --epochs {run.epochs} ends before; expected earlier ones, or fractions below 1"
+        )
+
+
+def check_device(run: RunConfig) -> None:
+    """UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
+    on_cpu = run.device.strip().lower() == "cpu"
+    if on_cpu and run.amp == "fp16":
+        raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")
+    if on_cpu and run.sync_bn:
+        raise UserError("--sync-bn: torch synchronises batch statistics on GPUs only; leave it out on a CPU")
+    if run.sync_bn and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError("--sync-bn: one process has nothing to synchronise; start several: torchrun --nproc_per_node=N")
+
+
+def open_data(name: str, root: Path) -> DataSpec:
+    """Open the data set of `--data`; the embedded `shapes` set is drawn on first use."""
+    if name == "shapes":
+        from data.shapes.demo_set import ensure_shapes  # here, because drawing needs OpenCV and reading a YAML does not
+
+        ensure_shapes(root)
+    return open_data_set(name, root)
