@@ -18,6 +18,7 @@ from utils.errors import UserError, printable
 # Boxes (B, A, 4) xyxy pixels, scores (B, A, C); a list of B where images have unlike many.
 Candidates = tuple[Tensor, Tensor] | tuple[list[Tensor], list[Tensor]]
 Detections = list[dict[str, Tensor]]
+STORED = {"int8": "int8", "half": "float16"}  # what an exported file says of its numbers
 Compute = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -73,7 +74,8 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         layout = metadata["layout"]
         decoding = Decoding(model["decode"], model["xy_reach"])
         limits = _literal(metadata.get("nms_limits", {}))
-        precision = precision or ("float16" if values["args"].get("half") else "float32")
+        stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
+        precision = stored if stored == "int8" else precision or stored
     except (KeyError, ValueError, SyntaxError, TypeError, json.JSONDecodeError) as error:
         raise UserError(
             f"{printable(path)}: not exported by this project ({printable(error, 80)} in its metadata)"

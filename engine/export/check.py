@@ -78,13 +78,13 @@ def allowed(tolerance: tuple[float, float], rounding: np.ndarray) -> np.ndarray:
 
 def _inputs(exported: Backend, job: Job, images: Sequence[np.ndarray]) -> Iterator[Tensor]:
     """The photos in batches of the exported size, and two of another size where the file takes any."""
-    yield from _batches(images, exported.batch or job.settings.batch_size)
+    yield from batches(images, exported.batch or job.settings.batch_size)
     if exported.dynamic and exported.batch is None and len(images):
         pair = torch.from_numpy(np.stack([images[0]] * 2)).permute(0, 3, 1, 2)
         yield (pair[..., : job.size[0] - exported.stride or None, :] / 255).contiguous()
 
 
-def _batches(images: Sequence[np.ndarray], batch: int) -> Iterator[Tensor]:
+def batches(images: Sequence[np.ndarray], batch: int) -> Iterator[Tensor]:
     """Batches (B, 3, H, W) in [0, 1], the last one filled up."""
     for start in range(0, len(images), batch):
         rows = [images[min(start + row, len(images) - 1)] for row in range(batch)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import torch
 
 from alignyolo import __version__
@@ -15,13 +16,14 @@ from utils.config.knobs import Config, ExportConfig, plain
 
 @dataclass(frozen=True)
 class Job:
-    """The detector, its config, what its checkpoint held, the flags, and the input size (height, width)."""
+    """The detector, its config, what its checkpoint held, the flags, the input size (height, width)."""
 
     detector: torch.nn.Module
     config: Config
     contents: dict[str, Any]
     settings: ExportConfig
     size: tuple[int, int]
+    calibration: tuple[np.ndarray, ...] = ()  # batches (B, 3, H, W) of the exported shape, for int8
 
     def network(self) -> ExportNetwork:
         """The network in the layout that was asked for, batch normalisation folded."""
@@ -70,6 +72,11 @@ class Job:
         boxes; it has no check for that, but reads `channels` as a number.
         """
         settings, raw = self.settings, self.settings.layout == "raw"
-        args = {"batch": settings.batch_size, "half": settings.half, "dynamic": settings.dynamic and not pinned}
+        args = {
+            "batch": settings.batch_size,
+            "half": settings.half,
+            "int8": settings.int8,
+            "dynamic": settings.dynamic and not pinned,
+        }
         channels = "layout raw, which ultralytics cannot decode: export with --layout decoded or nms" if raw else 3
         return {"args": {**args, "nms": settings.layout == "nms"}, "channels": channels}

@@ -1,5 +1,7 @@
 """Imports of runtimes that report to their makers, unless they are told not to when they are imported."""
 
+import importlib
+import logging
 import os
 import sys
 from types import ModuleType
@@ -14,17 +16,24 @@ def silent_onnxruntime() -> ModuleType:
 
 
 def silent_openvino() -> ModuleType:
-    """Import OpenVINO without openvino_telemetry, which looks up its makers' host and writes an identity into HOME.
+    """Import OpenVINO without its telemetry, which looks up its makers' host and writes an identity into HOME."""
+    return _without("openvino_telemetry", "openvino")
 
-    OpenVINO does without it where it is not installed, which is what this import looks like.
-    """
-    name = "openvino_telemetry"
-    given = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment] - how an import is made to fail
+
+def silent_nncf() -> ModuleType:
+    """Import NNCF without the same telemetry, and without its notes on the console."""
+    nncf = _without("openvino_telemetry", "nncf")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf
+
+
+def _without(absent: str, wanted: str) -> ModuleType:
+    """Import a module that does without another where that is not installed, which is what this looks like."""
+    given = sys.modules.get(absent)
+    sys.modules[absent] = None  # type: ignore[assignment] - how an import is made to fail
     try:
-        import openvino
+        return importlib.import_module(wanted)
     finally:
-        del sys.modules[name]
+        del sys.modules[absent]
         if given is not None:
-            sys.modules[name] = given
-    return openvino
+            sys.modules[absent] = given

@@ -13,7 +13,7 @@ from utils.errors import UserError, printable
 
 def write(path: Path, job: Job) -> None:
     """Writes the graph with its metadata."""
-    from engine.export.onnx_graph import build_graph, write_onnx
+    from engine.export.graph.onnx_graph import build_graph, write_onnx
 
     # ultralytics looks at the graph itself: telling it a fixed size would only make it split batches.
     write_onnx(build_graph(job), path, job.metadata(pinned=False))
