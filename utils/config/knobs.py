@@ -397,8 +397,16 @@ class ExportConfig:
     )
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(1, "images per batch of a fixed shape", 1, 65536)
-    dynamic: bool = knob(False, "any batch and any image size that the stride divides (OpenCV wants it fixed)")
+    dynamic: bool = knob(
+        False,
+        "any batch and any image size that the stride divides (OpenCV 4 wants it fixed; ultralytics runs an onnx of "
+        "any size at 640 px, unless told imgsz)",
+    )
     half: bool = knob(False, "half precision weights and features, by converting the graph")
+    int8: bool = knob(False, "8 bit weights and features, all but the ends of the network; needs --calibrate")
+    calibrate: str = knob("", "int8: data set whose train split shows it the range of features, whose val split its AP")
+    data_root: str = knob("", "int8: folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    force: bool = knob(False, "int8: keep a file that loses more than .005 AP, or is slower than float32 here")
     opset: int = knob(13, "ONNX operator set; OpenCV 4.x reads the default", 13, 18)
     conf: float = knob(0.25, "layout nms: lowest score", 0, 1)
     nms_iou: float = knob(0.45, "layout nms: NMS threshold", 0, 1)
