@@ -67,10 +67,10 @@ def parses(typed: str, arguments: list[str]) -> None:
     """Parse the flags of a command, and leave with its error where they are wrong; the command does not run."""
     parser = parser_of(commands()[typed])
     _, unknown = parser.parse_known_args(arguments)
-    if unknown and typed != "python -m studies.compare":
+    if unknown and typed not in ("python -m studies.compare", "python tune.py"):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if unknown:
-        # What it does not know goes to train.py.
+        # What they do not know goes to train.py.
         parses("python train.py", unknown)
 
 
