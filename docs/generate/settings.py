@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -83,7 +84,7 @@ def _section(typed: str, parse: Callable[..., Any]) -> str:
     source = import_module(parse.__module__)
     first, *rest = (source.__doc__ or "").strip().split("\n\n")
     parts = [f"## {typed.removeprefix('python ')}", first.replace("\n", " ")]
-    parts += [f"```\n{each}\n```" for each in rest if each.startswith("python")]
+    parts += [f"```\n{commented(each)}\n```" for each in rest if each.startswith("python")]
     parser = parser_of(parse)
     parts += _flags(parser)
     for action in parser._actions:
@@ -94,13 +95,15 @@ def _section(typed: str, parse: Callable[..., Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def commented(examples: str) -> str:
+    """Turn what a docstring explains behind a command into a shell's comment."""
+    return re.sub(r"(\S) {3,}(?=\S)(.*)$", r"\1   # \2", examples, flags=re.MULTILINE)
+
+
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
-    tables = []
-    for group in parser._action_groups:
-        rows = [_flag(parser, action) for action in group._group_actions if _is_shown(action)]
-        if rows:
-            tables.append(markdown_table(("flag", "what it does"), rows))
-    return tables
+    shown = [action for group in reversed(parser._action_groups) for action in group._group_actions]
+    rows = [_flag(parser, action) for action in shown if _is_shown(action)]
+    return [markdown_table(("flag", "what it does"), rows)] if rows else []
 
 
 def _is_shown(action: argparse.Action) -> bool:
@@ -110,12 +113,16 @@ def _is_shown(action: argparse.Action) -> bool:
 
 def _flag(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str]:
     names = [f"`{name}`" for name in action.option_strings] or [f"`{action.metavar or action.dest}`"]
+    known = SimpleNamespace(**{**vars(action), "prog": parser.prog})
+    meaning = (action.help or "") % vars(known)
     value = ""
     if action.option_strings and action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction):
         metavar = action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
-        value = f" `{metavar if isinstance(metavar, str) else ' '.join(metavar)}`"
-    known = SimpleNamespace(**{**vars(action), "prog": parser.prog})
-    return ", ".join(names) + value, (action.help or "") % vars(known)
+        value = metavar if isinstance(metavar, str) else " ".join(metavar)
+    if "|" in value:
+        # A table's cell cannot hold a bar in code.
+        return ", ".join(names), ", ".join(f"`{each}`" for each in value.split("|")) + f": {meaning}"
+    return ", ".join(names) + (f" `{value}`" if value else ""), meaning
 
 
 def hyperparameters() -> str:
