@@ -42,6 +42,7 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     for variant in recipe.variants:
         plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
+    from engine.run_lock import only_writer
     from studies.report import write_report
     from studies.runs import check_requests, plan, run_missing
 
@@ -50,10 +51,12 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     if config.report_only:
         check_requests(runs)
     else:
-        try:
-            run_missing(runs, config.jobs, config.threads)
-        except CommandError as error:
-            failure = error
+        into.mkdir(parents=True, exist_ok=True)
+        with only_writer(into):
+            try:
+                run_missing(runs, config.jobs, config.threads)
+            except CommandError as error:
+                failure = error
     path = write_report(runs, recipe, into, command)
     if failure:
         raise failure

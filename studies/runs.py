@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.train.stop_signals import PARENT
 from studies.recipe import Variant
 from utils.errors import CommandError, DivergedError, UserError, printable
 from utils.run_folder import write_json
@@ -111,7 +112,7 @@ def perform(run: Run, threads: int) -> int:
     """Trains a run, or goes on with it, and scores it; returns the exit code."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     write_json(run.request, {"arguments": list(run.arguments)})
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    environment = {**os.environ, PARENT: str(os.getpid()), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     with run.log.open("a", encoding="utf-8") as log:
 
         def call(*command: str) -> int:
@@ -120,9 +121,9 @@ def perform(run: Run, threads: int) -> int:
 
         code = 0
         if not (run.folder / "metrics.json").is_file():
-            started = (run.folder / "weights" / "last.pt").is_file()
+            started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
             code = call("train.py", "--resume", str(run.folder)) if started else UserError.exit_code
-            # Nothing to resume, or stopped between its last epoch and its metrics.
+            # Nothing to resume.
             code = call("train.py", *run.arguments, *run.place) if code == UserError.exit_code else code
         if not code and run.split != "val":
             best = str(run.folder / "weights" / "best.pt")

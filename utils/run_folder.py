@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -83,15 +84,48 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _epochs(path: Path) -> list[dict]:
+    """The rows of a results.csv as text; UserError for a damaged one."""
+    rows = read_csv(path)
+    if rows and not all(row.get("epoch", "").isdigit() for row in rows):
+        raise UserError(f"{printable(path)}:1: expected a column named epoch with whole numbers")
+    return rows
+
+
 class ResultsCsv:
     """results.csv, one row per epoch under a header that the first row fixes; every change replaces the whole file."""
 
-    def __init__(self, path: Path):
-        """Takes up the rows of an existing file, for a run that is resumed."""
+    def __init__(self, path: Path, known: Sequence[Mapping[str, object]] | None = None):
+        """Take up the rows of a run that is resumed: those `known` from its checkpoint, else those of the file.
+
+        A file that lacks a known row, or tells another, is written anew, and a line says so. UserError for a damaged
+        file whose rows nothing else knows.
+        """
         self.path = path
-        self.rows: list[dict] = list(read_csv(path)) if path.exists() else []
-        if self.rows and "epoch" not in self.rows[0]:
-            raise UserError(f"{printable(path)}:1: expected a column named epoch")
+        if known is None:
+            self.rows: list[dict] = _epochs(path) if path.exists() else []
+            return
+        self.rows = [dict(row) for row in known]
+        lost = self._lost()
+        if lost:
+            print(f"warning: {printable(path)}: {lost}; written anew from the checkpoint", file=sys.stderr)
+            write_csv(self.path, self.rows)
+
+    def _lost(self) -> str:
+        """Say why the file does not hold the rows; empty where it does, also if it holds more."""
+        if not self.rows:
+            return ""
+        try:
+            found = _epochs(self.path)
+        except UserError as error:
+            return str(error).removeprefix(f"{printable(self.path)}").lstrip(": ")
+        expected = [{key: str(_cell(value)) for key, value in row.items()} for row in self.rows]
+        same = sum(first == second for first, second in zip(found, expected, strict=False))
+        return "" if same == len(expected) else f"{len(expected) - same} of {len(expected)} rows are lost or changed"
+
+    def plain(self) -> list[dict[str, float | int | None]]:
+        """The rows as a checkpoint holds them: plain numbers, None for an empty cell."""
+        return [{key: _number(value) for key, value in row.items()} for row in self.rows]
 
     def append(self, row: Mapping[str, object]) -> None:
         """Adds an epoch; ValueError when its columns, among them `epoch`, are not those of the rows before."""
@@ -167,6 +201,15 @@ def git_revision(folder: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _number(value: object) -> float | int | None:
+    """A cell, or what is to become one, as a plain number."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, Integral) or (isinstance(value, str) and value.lstrip("-").isdigit()):
+        return int(value)  # type: ignore[call-overload]
+    return float(value)  # type: ignore[arg-type]
 
 
 def _cell(value: object) -> object:
