@@ -27,7 +27,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - imported with torch below
     """A model to call with images, from weights or an exported file; keywords imgsz, conf, nms_iou, max_det, device."""
-    from engine.predict.detect import load as load_model
+    from engine.predict.model import load as load_model
 
     return load_model(weights, **settings)
 
@@ -36,7 +36,7 @@ def detect(**flags: Any) -> Path:
     """Detects with the flags of the command and returns the run folder; UserError for wrong input."""
     settings = parsed(DetectConfig, flags)
     # Only now torch: a wrong flag has been answered already.
-    from engine.predict.detect import run
+    from engine.predict.run import run
 
     return run(settings)
 

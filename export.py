@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.config.export_flags import check_combination
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import ExportConfig
 from utils.errors import run_command
@@ -30,6 +31,7 @@ def export(**flags: Any) -> list[Path]:
     Raises UserError for wrong input and ExportMismatch when a file computes something else than PyTorch.
     """
     settings = parsed(ExportConfig, flags)
+    check_combination(settings)
     # Only now torch: a wrong flag has been answered already.
     from engine.export.run import run
 

@@ -1,4 +1,4 @@
-"""Anchors: where they lie, and how raw outputs become boxes relative to them."""
+"""Anchors: where they lie, level by level."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,11 +18,11 @@ class Level(NamedTuple):
 
     @property
     def count(self) -> int:
-        """Number of anchors on this level."""
+        """Return the number of anchors on this level."""
         return len(self.sizes) * self.rows * self.columns
 
     def index(self, anchor: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """Index into all anchors of anchor shape `anchor` at a cell."""
+        """Return the index into all anchors of anchor shape `anchor` at a cell."""
         return self.start + (anchor * self.rows + row) * self.columns + column
 
 
@@ -36,8 +36,30 @@ class Anchors(NamedTuple):
 
     @property
     def boxes(self) -> Tensor:
-        """xyxy boxes (A, 4)."""
+        """Return the xyxy boxes (A, 4)."""
         return torch.cat([self.centers - self.sizes / 2, self.centers + self.sizes / 2], dim=-1)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Return how many anchors every level has."""
+        return tuple(level.count for level in self.levels)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return the (height, width) in pixels of the image that the anchors were laid over."""
+        first = self.levels[0]
+        return first.rows * first.stride, first.columns * first.stride
+
+
+class DenseAnchors(NamedTuple):
+    """Anchors that reach any box: boxes (A, 4) xyxy pixels, level by level, `counts` of them on each.
+
+    `image_size` is the (height, width) in pixels of the image that they lie over.
+    """
+
+    boxes: Tensor
+    counts: tuple[int, ...]
+    image_size: tuple[int, int]
 
 
 def build_anchors(
@@ -47,7 +69,7 @@ def build_anchors(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Anchors:
-    """Lays the anchors of every level over an image of (height, width) pixels, both divisible by every stride."""
+    """Lay the anchors of every level over an image of (height, width) pixels, both divisible by every stride."""
     levels, parts, start = [], [], 0
     for stride, level_sizes in zip(strides, sizes, strict=True):
         rows, columns = (side // stride for side in image_size)
@@ -68,30 +90,13 @@ def build_anchors(
     return Anchors(centers, all_sizes, all_strides, tuple(levels))
 
 
-def decode(raw_boxes: Tensor, anchors: Anchors, kind: str = "bounded", xy_reach: float = 0.5) -> Tensor:
-    """Raw (..., A, 4) outputs -> xyxy pixels (..., A, 4), in float32 or wider; anchors may be gathered to match.
-
-    `bounded` (ultralytics): centre (1 + 2r) sigmoid - r cells, side (2 sigmoid)^2 anchor sides.
-    `darknet` (YOLOv3): centre sigmoid cells, side exp anchor sides.
-    """
-    raw_boxes = raw_boxes.to(torch.promote_types(raw_boxes.dtype, torch.float32))
-    raw_center, raw_size = raw_boxes.split(2, dim=-1)
-    if kind == "darknet":
-        offset, scale = raw_center.sigmoid() - 0.5, raw_size.exp()
-    else:
-        offset, scale = (raw_center.sigmoid() - 0.5) * (1 + 2 * xy_reach), (2 * raw_size.sigmoid()).square()
-    center = anchors.centers + offset * anchors.strides[:, None]
-    half = anchors.sizes * scale / 2
-    return torch.cat([center - half, center + half], dim=-1)
-
-
 def take(anchors: Anchors, index: Tensor) -> Anchors:
-    """The anchors at the given indices (P,), without the grid they came from."""
+    """Pick the anchors at the given indices (P,), without the grid they came from."""
     return Anchors(anchors.centers[index], anchors.sizes[index], anchors.strides[index], ())
 
 
 def best_possible_recall(boxes: Tensor, sizes: Tensor, anchor_t: float = 4.0) -> tuple[float, float]:
-    """Share of truth sides (T, 2) with an anchor (K, 2) within the side ratio `anchor_t`; mean number of those."""
+    """Return the share of truth sides (T, 2) with an anchor (K, 2) below side ratio `anchor_t`, and how many."""
     ratio = boxes[:, None] / sizes[None]
     worst = torch.maximum(ratio, 1 / ratio).amax(-1)
     within = worst < anchor_t

@@ -1,35 +1,56 @@
 """GGIoU-balanced and IoU-balanced weights of the box loss (GGIoU 3.3)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignyolo.assign.threshold import ggiou
-from alignyolo.similarities.iou import iou
+from alignyolo.registry import METRICS, Entry
+from alignyolo.similarities.bound import Similarity
 
 
 def balanced_weight(
-    boxes: Tensor,
-    truths: Tensor,
+    value: Tensor,
     gamma: float,
     wloc: float | str = "auto",
-    metric: str = "ggiou",
-    alpha: float = 0.3,
-    beta: float = 1 / 6,
-    sigma: str = "overlap",
     over_ranks: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Tensor | float:
-    """Weight wloc metric^gamma of every predicted box (P, 4) -> (P,), 1 with gamma 0 (GGIoU Eq. 6).
+    """Weigh every predicted box by wloc metric^gamma: value (P,) -> (P,), 1 with gamma 0 (GGIoU Eq. 6).
 
     `auto` divides by the mean over the batch; `over_ranks` sums a tensor over the processes that share it.
     """
     if gamma == 0:
         return 1.0
-    value = iou(boxes, truths) if metric == "iou" else ggiou(boxes, truths, alpha, beta, sigma)
     weight = value**gamma
     if wloc == "auto":
         # The floors keep an empty batch, and one whose boxes all miss, from dividing by zero.
         total, count = over_ranks(torch.stack([weight.sum(), weight.new_full((), len(weight))]))
         return weight / (total / count.clamp(min=1)).clamp(min=1e-6)
     return weight * wloc
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The weight of the box loss with its settings bound, called as `balance(boxes, truths, **around)`.
+
+    `metric` is a similarity of (boxes, truths), for which `around` is as alignyolo/similarities/bound.py says.
+    """
+
+    gamma: float = 0.0
+    wloc: float | str = "auto"
+    metric: Similarity = field(default_factory=lambda: metric("ggiou"))
+
+    def __call__(self, boxes: Tensor, truths: Tensor, **around: Any) -> Tensor | float:
+        """Return the weights (P,) of boxes (P, 4) without gradient, or 1 where the balance is off."""
+        if self.gamma == 0:
+            return 1.0
+        over_ranks = around.get("over_ranks", lambda values: values)
+        return balanced_weight(self.metric(boxes.detach(), truths, **around), self.gamma, self.wloc, over_ranks)
+
+
+def metric(name: str, **settings: Any) -> Similarity:
+    """Bind settings to a registered metric, as in `metric("ggiou", alpha=0.5)`; KeyError for an unknown name."""
+    entry: Entry = METRICS[name]
+    return Similarity(entry, **settings)

@@ -7,14 +7,17 @@ from torch import Tensor
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device; a copy to a GPU leaves from pinned memory, so that it waits for nothing."""
+    """Copy to `device` without blocking: a copy to a GPU leaves from pinned memory."""
     if values.device.type == "cpu" and device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=values.device.type == "cpu")
 
 
 def occurrences(values: Tensor, count: int) -> Tensor:
-    """How often 0 to count - 1 occur in values (N,) int64: (count,); torch.bincount would wait for a GPU."""
+    """Count how often 0 to count - 1 occur in values (N,) int64: (count,).
+
+    torch.bincount would make the host wait for a GPU.
+    """
     return values.new_zeros(count).scatter_add_(0, values, torch.ones_like(values))
 
 
@@ -26,12 +29,12 @@ class Targets(NamedTuple):
     image: Tensor
 
     def to(self, device: torch.device) -> "Targets":
-        """The same truths on another device, which nobody waits for."""
+        """Copy the truths to `device` without blocking."""
         return Targets(*(sent(part, device) for part in self))
 
     @staticmethod
     def stack(boxes: list[Tensor], labels: list[Tensor]) -> "Targets":
-        """Joins one boxes (T_i, 4) and one labels (T_i,) tensor per image."""
+        """Join one boxes (T_i, 4) and one labels (T_i,) tensor per image."""
         counts = torch.tensor([len(part) for part in labels])
         return Targets(
             torch.cat(boxes).reshape(-1, 4),

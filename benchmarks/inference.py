@@ -24,10 +24,11 @@ import numpy as np
 import onnx
 import torch
 
-from engine.predict.runtimes import candidates_of_decoded, silent_onnxruntime
+from engine.export.backend import candidates_of_decoded
+from engine.export.formats.onnx import silent_onnxruntime
 from export import export
-from models.build import build_network
 from models.postprocess import Postprocess
+from models.yolov3.build import build_network
 from utils.checkpoint import save_checkpoint
 from utils.config.flags import Parser
 from utils.config.knobs import Config, Hyperparameters, RunConfig

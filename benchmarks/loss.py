@@ -22,7 +22,7 @@ from alignyolo.anchors import build_anchors
 from alignyolo.targets import Targets
 from benchmarks.side_by_side import conclude, flags, silence, spread
 from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
-from models.build import build_loss
+from models.yolov3.build import build_loss
 from utils.config.knobs import ASSIGNER_NAMES, Config, RunConfig
 from utils.config.sources import hyperparameters, model_config
 from utils.errors import run_command

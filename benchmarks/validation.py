@@ -30,12 +30,12 @@ from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
 from engine.validate.collect import collect
-from models.build import build_detector
+from models.families import build_detector
+from models.kernels.kept_memory import freed_memory_kept
 from models.yolov3.export_network import folded
 from utils.config.knobs import Config, RunConfig
 from utils.config.sources import hyperparameters, model_config
 from utils.errors import run_command
-from utils.hardware import freed_memory_kept
 from utils.ultralytics_only import benchmark_peer
 
 BATCH, CLASSES = 16, 80

@@ -13,8 +13,9 @@ BUILT_IN = Path(__file__).resolve().parent
 IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
 KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
-WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "kpt_shape", "license", "links")
-WITHOUT_MEANING += ("minival", "roboflow", "task", "version")
+KEYS += ("kpt_shape", "task")
+WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "license", "links", "minival")
+WITHOUT_MEANING += ("roboflow", "version")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class DataSpec:
     """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here.
 
     `annotations` are the original COCO or LVIS files (absolute) of the splits that are measured against one.
+    `keypoints` is how many numbers follow a box in a label row: 0 where the YAML does not say, -1 for polygons.
     """
 
     yaml: Path
@@ -31,6 +33,7 @@ class DataSpec:
     labels_dir: str | None = None
     ignored: tuple[str, ...] = ()
     annotations: dict[str, Path] = field(default_factory=dict)
+    keypoints: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -59,7 +62,8 @@ def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     if labels_dir is not None:
         labels_dir = _text(labels_dir, "labels_dir", path)
     ignored = tuple(key for key in values if key in WITHOUT_MEANING)
-    return DataSpec(path, root, splits, names, labels_dir, ignored, _read_annotations(values, root, path))
+    annotations, keypoints = _read_annotations(values, root, path), _read_keypoints(values, path)
+    return DataSpec(path, root, splits, names, labels_dir, ignored, annotations, keypoints)
 
 
 def list_images(spec: DataSpec, split: str) -> list[Path]:
@@ -201,6 +205,19 @@ def _read_annotations(values: dict[Any, Any], root: Path, path: Path) -> dict[st
         if split not in SPLITS:
             raise _wrong(path, f"annotations: no split {printable(split)!r}{nearest(str(split), SPLITS)}")
     return {split: _locate(_text(file, f"annotations: {split}", path), root) for split, file in files.items()}
+
+
+def _read_keypoints(values: dict[Any, Any], path: Path) -> int:
+    """Read how many numbers of key points follow a box in a label row: `kpt_shape: [points, 2 or 3]`, or `task`."""
+    shape, task = values.get("kpt_shape"), values.get("task")
+    if shape is not None:
+        right = isinstance(shape, list) and len(shape) == 2 and all(type(each) is int for each in shape)
+        if not right or not 1 <= shape[0] <= 10_000 or shape[1] not in (2, 3):
+            raise _wrong(path, "kpt_shape: expected [number of points, 2 or 3], as in `kpt_shape: [17, 3]`")
+        return shape[0] * shape[1]
+    if task == "pose":
+        raise _wrong(path, "task is pose: `kpt_shape: [points, 2 or 3]` must say how long a label row is")
+    return -1 if task in ("segment", "obb") else 0
 
 
 def _locate(entry: str, root: Path) -> Path:

@@ -26,10 +26,10 @@ from data.augment.augmentation import (
 )
 from data.augment.on_device import Stored
 from data.augment.pixels import Recipe, paint
-from data.epoch_order import Partners
 from data.images import REDUCED, ImageError, read_image
 from data.labels.index import LabelIndex
 from data.path_array import FlatPaths
+from data.sampling import Partners
 from utils.errors import UserError, printable
 from utils.hardware import usable_cores
 from utils.letterbox import Letterbox
@@ -71,7 +71,7 @@ class DetectionDataset(Dataset):
     `dataset[epoch, i, size]` is a training sample of another size (h, w), in which the scaled photo has room.
     A sample depends on seed, epoch, i and size alone. `cache` keeps all photos, scaled to image_size, in memory.
     Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order
-    (data/epoch_order.py).
+    (data/sampling.py).
     """
 
     def __init__(
@@ -255,7 +255,7 @@ def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def _first_rows(index: LabelIndex) -> np.ndarray:
-    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/repeat_factor.py)."""
+    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/sampling.py)."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(image, row) for row, image in enumerate(index.images)], np.int64)
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from alignyolo.targets import Targets
 from data.augment.on_device import Recipes
 from data.dataset import DetectionDataset, Samples, scaled_sizes
-from data.epoch_order import epoch_order
+from data.sampling import epoch_order
 from utils.letterbox import Letterbox
 
 SIGNAL_S = 5.0

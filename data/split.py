@@ -20,6 +20,7 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_la
         cache_dir,
         required=split not in spec.annotations,
         bad_labels=bad_labels,
+        keypoints=spec.keypoints,
     )
 
 

@@ -124,6 +124,7 @@ class Records:
         index: LabelIndex,
         start_epoch: int,
         protocol: str,
+        cpu_kernels: Sequence[str] = (),
         rows: Sequence[Mapping[str, object]] | None = None,
     ) -> None:
         self.folder, self.config, self.protocol = folder, config, protocol
@@ -132,7 +133,8 @@ class Records:
         self.board = Board(folder, start_epoch + 1)
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=110)
         write_atomically(folder / "config.yaml", text)
-        write_env(folder / "env.json", sys.argv, {"training_data": fingerprint(index)})
+        facts = {"training_data": fingerprint(index), "cpu_kernels": list(cpu_kernels)}
+        write_env(folder / "env.json", sys.argv, facts)
         if config.run.plots:
             attempt("labels.png", plot_labels, index.boxes, index.labels, config.names, folder / "labels.png")
 

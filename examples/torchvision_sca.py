@@ -5,7 +5,7 @@ from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.models.detection.retinanet import RetinaNetRegressionHead
 
 from alignyolo.assign.dense import match_boxes
-from alignyolo.similarities.iou import sca
+from alignyolo.similarities.sca import sca
 
 
 class SCAHead(RetinaNetRegressionHead):

@@ -2,7 +2,7 @@
 
     from ultralytics import YOLO
     from examples.ultralytics_sca import use_similarity
-    from alignyolo.similarities.iou import sca
+    from alignyolo.similarities.sca import sca
 
     model = YOLO("yolo11n.yaml")
     model.add_callback("on_train_start", lambda trainer: use_similarity(trainer.model, sca))

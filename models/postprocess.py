@@ -1,17 +1,16 @@
-"""From raw outputs to detections: scores, confidence threshold, class-aware NMS."""
+"""From boxes and scores to detections: confidence threshold, class-aware NMS."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from alignyolo.anchors import Anchors, decode
-
 
 @dataclass(frozen=True)
 class Postprocess:
-    """Class-aware NMS without a time limit, of the `top_k` best over `confidence`, keeping `max_detections`.
+    """Apply class-aware NMS, without a time limit, to the `top_k` best over `confidence`, keeping `max_detections`.
 
     A score is objectness x class probability. With `multi_label` a box may be reported for several classes.
     """
@@ -21,20 +20,14 @@ class Postprocess:
     max_detections: int = 300
     top_k: int = 4096
     multi_label: bool = True
-    decode: str = "bounded"
-    xy_reach: float = 0.5
 
     @torch.no_grad()
-    def __call__(self, raw: Tensor, anchors: Anchors) -> list[dict[str, Tensor]]:
-        """Raw outputs (B, A, 5 + C) -> per image {boxes (N, 4) xyxy pixels, scores (N,), labels (N,)}, best first."""
-        with torch.autocast(raw.device.type, enabled=False):
-            raw = raw.float()
-            boxes = decode(raw[..., :4], anchors, self.decode, self.xy_reach)
-            scores = raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
-            return [self.select(*image) for image in zip(boxes, scores, strict=True)]
+    def __call__(self, boxes: Iterable[Tensor], scores: Iterable[Tensor]) -> list[dict[str, Tensor]]:
+        """Pick per image from boxes (A, 4) and scores (A, C): {boxes (N, 4), scores (N,), labels (N,)}, best first."""
+        return [self.select(*image) for image in zip(boxes, scores, strict=True)]
 
     def select(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        """The detections of one image among boxes (A, 4) with scores (A, C)."""
+        """Pick the detections of one image among boxes (A, 4) with scores (A, C)."""
         if self.multi_label:
             anchor, label = (scores > self.confidence).nonzero(as_tuple=True)
             score = scores[anchor, label]

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         print(f"--- {name}")
         # Only now torch: a wrong flag has been answered already.
-        importlib.import_module(f"studies.{name}").run(settings)
+        importlib.import_module(f"studies.figures.{name}").run(settings)
     print(f"{len(names)} studies in {time.perf_counter() - start:.0f} s")
     return 0
 

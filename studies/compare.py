@@ -2,19 +2,19 @@
 
 python -m studies.compare --losses iou giou diou ciou sca --seeds 0 1 2 --data bccd/data.yaml --imgsz 320 --epochs 40
 python -m studies.compare --recipe gain-and-objectness --data bccd/data.yaml --imgsz 320 --epochs 40 --jobs 4
-python -m studies.compare --recipe gain-and-objectness --data bccd/data.yaml --imgsz 320 --epochs 40 --report-only
+python -m studies.compare --report-only --into results/bccd --baseline sca      from the tables that it left
 
 Every flag of train.py is passed on to every run, except those that the comparison itself sets. What is finished is not
 run again, what was interrupted goes on, so the same command continues a comparison.
 """
 
 import shlex
-import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from engine.train.configure import plan_run
-from studies.recipe import OWN_FLAGS, recipe_of
+from studies.comparison.recipe import OWN_FLAGS, recipe_of
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import CompareConfig
@@ -33,28 +33,47 @@ def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, 
     return parsed(CompareConfig, vars(own)), tuple(others)
 
 
+def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
+    """The command line that means these flags and would go on with the comparison."""
+    parts = ["python", "-m", "studies.compare"]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and not isinstance(value, bool):
+            values = value if isinstance(value, tuple) else (value,)
+            parts += ["--" + field.name.replace("_", "-"), *map(str, values)]
+    return shlex.join([*parts, *shared])
+
+
 def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     """Runs what is missing and writes the report into the comparison's folder; returns the Markdown file.
 
     CommandError after the report where runs failed.
     """
+    if config.report_only and not (config.recipe or config.losses or config.assigners):
+        from studies.comparison.recorded import report_again
+
+        return report_again(config)
     recipe, into = recipe_of(config), Path(config.into)
-    for variant in recipe.variants:
-        plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
+    if not config.report_only:
+        for variant in recipe.variants:
+            plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
     from engine.run_lock import only_writer
-    from studies.report import write_report
-    from studies.runs import check_requests, plan, run_missing
+    from studies.comparison.report import write_report
+    from studies.comparison.runs import check_requests, perform_all, plan
+    from studies.comparison.tables import read_tables
 
-    runs = plan(recipe.variants, config.seeds, (*recipe.train, *shared), into, config.split)
+    runs, before = plan(recipe.variants, config.seeds, (*recipe.train, *shared), into, config.split), read_tables(into)
+    check_requests(runs)
+    before.check(runs)
     failure = None
-    if config.report_only:
-        check_requests(runs)
-    else:
+    if not config.report_only:
+        missing = [run for run in runs if before.lack(run)]
+        print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
         into.mkdir(parents=True, exist_ok=True)
         with only_writer(into):
             try:
-                run_missing(runs, config.jobs, config.threads)
+                perform_all(missing, config.jobs, config.threads)
             except CommandError as error:
                 failure = error
     path = write_report(runs, recipe, into, command)
@@ -66,7 +85,7 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
 def main() -> int:
     """The command: exit code 0 when done, 1 when runs failed, 2 for wrong input."""
     config, shared = parse_flags()
-    compare(config, shared, shlex.join(["python", "-m", "studies.compare", *sys.argv[1:]]))
+    compare(config, shared, command_of(config, shared))
     return 0
 
 

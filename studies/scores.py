@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from studies.charts import save_rows
-from studies.report import measures
+from studies.comparison.tables import is_measure
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import ScoresConfig
 from utils.errors import UserError, run_command
@@ -31,10 +31,15 @@ def score_rows(folder: Path) -> Iterator[dict]:
     for path in paths:
         try:
             metrics = json.loads(path.read_text("utf-8"))
-            found = measures(metrics)
+            found = {key: float(value) for key, value in metrics.items() if is_measure(key) and is_number(value)}
         except (ValueError, AttributeError) as error:
             raise UserError(f"{path}: expected the metrics of train.py or val.py ({error})") from error
         yield {"folder": path.parent.relative_to(folder).as_posix(), "protocol": metrics.get("protocol"), **found}
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def write_scores(config: ScoresConfig) -> Path:

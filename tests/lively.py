@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.build import build_network
+from models.yolov3.build import build_network
 from utils.checkpoint import save_checkpoint
 from utils.config.knobs import Config, Hyperparameters, RunConfig
 from utils.config.sources import model_config

@@ -11,7 +11,8 @@ from torchvision.ops import box_iou
 
 from data.data_yaml import read_data_yaml
 from data.images import read_image
-from engine.predict.runtimes import candidates_of_decoded, open_backend
+from engine.export.backend import candidates_of_decoded
+from engine.export.runtimes import open_backend
 from export import export
 from models.postprocess import Postprocess
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -54,7 +55,7 @@ def opencv(file: Path) -> Callable:
 
 def ultralytics(file: Path) -> Callable:
     """ultralytics.YOLO with its own preprocessing and NMS; the photos have the network's size already."""
-    from ultralytics import YOLO  # offline and silent: engine.predict.runtimes imported utils.ultralytics_only first
+    from ultralytics import YOLO  # offline and silent: engine.export.runtimes imported utils.ultralytics_only first
 
     model = YOLO(str(file), task="detect")
 

@@ -226,7 +226,7 @@ def test_a_stream_that_ends(camera, found):
 
 
 def test_stopped_by_hand_what_was_found_is_written(photos, found, monkeypatch):
-    from engine.predict import detect as detection
+    from engine.predict import frames as detection
 
     seen = []
 

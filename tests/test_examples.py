@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.models.detection import RetinaNet
 
-from alignyolo.similarities.iou import ciou, sca
+from alignyolo.similarities.iou import ciou
+from alignyolo.similarities.sca import sca
 from examples.torchvision_sca import SCAHead, main
 from examples.ultralytics_sca import use_similarity
 from utils import ultralytics_only as ultralytics_door

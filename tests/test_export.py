@@ -11,8 +11,8 @@ import torch
 
 from data.formats.voc import convert_voc
 from detect import load
-from engine.export.run import run as engine_export
-from engine.predict.runtimes import open_backend
+from engine.export import job as engine_export
+from engine.export.runtimes import open_backend
 from export import export
 from models.postprocess import Postprocess
 from models.weights.read import read_weights

@@ -1,18 +1,12 @@
 """What this machine lets the process use: cores, memory and shared memory, the limits of a container counted in."""
 
-import contextlib
-import ctypes
 import math
 import os
-import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/")
-# Parameters of glibc's mallopt(3): the values that let it keep what is freed, and those that it has after large arrays.
-KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
-GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
 
 def usable_cores(root: Path = ROOT) -> int:
@@ -41,45 +35,6 @@ def available_memory(root: Path = ROOT) -> int | None:
             files = statistics.get("total_inactive_file") or statistics.get("inactive_file") or "0"
             free = min(free, int(limit) - int(used) + int(files))
     return max(free, 0)
-
-
-def keep_freed_memory(processes: int = 1) -> bool:
-    """Lets the C library keep freed arrays for the next step instead of giving them back; whether it does now.
-
-    Fetching their pages again takes a tenth of a training step on a CPU. Not where less memory is free than this and
-    `processes` - 1 like it have taken so far, for holes in what is kept take some; nor where the environment decides.
-    """
-    if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return False
-    free = available_memory()
-    if free is None or free < processes * most_taken():
-        return False
-    library = ctypes.CDLL(None)
-    return all(library.mallopt(*setting) for setting in KEEP_FREED.values())
-
-
-def give_freed_memory_back() -> None:
-    """Ends what keep_freed_memory began, and gives the system what has been kept."""
-    library = ctypes.CDLL(None)
-    for setting in GIVE_BACK.values():
-        library.mallopt(*setting)
-    library.malloc_trim(0)
-
-
-@contextlib.contextmanager
-def freed_memory_kept() -> Iterator[Callable[[], None]]:
-    """Yields a function that begins to keep freed memory, when it is seen how much is taken; ends with the context."""
-    kept = False
-
-    def begin() -> None:
-        nonlocal kept
-        kept = keep_freed_memory() or kept
-
-    try:
-        yield begin
-    finally:
-        if kept:
-            give_freed_memory_back()
 
 
 def most_taken() -> int:

@@ -1,21 +1,21 @@
 """Threshold matching of any boxes with the truths of one image, by IoU or GGIoU, in torchvision's convention.
 
 For dense anchors (RetinaNet, SSD, a region proposal network), proposals, and other people's detectors. YOLOv3's heads
-cannot reach every box from every anchor: they have assigners of their own (alignyolo/assign/threshold.py).
+cannot reach every box from every anchor: they have assigners of their own (alignyolo/assign/yolo_head.py).
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
-from alignyolo.assign.threshold import Assignment, log_ggiou
-from alignyolo.similarities.iou import iou
-from alignyolo.targets import Targets
+from alignyolo.assign.assignment import Assignment, Context, assignment_of
+from alignyolo.assign.forcing import DENSE_FORCING, Matching
+from alignyolo.assign.metric import Metric
+from alignyolo.assign.pairs import Pairs
+from alignyolo.assign.threshold import Thresholds
 
 BACKGROUND, IGNORED = -1, -2
-FORCED = ("best", "claim", "none")
 ROWS = 16  # truths at a time: the intermediate tensors stay small with 300 truths and 200,000 anchors
 
 
@@ -31,7 +31,7 @@ def match_boxes(
     beta: float = 1 / 6,
     sigma: str = "overlap",
 ) -> Tensor:
-    """The truth that every anchor answers for, BACKGROUND -1 or IGNORED -2: (A, 4), (T, 4) -> (A,) (GGIoU 3.2).
+    """Say which truth every anchor answers for, or BACKGROUND -1 or IGNORED -2: (A, 4), (T, 4) -> (A,) (GGIoU 3.2).
 
     An anchor belongs to the truth of its largest metric (the first of equals): positive from `positive` on, background
     below `negative`, ignored between. Then every truth's best anchor is positive too, whatever its metric, as `forced`:
@@ -39,35 +39,23 @@ def match_boxes(
     for the truth that forces it, the last of several (SSD), `none` = not at all. A truth without any overlap forces
     nothing. Raises ValueError for an unknown metric or `forced`.
     """
-    if metric not in ("iou", "ggiou") or forced not in FORCED:
-        raise ValueError(f"expected metric iou or ggiou and forced {', '.join(FORCED)}: {metric!r}, {forced!r}")
+    if metric not in ("iou", "ggiou") or forced not in DENSE_FORCING:
+        raise ValueError(f"expected metric iou or ggiou and forced {', '.join(DENSE_FORCING)}: {metric!r}, {forced!r}")
     if len(truths) == 0 or len(anchors) == 0:
         return anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.long)
-    logarithmic = metric == "ggiou" and alpha > 0
-    parts = truths.split(ROWS)
-    if logarithmic:
-        # Logarithms tell a tiny truth's anchors apart where GGIoU itself is rounded to 0.
-        quality = torch.cat([log_ggiou(anchors, part[:, None], alpha, beta, sigma) for part in parts])
-    else:
-        quality = torch.cat([box_iou(part, anchors) for part in parts])
-    best, owner = quality.max(0)
-    value = best.exp() if logarithmic else best
-    matches = torch.where(value >= positive, owner, torch.where(value < negative, BACKGROUND, IGNORED))
-    highest, favourite = quality.max(1)
-    overlaps = highest > (-torch.inf if logarithmic else 0)
-    if forced == "best":
-        favourites = ((quality == highest[:, None]) & overlaps[:, None]).any(0)
-        matches = torch.where(favourites, owner, matches)
-    elif forced == "claim":
-        claiming = overlaps.nonzero().flatten()
-        claims = torch.full_like(matches, BACKGROUND).scatter_reduce_(0, favourite[claiming], claiming, "amax")
-        matches = torch.where(claims >= 0, claims, matches)
-    return matches
+    measure = Metric(alpha if metric == "ggiou" else 0.0, beta, sigma)
+    thresholds = Thresholds(positive, negative)
+    ranking = torch.cat([measure.ranking(anchors, part[:, None]) for part in truths.split(ROWS)])
+    best, owner = ranking.max(0)
+    value = measure.of_ranking(best)
+    otherwise = torch.where(thresholds.is_negative(value), BACKGROUND, IGNORED)
+    matches = torch.where(thresholds.is_positive(value), owner, otherwise)
+    return DENSE_FORCING[forced](Matching(ranking, owner), matches)
 
 
 @dataclass(frozen=True)
-class BoxMatcher:
-    """`match_boxes` over a batch, its settings bound: the assigner of detectors with anchors of any kind."""
+class DenseThreshold:
+    """`match_boxes` over a batch, its settings bound: the assigner of detectors whose anchors reach any box."""
 
     metric: str = "ggiou"
     positive: float = 0.5
@@ -77,26 +65,23 @@ class BoxMatcher:
     beta: float = 1 / 6
     sigma: str = "overlap"
 
+    needs_predictions = False
+
     def match(self, anchors: Tensor, truths: Tensor) -> Tensor:
-        """The matches (A,) of one image's anchors (A, 4) and truths (T, 4)."""
+        """Return the matches (A,) of one image's anchors (A, 4) and truths (T, 4)."""
         thresholds = (self.metric, self.positive, self.negative, self.forced)
         return match_boxes(anchors, truths, *thresholds, self.alpha, self.beta, self.sigma)
 
     @torch.no_grad()
-    def __call__(self, anchors: Tensor, targets: Targets, batch_size: int) -> Assignment:
-        """Assigns a batch's targets to anchors (A, 4) that are the same in every image; the metric given is IoU."""
+    def __call__(self, context: Context) -> Assignment:
+        """Assign a batch's targets to anchors that are the same in every image; the metric given is IoU."""
+        anchors, targets = context.anchors.boxes, context.targets
         boxes = targets.boxes.to(anchors.dtype)
-        rows, images, owners, ignored = [], [], [], []
-        for image in range(batch_size):
+        pairs, ignored = [], []
+        for image in range(context.batch_size):
             truths = (targets.image == image).nonzero().flatten()
             matches = self.match(anchors, boxes[truths])
             row = (matches >= 0).nonzero().flatten()
-            rows.append(row)
-            images.append(torch.full_like(row, image))
-            owners.append(truths[matches[row]])
+            pairs.append(Pairs(truths[matches[row]], row))
             ignored.append(matches == IGNORED)
-        anchor, image, target = torch.cat(rows), torch.cat(images), torch.cat(owners)
-        unmatched = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-        unmatched[target] = False
-        overlap = iou(anchors[anchor], boxes[target])
-        return Assignment(anchor, image, target, overlap, torch.stack(ignored), unmatched)
+        return assignment_of(context, Pairs.join(pairs), torch.stack(ignored))

@@ -1,11 +1,15 @@
-"""What is wrong, or worth knowing, about a data set: looks at every label line and photo header, writes nothing."""
+"""What is wrong, or worth knowing, about a data set: every label line, every photo header; writes nothing.
+
+The rows of the labels are judged in data/labels/index.py, once for training and for this; here splits are compared,
+and the labels with the network's size and anchors. `python -m data.check` (data/check.py) prints what is found.
+"""
 
 import hashlib
 import json
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.data_yaml import DataSpec, label_paths, list_images
-from data.labels.index import OVERSHOOT, ROUNDING, cache_folder, in_threads, read_text, repeats, size_or_reason
-from data.labels.yolo_text import Rows, parse_labels
-from utils.errors import UserError, printable
+from data.labels.index import LabelIndex, look_at_labels
+from data.labels.read_files import cache_folder, in_threads, stamp
+from utils.errors import printable
 
-SCHEMA = 1
+SCHEMA = 2
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
 RATIO_LIMITS = (2, 4)
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.
@@ -27,6 +31,7 @@ KINDS = {
     "out of range": "error",
     "unreadable photo": "error",
     "shared photo": "warning",
+    "shared label": "warning",
     "no area": "warning",
     "duplicate": "warning",
     "slightly out of range": "warning",
@@ -36,6 +41,7 @@ KINDS = {
     "class not in train": "warning",
     "anchors": "warning",
     "below 2 pixels": "note",
+    "rotated boxes": "note",
     "repeated photo": "note",
     "empty label file": "note",
 }
@@ -86,16 +92,26 @@ class Split(NamedTuple):
     label_stamps: list[tuple[int, int]]
 
 
-def examine(spec: DataSpec, settings: Settings, cache_dir: Path | None = None, cached: bool = True) -> Checkup:
-    """Looks at all splits; the result is kept until a file or a setting changes. UserError without any image."""
+def examine(
+    spec: DataSpec,
+    settings: Settings,
+    cache_dir: Path | None = None,
+    cached: bool = True,
+    loaded: Mapping[str, LabelIndex] | None = None,
+) -> Checkup:
+    """Look at all splits; the result is kept until a file or a setting changes. UserError without any image.
+
+    Splits that are `loaded` already are not read again; the others may hold anything.
+    """
+    loaded = loaded or {}
     splits = [_open(spec, name) for name in spec.splits]
     orphans = {split.name: _orphans(split) for split in splits}
-    key = _key(spec, settings, splits, orphans)
+    key = _key(spec, settings, splits, orphans, {name: index.report.policy for name, index in loaded.items()})
     folder = cache_folder(cache_dir)
     cache = folder / f"check-{hashlib.sha256(os.fsencode(spec.yaml)).hexdigest()[:24]}.json" if folder else None
     found = _load(cache, key) if cached else None
     if found is None:
-        findings, facts = _examine_all(spec, settings, splits, orphans)
+        findings, facts = _examine_all(spec, settings, splits, orphans, loaded)
         order = {kind: place for place, kind in enumerate(KINDS)}
         findings.sort(key=lambda finding: order[finding.kind])
         found = Checkup(tuple(findings), facts, settings.image_size)
@@ -106,15 +122,7 @@ def examine(spec: DataSpec, settings: Settings, cache_dir: Path | None = None, c
 def _open(spec: DataSpec, name: str) -> Split:
     images = list_images(spec, name)
     labels = label_paths(spec, images)
-    return Split(name, images, labels, in_threads(_stamp, images), in_threads(_stamp, labels))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
+    return Split(name, images, labels, in_threads(stamp, images), in_threads(stamp, labels))
 
 
 def _orphans(split: Split) -> list[str]:
@@ -132,45 +140,52 @@ def _orphans(split: Split) -> list[str]:
 
 
 def _examine_all(
-    spec: DataSpec, settings: Settings, splits: Sequence[Split], orphans: dict[str, list[str]]
+    spec: DataSpec,
+    settings: Settings,
+    splits: Sequence[Split],
+    orphans: dict[str, list[str]],
+    loaded: Mapping[str, LabelIndex],
 ) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
     findings: list[Finding] = []
     facts = {}
     claimed = {os.fspath(path) for split in splits for path in split.labels}
     for split in splits:
         findings += [Finding("missing photo", split.name, path) for path in orphans[split.name] if path not in claimed]
-        facts[split.name] = _examine_split(spec, settings, split, findings)
+        index = loaded.get(split.name)
+        if index is None:
+            index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints)
+        facts[split.name] = _examine_split(spec, settings, split, index, findings)
     findings += _shared(splits)
     findings += _class_findings(spec, facts)
     return findings, facts
 
 
-def _examine_split(spec: DataSpec, settings: Settings, split: Split, findings: list[Finding]) -> dict[str, Any]:
-    """Adds what is wrong with a split's files and returns its numbers."""
-    texts = in_threads(_text_or_none, split.labels)
-    sizes = in_threads(size_or_reason, split.images)
-    for image, label, size, text in zip(split.images, split.labels, sizes, texts, strict=True):
-        if isinstance(size, str):
-            findings.append(Finding("unreadable photo", split.name, str(image), size))
-        elif text is None and split.name not in spec.annotations:
-            findings.append(Finding("missing label", split.name, str(image), f"expected {label}"))
-        elif text is not None and not text.strip():
-            findings.append(Finding("empty label file", split.name, str(label)))
-    wrong: list[tuple[int, int, str]] = []
-    rows = parse_labels(texts, split.labels, wrong)
-    findings += [Finding("malformed line", split.name, f"{split.labels[i]}:{line}", why) for i, line, why in wrong]
-    heights_widths = np.array([(0, 0) if isinstance(size, str) else size for size in sizes], np.float64).reshape(-1, 2)
-    usable = _examine_rows(spec, settings, split, rows, heights_widths, findings)
-    labels, sides = rows.values[usable, 0].astype(int), _network_sides(rows, heights_widths, settings)[usable]
+def _examine_split(
+    spec: DataSpec, settings: Settings, split: Split, index: LabelIndex, findings: list[Finding]
+) -> dict[str, Any]:
+    """Add what was found in a split's labels, and what the network's size and anchors tell; return its numbers."""
+    for kind, where, details in index.report.findings:
+        # A split that is measured against an annotation file needs no labels.
+        if kind != "missing label" or split.name not in spec.annotations:
+            findings.append(Finding(kind, split.name, where, details))
+    sides = _network_sides(index, settings)
+    tiny = np.flatnonzero((sides < 2).any(axis=1)).tolist()
+    label_of = dict(zip(map(os.path.abspath, split.images), split.labels, strict=True)) if tiny else {}
+    photo = np.repeat(np.arange(len(index)), np.diff(index.starts))
+    for row in tiny:
+        where = f"{label_of[index.images[photo[row]]]}:{index.lines[row]}"
+        details = f"{sides[row, 0]:.3g} x {sides[row, 1]:.3g} pixels of the network's input"
+        findings.append(Finding("below 2 pixels", split.name, where, details))
     ratio = sides.max(1, initial=0) / np.maximum(sides.min(1, initial=np.inf), 1e-9)
     recall = _best_possible_recall(sides, settings)
     if len(sides) and recall < 0.98:
         details = f"only {recall:.1%} of the labels are within {settings.anchor_t:g} x of an anchor (--autoanchor)"
         findings.append(Finding("anchors", split.name, printable(spec.yaml), details))
+    per_class = np.bincount(index.labels, minlength=spec.num_classes).tolist()
     return {
         "images": len(split.images),
-        "labels": len(labels),
-        "per_class": dict(zip(spec.names, np.bincount(labels, minlength=spec.num_classes).tolist(), strict=True)),
+        "labels": len(index.labels),
+        "per_class": dict(zip(spec.names, per_class, strict=True)),
         "side_ratio": {
             "below 2": int((ratio < 2).sum()),
             "2 to 4": int(((ratio >= 2) & (ratio < 4)).sum()),
@@ -180,48 +195,11 @@ def _examine_split(spec: DataSpec, settings: Settings, split: Split, findings: l
     }
 
 
-def _examine_rows(
-    spec: DataSpec, settings: Settings, split: Split, rows: Rows, sizes: np.ndarray, findings: list[Finding]
-) -> np.ndarray:
-    """Adds what is wrong with single labels and returns which (M,) of them can be used."""
-    ids, centre, side = rows.values[:, 0], rows.values[:, 1:3], rows.values[:, 3:5]
-    with np.errstate(over="ignore", invalid="ignore"):
-        corners = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
-        beyond = np.maximum(-corners, corners - 1).max(axis=1, initial=0)
-    bad_class = (ids != np.floor(ids)) | (ids < 0) | (ids >= spec.num_classes)
-    no_area = (side <= 0).any(axis=1)
-    far = ~(beyond <= OVERSHOOT) & ~no_area
-    near = (beyond > ROUNDING) & ~far & ~no_area
-    again = np.zeros(len(ids), bool)
-    again[repeats(rows, corners)] = True
-    known = (sizes[rows.image] > 0).all(axis=1) if len(ids) else np.zeros(0, bool)
-    usable = ~(bad_class | no_area | far | again)
-    tiny = usable & known & (_network_sides(rows, sizes, settings) < 2).any(axis=1)
-    largest = rows.values[:, 1:].max(initial=0)
-    pixels = f" (values up to {largest:g}: pixels?)" if largest > 2 else ""
-    for kind, mask in (
-        ("class id", bad_class),
-        ("no area", no_area),
-        ("out of range", far),
-        ("slightly out of range", near),
-        ("duplicate", again & ~no_area),
-        ("below 2 pixels", tiny),
-    ):
-        for row in np.flatnonzero(mask).tolist():
-            values = " ".join(f"{value:g}" for value in rows.values[row])
-            hint = f", valid are 0 to {spec.num_classes - 1}" if kind == "class id" else ""
-            details = values + hint + (pixels if kind == "out of range" else "")
-            findings.append(Finding(kind, split.name, rows.where(split.labels, row), details))
-    return usable & known
-
-
-def _network_sides(rows: Rows, sizes: np.ndarray, settings: Settings) -> np.ndarray:
-    """Width and height (M, 2) of the labels in pixels of the network input."""
-    with np.errstate(divide="ignore", over="ignore"):
-        scale = (np.array(settings.image_size) / sizes).min(axis=1, initial=np.inf)
-    scale = np.where(np.isfinite(scale), scale, 0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return rows.values[:, 3:5] * sizes[rows.image][:, ::-1] * scale[rows.image, None]
+def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
+    """Compute width and height (M, 2) of the labels in pixels of the network input."""
+    scale = (np.array(settings.image_size) / np.maximum(index.sizes, 1)).min(axis=1, initial=np.inf)
+    boxes = index.boxes.astype(np.float64)
+    return (boxes[:, 2:] - boxes[:, :2]) * np.repeat(scale, np.diff(index.starts))[:, None]
 
 
 def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
@@ -294,16 +272,18 @@ def _class_findings(spec: DataSpec, facts: dict[str, dict[str, Any]]) -> Iterabl
                 yield Finding("class not in train", split, name, f"{count} labels here")
 
 
-def _text_or_none(path: Path) -> bytes | None:
-    try:
-        return read_text(path)
-    except UserError:
-        return None
-
-
-def _key(spec: DataSpec, settings: Settings, splits: Sequence[Split], orphans: dict[str, list[str]]) -> str:
-    """A digest of all that the findings depend on, by the files' names, sizes and times."""
-    digest = hashlib.sha256(repr((SCHEMA, spec.names, spec.annotations, settings, orphans)).encode("utf-8", "replace"))
+def _key(
+    spec: DataSpec,
+    settings: Settings,
+    splits: Sequence[Split],
+    orphans: dict[str, list[str]],
+    policies: dict[str, str],
+) -> str:
+    """Make a digest of all that the findings depend on, by the files' names, sizes and times."""
+    # Boxes left out by another policy than the doctor's own count otherwise.
+    other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
+    choices = (SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other)
+    digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(
             os.fsencode("\0".join([split.name, *map(os.fspath, split.images), *map(os.fspath, split.labels)]))

@@ -1,4 +1,9 @@
-"""The text of YOLO label files: `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...` per line, fractions of the image."""
+"""The text of YOLO label files, fractions of the image: a line is one of
+
+class cx cy w h                   a box
+class x1 y1 x2 y2 x3 y3 ...       a polygon, or the four corners of a turned box: the upright box around its points
+class cx cy w h  x y (v) ...      a box with key points, where the data YAML says `kpt_shape`: its box
+"""
 
 import math
 from array import array
@@ -11,13 +16,24 @@ import numpy as np
 
 from utils.errors import UserError, printable
 
+# How `keypoints` says that nothing is known about rows of many numbers, or that they are polygons for sure.
+NO_KEYPOINTS, POLYGONS = 0, -1
+# Bits of a row's kind; a plain box has none.
+POLYGON, CORNERS, KEYPOINTS, LIKE_POSE = 1, 2, 4, 8
+INSIDE = 0.01
+
 
 class Rows(NamedTuple):
-    """Label lines in order: values (M, 5) float64 class cx cy w h, image (M,) and line (M,) where each stands."""
+    """Label lines in order: values (M, 5) float64 class cx cy w h, kind (M,), image (M,) and line (M,) of each."""
 
     values: np.ndarray
     image: np.ndarray
     line: np.ndarray
+    kind: np.ndarray
+
+    def only(self, mask: np.ndarray) -> "Rows":
+        """Take the rows where the mask (M,) is true."""
+        return Rows(*(part[mask] for part in self))
 
     def where(self, paths: Sequence[Path], row: int) -> str:
         """The `file:line` of a row."""
@@ -25,13 +41,16 @@ class Rows(NamedTuple):
 
 
 def parse_labels(
-    texts: Sequence[bytes | None], paths: Sequence[Path], wrong: list[tuple[int, int, str]] | None = None
+    texts: Sequence[bytes | None],
+    paths: Sequence[Path],
+    wrong: list[tuple[int, int, str]] | None = None,
+    keypoints: int = NO_KEYPOINTS,
 ) -> Rows:
-    """The lines of all texts (None = no file), polygons as their box; UserError names file and line of a wrong one.
+    """Read the lines of all texts (None = no file); UserError names file and line of a wrong one.
 
     With a list `wrong` such lines are left out and added to it instead: (row of the file, line, what is wrong).
     """
-    values, image, line = array("d"), array("q"), array("q")
+    values, image, line, kind = array("d"), array("q"), array("q"), array("B")
     for i, (text, path) in enumerate(zip(texts, paths, strict=True)):
         if not text:
             continue
@@ -41,12 +60,13 @@ def parse_labels(
             values.extend(found)
             line.extend(range(1, len(rows) + 1))
             image.extend([i] * len(rows))
+            kind.extend([0] * len(rows))
             continue
         for number, tokens in enumerate(rows, 1):
             if not tokens:
                 continue
             try:
-                parsed = _parse_line(tokens, path, number)
+                parsed, form = _parse_line(tokens, path, number, keypoints)
             except UserError as error:
                 if wrong is None:
                     raise
@@ -55,7 +75,8 @@ def parse_labels(
             values.extend(parsed)
             line.append(number)
             image.append(i)
-    return Rows(*(np.array(part) for part in (np.array(values).reshape(-1, 5), image, line)))
+            kind.append(form)
+    return Rows(*(np.array(part) for part in (np.array(values).reshape(-1, 5), image, line, kind)))
 
 
 def _plain_numbers(rows: list[list[bytes]]) -> list[float] | None:
@@ -71,8 +92,8 @@ def _plain_numbers(rows: list[list[bytes]]) -> list[float] | None:
     return numbers if plain else None
 
 
-def _parse_line(tokens: list[bytes], path: Path, line: int) -> tuple[float, ...]:
-    """One label line, a box or a polygon, as class cx cy w h; UserError if it is neither."""
+def _parse_line(tokens: list[bytes], path: Path, line: int, keypoints: int) -> tuple[tuple[float, ...], int]:
+    """Read one label line as class cx cy w h, and its kind; UserError if it is neither box nor polygon."""
     text = printable(b" ".join(tokens).decode("utf-8", "replace"), 80)
     where = f"{printable(path)}:{line}"
     try:
@@ -83,7 +104,14 @@ def _parse_line(tokens: list[bytes], path: Path, line: int) -> tuple[float, ...]
     if not all(map(math.isfinite, numbers)):
         raise UserError(f"{where}: a number that is not finite: {text!r}")
     if len(numbers) == 5:
-        return tuple(numbers)
+        return tuple(numbers), 0
+    if keypoints > 0:
+        if len(numbers) == 5 + keypoints:
+            return tuple(numbers[:5]), KEYPOINTS
+        raise UserError(
+            f"{where}: `kpt_shape` in the data YAML makes a row 5 numbers, or 5 and {keypoints} of key points; "
+            f"found {len(numbers)}: {text!r}"
+        )
     if len(numbers) < 7 or len(numbers) % 2 == 0:
         raise UserError(
             f"{where}: expected `class cx cy w h`, or a class and the x y of at least 3 points; "
@@ -92,13 +120,50 @@ def _parse_line(tokens: list[bytes], path: Path, line: int) -> tuple[float, ...]
     label, *points = numbers
     xs, ys = points[0::2], points[1::2]
     x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
-    return label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+    kind = POLYGON | (CORNERS if len(xs) == 4 else 0) | (LIKE_POSE if _like_pose(numbers) else 0)
+    return (label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), kind
+
+
+def _like_pose(numbers: list[float]) -> bool:
+    """Tell whether a row could be a box that lies in the image and key points that lie in the box."""
+    _, x, y, w, h, *rest = numbers
+    if min(x - w / 2, y - h / 2) < -INSIDE or max(x + w / 2, y + h / 2) > 1 + INSIDE or min(w, h) <= 0:
+        return False
+
+    def inside(points: list[tuple[float, ...]]) -> bool:
+        placed = [point for point in points if len(point) == 2 or point[2] != 0]
+        return bool(placed) and all(
+            abs(point[0] - x) <= w / 2 + INSIDE and abs(point[1] - y) <= h / 2 + INSIDE for point in placed
+        )
+
+    pairs = list(zip(rest[::2], rest[1::2], strict=False))
+    triples = list(zip(rest[::3], rest[1::3], rest[2::3], strict=False)) if len(rest) % 3 == 0 else []
+    seen = triples and all(point[2] in (0, 1, 2) for point in triples)
+    return inside(pairs) or bool(seen and inside(triples))
+
+
+def check_kinds(rows: Rows, paths: Sequence[Path], keypoints: int) -> None:
+    """Refuse labels whose rows of many numbers could all be key points as well as polygons."""
+    many = np.flatnonzero(rows.kind & POLYGON)
+    if keypoints or not len(many) or not (rows.kind[many] & LIKE_POSE).all():
+        return
+    raise UserError(
+        f"{printable(rows.where(paths, int(many[0])))}: this row, as all {len(many)} of more than 5 numbers, could be "
+        "a box with key points or a polygon: say `kpt_shape: [points, 2 or 3]` or `task: segment` (or obb) in the "
+        "data YAML"
+    )
+
+
+def wrong_classes(rows: Rows, num_classes: int) -> np.ndarray:
+    """Tell which rows (M,) have a class id that is no whole number from 0 to num_classes - 1."""
+    ids = rows.values[:, 0]
+    return (ids != np.floor(ids)) | (ids < 0) | (ids >= num_classes)
 
 
 def check_classes(rows: Rows, paths: Sequence[Path], num_classes: int) -> None:
-    """UserError at the first class id that is no whole number from 0 to num_classes - 1."""
+    """Raise UserError at the first class id that is no whole number from 0 to num_classes - 1."""
     ids = rows.values[:, 0]
-    wrong = np.flatnonzero((ids != np.floor(ids)) | (ids < 0) | (ids >= num_classes))
+    wrong = np.flatnonzero(wrong_classes(rows, num_classes))
     if not len(wrong):
         return
     row = wrong[0]

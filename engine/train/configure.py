@@ -1,15 +1,19 @@
 """From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
 
 import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.data_yaml import DataSpec, data_root, read_data_yaml
+from engine.train.used_settings import Choices, note_of_unread, require_read
+from models.families import family_of
 from utils.config.flags import parsed
-from utils.config.knobs import ENCODED_LOSSES, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig
-from utils.config.sources import hyperparameters, model_config, parse_settings
+from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig
+from utils.config.sources import HYPS, hyperparameters, model_config, parse_settings
+from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError
 
 # What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
@@ -39,9 +43,10 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
     check_device(run)
-    hyper = hyperparameters(run.hyp, overrides, base=model.hyp if isinstance(model, TorchvisionConfig) else "")
+    hyper = hyperparameters(run.hyp, overrides, base=model.hyp)
     check_choices(run, model, hyper)
     check_steps(run, hyper, overrides)
+    check_settings(Choices(run, model, hyper), overrides, flags)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -56,7 +61,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
 
 def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
-    if isinstance(model, ModelConfig):
+    if not model.scratch_hyp:
         return DEMO
     side = max(model.strides)
     fitting = DEMO["imgsz"] if DEMO["imgsz"][0] % side == 0 else (side,)
@@ -69,8 +74,13 @@ def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) ->
 def advice(config: Config) -> str:
     """A line on settings that expect pretrained weights where there are none, or empty."""
     run, model = config.run, config.model
-    pretrained = isinstance(model, ModelConfig) or model.backbone_weights or run.weights
-    if pretrained or not model.scratch_hyp or run.hyp == model.scratch_hyp or run.optimizer != "sgd":
+    if (
+        model.backbone_weights
+        or run.weights
+        or not model.scratch_hyp
+        or run.hyp == model.scratch_hyp
+        or run.optimizer != "sgd"
+    ):
         return ""
     return (
         f"note: {model.detector}'s own settings expect pretrained weights (--set backbone_weights=FILE, or --weights); "
@@ -80,18 +90,31 @@ def advice(config: Config) -> str:
 
 def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:
     """UserError for a loss, an assigner or a flag that the model's kind does not have."""
-    if isinstance(model, ModelConfig):
-        if hyper.box_loss in ENCODED_LOSSES:
-            raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
+    family = family_of(model)
+    if hyper.box_loss not in family.box_losses:
+        raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
+    if hyper.assigner not in family.assigners:
+        others = " or ".join(family.assigners)
+        raise UserError(f"assigner {hyper.assigner}: YOLOv3's alone; expected {others} for {model.detector}")
+    if family.fits_anchors:
         return
-    if hyper.assigner not in ("iou", "ggiou"):
-        raise UserError(f"assigner {hyper.assigner}: YOLOv3's alone; expected iou or ggiou for {model.detector}")
     if hyper.box_gain_match == "iou":
         raise UserError(
             f"box_gain_match iou: measured for YOLOv3 alone; expected none or a number for {model.detector}"
         )
     if run.autoanchor:
         raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
+
+
+def check_settings(chosen: Choices, overrides: Collection[str], flags: Mapping[str, Any]) -> None:
+    """Raise UserError for a key that is given and that nothing reads; print those of the `--hyp` file as a note."""
+    given = [*overrides, *(name for name in ("close_mosaic",) if flags.get(name) is not None)]
+    require_read(given, chosen)
+    if flags.get("hyp"):
+        path = find_yaml(flags["hyp"], HYPS, "hyperparameter YAML")
+        note = note_of_unread([key for key in read_mapping(path) if key not in FOREIGN_KEYS], chosen, str(path))
+        if note:
+            print(note, file=sys.stderr)
 
 
 def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from alignyolo.assign.threshold import Assignment
+from alignyolo.assign.assignment import Assignment
 from alignyolo.targets import Targets, occurrences
 from utils.distributed import Group
 from utils.metrics.coco_eval import RATIO_BINS

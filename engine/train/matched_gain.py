@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from alignyolo.anchors import Anchors, build_anchors
+from alignyolo.assign.assignment import Assigner, Context, Predictions
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
-from models.build import build_assigner, build_similarity
+from models.choices import build_similarity
+from models.yolov3.build import build_yolov3_assigner
 from utils.config.knobs import Config
 from utils.letterbox import Letterbox
 
@@ -29,7 +31,7 @@ class InitialLoss(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How much larger the loss starts than IoU's."""
+        """Return how much larger the loss starts than IoU's."""
         return self.loss / self.iou_loss
 
 
@@ -44,34 +46,43 @@ def letterboxed_targets(index: LabelIndex, images: Sequence[int], image_size: tu
 
 
 def initial_loss(
-    similarity: Callable[[Tensor, Tensor], Tensor],
-    assigner: Callable,
-    anchors: Anchors,
-    index: LabelIndex,
-    image_size: tuple[int, int],
+    similarity: Callable[..., Tensor], assigner: Assigner, anchors: Anchors, index: LabelIndex
 ) -> InitialLoss:
-    """Measures the initial loss on at most 5,000 images, evenly spaced, without augmentation; NaN without positives."""
+    """Measure the initial loss on at most 5,000 images, evenly spaced, without augmentation; 0 without positives.
+
+    An assigner that needs predictions is given the anchors for them, all of the same score.
+    """
+    image_size = anchors.image_size
+    around = {"image_size": image_size, "over_ranks": lambda values: values, "training": False}
     chosen = np.linspace(0, len(index) - 1, min(len(index), MOST_IMAGES)).round().astype(int).tolist()
     total, iou_total, positives = 0.0, 0.0, 0
     for start in range(0, len(chosen), CHUNK):
         images = chosen[start : start + CHUNK]
         targets = letterboxed_targets(index, images, image_size)
-        assignment = assigner(anchors, targets, len(images))
+        assignment = assigner(Context(anchors, targets, len(images), undecided(anchors, targets, len(images))))
         predicted, truths = anchors.boxes[assignment.anchor], targets.boxes[assignment.target]
-        total += float((1 - similarity(predicted, truths)).double().sum())
+        total += float((1 - similarity(predicted, truths, **around)).double().sum())
         iou_total += float((1 - iou(predicted, truths)).double().sum())
         positives += len(predicted)
     return InitialLoss(total / max(positives, 1), iou_total / max(positives, 1), positives)
 
 
+def undecided(anchors: Anchors, targets: Targets, batch_size: int) -> Predictions:
+    """Predict every anchor as it lies, with the same score for every class of the batch."""
+    classes = int(targets.labels.max()) + 1 if len(targets.labels) else 1
+    count = len(anchors.centers)
+    scores = anchors.centers.new_full((batch_size, count, classes), 0.5)
+    return Predictions(anchors.boxes.expand(batch_size, count, 4), scores, scores[..., 0])
+
+
 def with_matched_gain(config: Config, index: LabelIndex) -> Config:
-    """The config with the number that `box_gain_match: iou` stands for; prints what was measured."""
+    """Return the config with the number that `box_gain_match: iou` stands for; prints what was measured."""
     hyper, model = config.hyper, config.model
     if hyper.box_gain_match != "iou":
         return config
     size = config.run.image_size
     anchors = build_anchors(size, model.strides, model.anchors)
-    measured = initial_loss(build_similarity(hyper), build_assigner(hyper, model), anchors, index, size)
+    measured = initial_loss(build_similarity(hyper), build_yolov3_assigner(hyper, model), anchors, index)
     ratio = measured.ratio if measured.iou_loss > 0 else 1.0
     print(
         f"box gain: divided by {ratio:.4f} = initial {hyper.box_loss} loss {measured.loss:.4f} / IoU loss "

@@ -16,7 +16,7 @@ from engine.failures import is_out_of_memory
 from engine.resources import room_on
 from engine.train.epoch import autocast, largest_size, resized, to_device
 from engine.train.trainer import frozen_modules
-from models.build import AnyDetector, with_network
+from models.detector import AnyDetector
 from utils.config.knobs import Config
 from utils.distributed import Group
 from utils.errors import UserError
@@ -69,7 +69,7 @@ class Rehearsal:
     def validate(self, images: int) -> None:
         """Detects on a batch of grey images at the validation's size."""
         with torch.inference_mode():
-            with_network(self.detector, self.average).eval()(to_device(self._batch(images), self.device)[0])
+            self.detector.with_network(self.average).eval()(to_device(self._batch(images), self.device)[0])
 
     def peak(self, images: int, validation: int) -> int | None:
         """The most bytes that a step on `images` and a validation batch take together with the weights.

@@ -15,7 +15,7 @@ from data.data_yaml import DataSpec
 from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
-from data.repeat_factor import repeated
+from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
 from engine.resources import Resources, plan_resources
@@ -29,16 +29,18 @@ from engine.train.memory_trial import rehearsed
 from engine.train.stop_signals import StopNow, StopRequest, stop_requests
 from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
-from models.build import build_detector
+from models.families import build_detector, family_of
+from models.kernels.in_use import cpu_kernels_in_use
 from models.yolov3.anchor_fit import fit_anchors
 from utils.checkpoint import remove_unfinished
-from utils.config.knobs import Config, TorchvisionConfig
+from utils.config.knobs import Config
 from utils.device import autocast_dtype, choose_device, require_compiler
 from utils.distributed import Group, group_of_environment, joined, restart_note
 from utils.errors import InterruptedRun, UserError, printable
 from utils.run_folder import new_run_folder
 
-UNTOLD = ("shared photo", "missing photo", "class without labels", "class not in train", "below 2 pixels")
+UNTOLD = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
+UNTOLD += ("class not in train", "below 2 pixels")
 
 
 def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
@@ -64,7 +66,7 @@ def run_until(stop: StopRequest, plan: Plan, resumed: dict[str, Any] | None, fol
     if group.main:
         # Whatever is wrong with the data is said before the other processes wait for this one.
         splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]
-        tell_checkup(plan)
+        tell_checkup(plan, *splits)
         if not resumed and advice(plan.config):
             print(advice(plan.config), file=sys.stderr)
     with joined(group, device), contextlib.ExitStack() as claims:
@@ -125,8 +127,9 @@ def trained(
     records: Records = NoRecords(folder)
     if group.main:
         protocol = protocol_line(config, "val", len(val_index), trainer.val_truths)
+        kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
         rows = (resumed or {}).get("results")
-        records = Records(folder, config, train_index, trainer.start_epoch, protocol, rows)
+        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
     trainer.stop = stop
     try:
@@ -145,8 +148,7 @@ def trained(
 
 def start_weights(config: Config) -> list[str]:
     """The files that a new run starts from: a backbone's first, `--weights` over it."""
-    backbone = config.model.backbone_weights if isinstance(config.model, TorchvisionConfig) else ""
-    return [path for path in (backbone, config.run.weights) if path]
+    return [path for path in (config.model.backbone_weights, config.run.weights) if path]
 
 
 def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
@@ -203,11 +205,12 @@ def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
     return index
 
 
-def tell_checkup(plan: Plan) -> None:
+def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> None:
     """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
     model, run_config = plan.config.model, plan.config.run
     anchors = tuple(anchor for level in model.anchors for anchor in level)
-    checkup = examine(plan.data, Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t))
+    settings = Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t)
+    checkup = examine(plan.data, settings, loaded={"train": train_index, "val": val_index})
     told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
     if told:
         print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
@@ -232,7 +235,7 @@ def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tenso
 
 def with_anchors(config: Config, index: LabelIndex) -> Config:
     """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
-    if isinstance(config.model, TorchvisionConfig):
+    if not family_of(config.model).fits_anchors:
         return config
     sizes, model = network_sizes(index, config.run.image_size), config.model
     if config.run.autoanchor:

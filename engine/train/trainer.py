@@ -25,15 +25,15 @@ from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport, Observer
 from engine.train.stop_signals import StopRequest
 from engine.validate.collect import collect
-from models.build import AnyDetector, with_network
+from models.detector import AnyDetector
+from models.families import family_of
+from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
 from models.weights.read import read_weights
-from models.weights.torchvision import read_torchvision
 from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
 from utils.errors import InterruptedRun, UserError, nearest, printable
-from utils.hardware import give_freed_memory_back, keep_freed_memory
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.metrics.truths import Truths
@@ -101,7 +101,7 @@ def load_weights(network: nn.Module, path: str, model: ModelConfig | Torchvision
 
     With `model`, what differs between it and the model the weights were trained in is said too.
     """
-    contents = read_torchvision(path) if isinstance(model, TorchvisionConfig) else read_weights(path)
+    contents = family_of(model).read_weights(path) if model else read_weights(path)
     source, target = contents["model"], network.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(value.ndim == 4 for value in fitting.values()):
@@ -313,7 +313,7 @@ class Trainer:
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
-            if report.steps == 1 and self.device.type == "cpu":
+            if report.steps == 1 and self.device.type == "cpu" and self.config.hyper.cpu_kernels == "on":
                 # Now that a step has shown what it takes.
                 self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
             progress.advance(len(batch.images), report.line)
@@ -351,7 +351,7 @@ class Trainer:
 
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
         """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = with_network(self.detector, folded(self.average.ema))
+        detector = self.detector.with_network(folded(self.average.ema))
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None

@@ -19,13 +19,13 @@ from engine.train.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts
+from models.kernels.kept_memory import freed_memory_kept
 from models.weights.read import is_nameless, load_detector, read_weights
 from models.yolov3.export_network import folded
 from utils.checkpoint import newest
 from utils.config.knobs import Config, ValConfig
 from utils.device import choose_device
 from utils.errors import UserError, printable
-from utils.hardware import freed_memory_kept
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.run_folder import new_run_folder
@@ -70,7 +70,7 @@ def run(settings: ValConfig) -> Metrics:
     with explained(lambda: f"at --batch-size {config.run.batch_size}"), freed_memory_kept() as keep:
 
         def on_batch(number: int, batch: Batch, detections: list) -> None:
-            if number == 0 and device.type == "cpu":
+            if number == 0 and device.type == "cpu" and config.hyper.cpu_kernels == "on":
                 keep()
             records.batch(number, batch, detections)
 

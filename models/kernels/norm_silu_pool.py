@@ -45,8 +45,8 @@ def saves_memory(x: Tensor, norm: nn.Module | None = None) -> bool:
     return norm is None or (type(norm) is nn.BatchNorm2d and norm.training and x.numel() > x.shape[1])
 
 
-class MaxPool2d(nn.MaxPool2d):
-    """torch's, but for the gradient it keeps where the maxima were, and not its input."""
+class LowMemoryMaxPool2d(nn.MaxPool2d):
+    """Pool as torch does, but keep for the gradient where the maxima were instead of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H', W')."""

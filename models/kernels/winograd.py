@@ -20,8 +20,8 @@ LEAST_PIXELS = 800
 LEAST_CHANNELS = 128
 
 
-class Conv2d(nn.Conv2d):
-    """torch's, but in float32 on a CPU, where many channels and pixels meet, by Winograd's algorithm."""
+class WinogradConv2d(nn.Conv2d):
+    """Convolve as torch does, but by Winograd's algorithm in float32 on a CPU where channels and pixels are many."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H', W')."""

@@ -16,17 +16,22 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from alignyolo.anchors import DenseAnchors
 from alignyolo.targets import Targets
-from models.postprocess import Postprocess
-from models.torchvision.dense_loss import DenseLoss, DenseOutput
+from models.detector import AnyDetector
+from models.torchvision.dense_loss import DenseOutput
 
 NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
 
 
-def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> Tensor:
-    """The anchors (A, 4) over any one of a batch's images, in full precision whatever the features' is."""
+def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> DenseAnchors:
+    """Lay the anchors over any one of a batch's images, in full precision whatever the features' is."""
+    height, width = images.shape[-2:]
     shapes = [images.new_empty((0, 0, *feature.shape[-2:])) for feature in features]
-    return generator(ImageList(images[:1], [tuple(images.shape[-2:])]), shapes)[0]
+    boxes = generator(ImageList(images[:1], [(height, width)]), shapes)[0]
+    per_cell = generator.num_anchors_per_location()
+    cells = [feature.shape[-2] * feature.shape[-1] for feature in features]
+    return DenseAnchors(boxes, tuple(n * count for n, count in zip(per_cell, cells, strict=True)), (height, width))
 
 
 class DenseForward:
@@ -80,26 +85,17 @@ def ssd300(num_classes: int) -> SSDNetwork:
     return SSDNetwork(stock.backbone, stock.anchor_generator, (300, 300), num_classes + 1, head=stock.head, **normal)
 
 
-class DenseDetector(nn.Module):
-    """A network of torchvision's with its loss and its postprocessing: images and targets to losses or detections."""
-
-    def __init__(self, network: nn.Module, loss: DenseLoss, postprocess: Postprocess):
-        super().__init__()
-        self.network, self.loss, self.postprocess = network, loss, postprocess
-
-    def with_network(self, network: nn.Module) -> "DenseDetector":
-        """The same detector around other weights."""
-        return DenseDetector(network, self.loss, self.postprocess)
+class DenseDetector(AnyDetector):
+    """A network of torchvision's with dense anchors, its loss and its postprocessing."""
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
+        """Return boxes (B, A, 4) xyxy pixels and scores (B, A, C) of images (B, 3, H, W) in [0, 1]."""
         codes, logits, anchors = self.network(images)
-        boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), anchors.repeat(len(codes), 1))
+        repeated = anchors.boxes.repeat(len(codes), 1)
+        boxes = self.network.box_coder.decode_single(codes.float().flatten(0, 1), repeated)
         return boxes.view_as(codes), self.network.scores(logits.float())
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Images (B, 3, H, W) in [0, 1]: losses {box, class} with targets, else detections per image, best first."""
-        if targets is not None:
-            return self.loss(self.network(images), targets.to(images.device))
-        return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute {box, class} of images (B, 3, H, W) in [0, 1]."""
+        return self.loss(self.network(images), targets.to(images.device))

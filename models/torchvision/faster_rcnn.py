@@ -15,11 +15,11 @@ from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetw
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from alignyolo.assign.dense import BoxMatcher
-from alignyolo.assign.threshold import Assignment
+from alignyolo.assign.assignment import Assignment
+from alignyolo.assign.dense import DenseThreshold
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets
-from models.postprocess import Postprocess
+from models.detector import AnyDetector
 from models.torchvision.dense_loss import BoxTerm
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -29,11 +29,13 @@ class Proposals(NamedTuple):
     """What the second stage says of proposals: those of all images in one list, image by image.
 
     Boxes (N, 4) xyxy, `counts` of them per image, class logits (N, 1 + C) with the background first, a box code per
-    class (N, 1 + C, 4). In training each has a label (N,), 0 for the background, and the row (N,) of its truth.
+    class (N, 1 + C, 4). `image_size` is (height, width). In training each has a label (N,), 0 for the background, and
+    the row (N,) of its truth.
     """
 
     boxes: Tensor
     counts: list[int]
+    image_size: tuple[int, int]
     logits: Tensor
     codes: Tensor
     labels: Tensor | None = None
@@ -49,7 +51,7 @@ class Proposals(NamedTuple):
 class MatchedRPN(RegionProposalNetwork):
     """torchvision's region proposal network, its anchors matched by `matcher`."""
 
-    def __init__(self, matcher: BoxMatcher, *args, **kwargs):
+    def __init__(self, matcher: DenseThreshold, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.matcher = matcher
 
@@ -66,7 +68,7 @@ class MatchedRPN(RegionProposalNetwork):
 class MatchedRoIHeads(RoIHeads):
     """torchvision's second stage, its proposals matched by `matcher`, without losses and postprocessing."""
 
-    def __init__(self, matcher: BoxMatcher, *args, **kwargs):
+    def __init__(self, matcher: DenseThreshold, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.matcher = matcher
 
@@ -90,7 +92,8 @@ class MatchedRoIHeads(RoIHeads):
             labels = torch.cat(sampled)
         logits, codes = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
         counts = [len(boxes) for boxes in proposals]
-        return Proposals(torch.cat(proposals), counts, logits, codes.unflatten(1, (-1, 4)), labels, rows)
+        codes = codes.unflatten(1, (-1, 4))
+        return Proposals(torch.cat(proposals), counts, image_shapes[0], logits, codes, labels, rows)
 
 
 class FasterRCNNNetwork(GeneralizedRCNN):
@@ -98,7 +101,8 @@ class FasterRCNNNetwork(GeneralizedRCNN):
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Proposals, dict[str, Tensor]]:
         """The proposals, and in training {loss_objectness, loss_rpn_box_reg}; the labels of `targets` count from 0."""
-        sizes = [tuple(images.shape[-2:])] * len(images)
+        height, width = images.shape[-2:]
+        sizes = [(height, width)] * len(images)
         features = self.backbone(self.transform.normalize(images))
         devices = [images.device] if images.device.type == "cuda" else []
         # torchvision makes and decodes boxes in the features' precision; bf16 would move them by pixels.
@@ -126,7 +130,7 @@ def per_image_targets(targets: Targets, batch_size: int, dtype: torch.dtype) -> 
     return answer
 
 
-def faster_rcnn(backbone: nn.Module, num_classes: int, rpn: BoxMatcher, roi: BoxMatcher) -> FasterRCNNNetwork:
+def faster_rcnn(backbone: nn.Module, num_classes: int, rpn: DenseThreshold, roi: DenseThreshold) -> FasterRCNNNetwork:
     """Faster R-CNN on a feature pyramid with torchvision's settings, randomly initialised."""
     channels = backbone.out_channels
     generator = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
@@ -152,6 +156,7 @@ class TwoStageLoss:
     obj_gain: float = 1.0
     cls_gain: float = 1.0
     observe: Callable[[Assignment, Targets, Tensor, Tensor], None] | None = None
+    over_ranks: Callable[[Tensor], Tensor] = lambda values: values
 
     def __call__(self, proposals: Proposals, first: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """Scalar losses {box, objectness, class}; objectness is the region proposal network's two losses."""
@@ -159,9 +164,14 @@ class TwoStageLoss:
         rows = proposals.rows[positive]
         truths = targets.boxes[rows].to(proposals.boxes.dtype)
         codes = proposals.codes[positive, proposals.labels[positive]]
-        value, boxes = self.box(codes, proposals.boxes[positive], truths)
+        around = {
+            "image_size": proposals.image_size,
+            "over_ranks": self.over_ranks,
+            "training": torch.is_grad_enabled(),
+        }
+        value, boxes = self.box(codes, proposals.boxes[positive], truths, **around)
         boxes = boxes.detach()
-        box = (self.box.weight(boxes, truths) * value).sum() / len(proposals.labels)
+        box = (self.box.weight(boxes, truths, **around) * value).sum() / len(proposals.labels)
         classes = functional.cross_entropy(proposals.logits, proposals.labels)
         if self.observe is not None:
             assignment = sampled_assignment(proposals, positive, rows, len(targets.boxes))
@@ -182,16 +192,8 @@ def sampled_assignment(proposals: Proposals, positive: Tensor, rows: Tensor, num
     return Assignment(positive, proposals.image[positive], rows, overlap, ignored, unmatched)
 
 
-class TwoStageDetector(nn.Module):
-    """Faster R-CNN with its loss and its postprocessing: images and targets to losses or detections."""
-
-    def __init__(self, network: FasterRCNNNetwork, loss: TwoStageLoss, postprocess: Postprocess):
-        super().__init__()
-        self.network, self.loss, self.postprocess = network, loss, postprocess
-
-    def with_network(self, network: nn.Module) -> "TwoStageDetector":
-        """The same detector around other weights."""
-        return TwoStageDetector(network, self.loss, self.postprocess)
+class TwoStageDetector(AnyDetector):
+    """Faster R-CNN with its loss and its postprocessing."""
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -204,12 +206,10 @@ class TwoStageDetector(nn.Module):
         answer = [best_pairs(*part, self.postprocess.top_k) for part in parts]
         return [boxes for boxes, _ in answer], [scores for _, scores in answer]
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Images (B, 3, H, W) in [0, 1]: losses {box, objectness, class} with targets, else detections per image."""
-        if targets is not None:
-            targets = targets.to(images.device)
-            return self.loss(*self.network(images, targets), targets)
-        return [self.postprocess.select(*image) for image in zip(*self.candidates(images), strict=True)]
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute {box, objectness, class} of images (B, 3, H, W) in [0, 1]."""
+        targets = targets.to(images.device)
+        return self.loss(*self.network(images, targets), targets)
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.build import build_network
 from models.weights.darknet_cfg import Section, format_cfg, parse_cfg, read_cfg_text
 from models.yolov3.blocks import ConvBlock, SpatialPyramidPooling
+from models.yolov3.build import build_network
 from models.yolov3.network import Network
 from utils.config.knobs import Config, Hyperparameters, ModelConfig, RunConfig, build
 from utils.config.sources import checked_model, model_config

@@ -5,11 +5,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from models.build import build_detector
+from models.detector import AnyDetector
+from models.families import build_detector
 from models.weights.darknet import looks_like_darknet, read_darknet
 from models.weights.foreign_pickle import Refused, pickle_bytes
 from models.weights.ultralytics import read_ultralytics
-from models.yolov3.detector import Detector
 from utils.checkpoint import FORMAT, load_checkpoint, require_model
 from utils.config.knobs import Config
 from utils.errors import UserError, printable
@@ -40,7 +40,7 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
     )
 
 
-def load_detector(contents: dict[str, Any], config: Config, where: str) -> Detector:
+def load_detector(contents: dict[str, Any], config: Config, where: str) -> AnyDetector:
     """The detector of a checkpoint's contents, in evaluation mode; UserError if tensors are missing or do not fit."""
     detector = build_detector(config)
     expected, found = detector.network.state_dict(), contents["model"]

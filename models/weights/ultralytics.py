@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.build import build_network
 from models.weights.foreign_pickle import Refused, StandIn, modules, parameter, read_foreign
 from models.yolov3.blocks import ConvBlock
+from models.yolov3.build import build_network
 from models.yolov3.network import Network
 from utils.config.knobs import Config, Hyperparameters, ModelConfig, RunConfig, build
 from utils.config.sources import checked_model

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from alignyolo.assign.threshold import shape_iou
+from alignyolo.assign.pairs import shape_iou
 
 RESTARTS, ROUNDS = 8, 50
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.kernels.norm_silu_pool import MaxPool2d, norm_silu, norm_silu_pool, saves_memory
-from models.kernels.winograd import Conv2d
+from models.kernels.norm_silu_pool import LowMemoryMaxPool2d, norm_silu, norm_silu_pool, saves_memory
+from models.kernels.winograd import WinogradConv2d
 
 
 class SiLU(nn.Module):
@@ -21,19 +21,38 @@ class SiLU(nn.Module):
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": SiLU, "leaky": lambda: nn.LeakyReLU(0.1, inplace=True)}
 
 
-class ConvBlock(nn.Module):
-    """Convolution, batch normalisation, activation: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+def max_pool(kernel: int, stride: int, padding: int = 0, cpu_kernels: bool = True) -> nn.MaxPool2d:
+    """Make a max-pool: torch's own, or with `cpu_kernels` the one that takes less memory for the gradient on a CPU."""
+    return (LowMemoryMaxPool2d if cpu_kernels else nn.MaxPool2d)(kernel, stride, padding)
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "silu"):
+
+class ConvBlock(nn.Module):
+    """Convolve, normalise by the batch, activate: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride).
+
+    Without `cpu_kernels` all of it is torch's own arithmetic, on a CPU too.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        activation: str = "silu",
+        cpu_kernels: bool = True,
+    ):
         super().__init__()
-        self.conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        convolution = WinogradConv2d if cpu_kernels else nn.Conv2d
+        self.conv: nn.Conv2d = convolution(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
         self.activation = ACTIVATIONS[activation]()
+        # Only of SiLU: a leaky ReLU in place keeps nothing that could be made again.
+        self.recomputes = cpu_kernels and type(self.activation) is SiLU
 
     def forward(self, x: Tensor, pool: nn.MaxPool2d | None = None) -> Tensor:
-        """Convolves, normalises, activates, and pools where there is a pool."""
+        """Convolve, normalise, activate, and pool where there is a pool."""
         x = self.conv(x)
-        if type(self.activation) is SiLU and saves_memory(x, self.norm):
+        if self.recomputes and saves_memory(x, self.norm):
             return norm_silu(x, self.norm) if pool is None else norm_silu_pool(x, self.norm, pool)
         x = self.activation(self.norm(x))
         return x if pool is None else pool(x)
@@ -42,10 +61,10 @@ class ConvBlock(nn.Module):
 class Residual(nn.Module):
     """x + conv3x3(conv1x1(x)) with half the channels between (YOLOv3, Darknet-53)."""
 
-    def __init__(self, channels: int, activation: str):
+    def __init__(self, channels: int, activation: str, cpu_kernels: bool = True):
         super().__init__()
-        self.reduce = ConvBlock(channels, channels // 2, 1, activation=activation)
-        self.expand = ConvBlock(channels // 2, channels, 3, activation=activation)
+        self.reduce = ConvBlock(channels, channels // 2, 1, activation=activation, cpu_kernels=cpu_kernels)
+        self.expand = ConvBlock(channels // 2, channels, 3, activation=activation, cpu_kernels=cpu_kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape (B, channels, H, W)."""
@@ -55,19 +74,19 @@ class Residual(nn.Module):
 class Downsample(nn.Sequential):
     """A stride 2 convolution to `outputs` channels, then `depth` residual blocks: one stage of Darknet-53."""
 
-    def __init__(self, inputs: int, outputs: int, depth: int, activation: str):
-        blocks = [Residual(outputs, activation) for _ in range(depth)]
-        super().__init__(ConvBlock(inputs, outputs, 3, stride=2, activation=activation), *blocks)
+    def __init__(self, inputs: int, outputs: int, depth: int, activation: str, cpu_kernels: bool = True):
+        blocks = [Residual(outputs, activation, cpu_kernels) for _ in range(depth)]
+        super().__init__(ConvBlock(inputs, outputs, 3, 2, activation, cpu_kernels), *blocks)
 
 
 class SpatialPyramidPooling(nn.Module):
     """1x1 reduction, max-pools of 5, 9 and 13 beside the identity, 1x1 back to `outputs` (YOLOv3-SPP)."""
 
-    def __init__(self, inputs: int, outputs: int, activation: str):
+    def __init__(self, inputs: int, outputs: int, activation: str, cpu_kernels: bool = True):
         super().__init__()
-        self.reduce = ConvBlock(inputs, inputs // 2, 1, activation=activation)
-        self.pools = nn.ModuleList(MaxPool2d(kernel, stride=1, padding=kernel // 2) for kernel in (5, 9, 13))
-        self.merge = ConvBlock(inputs // 2 * 4, outputs, 1, activation=activation)
+        self.reduce = ConvBlock(inputs, inputs // 2, 1, activation=activation, cpu_kernels=cpu_kernels)
+        self.pools = nn.ModuleList(max_pool(kernel, 1, kernel // 2, cpu_kernels) for kernel in (5, 9, 13))
+        self.merge = ConvBlock(inputs // 2 * 4, outputs, 1, activation=activation, cpu_kernels=cpu_kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.yolov3.blocks import ConvBlock
+from models.yolov3.decoding import Decoding, scores_of
 from models.yolov3.network import Network
 from utils.config.knobs import ModelConfig
 
@@ -46,7 +47,7 @@ class ExportNetwork(nn.Module):
         self.network = folded(network)
         if model.backbone == "darknet_tiny" and model.pool_padding == "zeros":
             self.network.backbone.pool_same = ZeroPaddedPool()
-        self.strides, self.decode, self.xy_reach = model.strides, model.decode, model.xy_reach
+        self.strides, self.decoding = model.strides, Decoding(model.decode, model.xy_reach)
         self.raw = layout == "raw"
         self.anchors = nn.ParameterList(
             nn.Parameter(torch.tensor(level).view(1, -1, 1, 1, 2), requires_grad=False) for level in model.anchors
@@ -67,16 +68,10 @@ class ExportNetwork(nn.Module):
             if self.raw:
                 levels.append(raw.reshape(batch, -1, head.outputs))
                 continue
-            center, size, objectness, classes = raw.split((2, 2, 1, head.outputs - 5), dim=-1)
             y, x = (torch.arange(count, dtype=torch.float32, device=raw.device) for count in (rows, columns))
             y, x = y.view(1, 1, -1, 1, 1).expand(1, 1, rows, columns, 1), x.view(1, 1, 1, -1, 1)
-            cells = torch.cat([x.expand(1, 1, rows, columns, 1), y], dim=-1)
-            if self.decode == "darknet":
-                center, size = center.sigmoid() + cells, size.exp() * anchors
-            else:
-                reach = self.xy_reach
-                center = center.sigmoid() * (1 + 2 * reach) + (cells - reach)
-                size = (2 * size.sigmoid()).square() * anchors
-            parts = torch.cat([center * stride, size, objectness.sigmoid() * classes.sigmoid()], dim=-1)
+            centers = (torch.cat([x.expand(1, 1, rows, columns, 1), y], dim=-1) + 0.5) * stride
+            center, size = self.decoding.center_and_size(raw[..., :4], centers, anchors, stride)
+            parts = torch.cat([center, size, scores_of(raw[..., 4:])], dim=-1)
             levels.append(parts.reshape(batch, -1, head.outputs - 1))
         return levels

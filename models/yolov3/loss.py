@@ -1,24 +1,25 @@
 """The detection loss: box, objectness and class terms over an assignment."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alignyolo.anchors import Anchors, decode, take
-from alignyolo.assign.threshold import Assignment
-from alignyolo.balance import balanced_weight
+from alignyolo.anchors import Anchors, take
+from alignyolo.assign.assignment import Assigner, Assignment, Context, Predictions
+from alignyolo.balance import Balance
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets, occurrences
+from models.yolov3.decoding import Decoding
 
 FOCAL_ALPHA = 0.25
 
 
 class Gather(torch.autograd.Function):
-    """raw (B, A, 5 + C), image (P,), anchor (P,) -> raw[image, anchor] (P, 5 + C) and the objectness logits (B, A).
+    """Pick raw[image, anchor] (P, 5 + C) and the objectness logits (B, A) from raw (B, A, 5 + C).
 
     As two indexing operations, the backward pass would fill and add two gradients of raw's size, nearly all zeros: more
     than half of the time of the whole loss on a CPU.
@@ -26,14 +27,14 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, image: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """Both parts."""
+        """Return both parts."""
         ctx.save_for_backward(image, anchor)
         ctx.shape = raw.shape
         return raw[image, anchor], raw[..., 4].clone()
 
     @staticmethod
     def backward(ctx: Any, of_positives: Tensor, of_logits: Tensor) -> tuple[Tensor, None, None]:
-        """One gradient for both; where truths share an anchor theirs add up."""
+        """Return one gradient for both; where truths share an anchor theirs add up."""
         gradient = of_logits.new_zeros(ctx.shape)
         gradient[..., 4] = of_logits
         # As torch's own indexing does it: index_put_ would read the indices back from a GPU to check them.
@@ -41,127 +42,172 @@ class Gather(torch.autograd.Function):
         return gradient, None, None
 
 
+class Gains(NamedTuple):
+    """The factors of the three terms."""
+
+    box: float = 0.05
+    objectness: float = 1.0
+    classes: float = 0.5
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Elementwise binary cross entropy with logits, focal where `gamma` > 0 (Lin et al. 2017)."""
+
+    positive_weight: float = 1.0
+    gamma: float = 0.0
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every element."""
+        weight = None if self.positive_weight == 1 else logits.new_full((), self.positive_weight)
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+        if self.gamma == 0:
+            return loss
+        probability = logits.sigmoid()
+        hit = target * probability + (1 - target) * (1 - probability)
+        alpha = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
+        return loss * alpha * (1 - hit) ** self.gamma
+
+
+@dataclass(frozen=True)
+class ClassTerm:
+    """Mean cross entropy over the classes of every positive, towards smoothed labels; zero with a single class."""
+
+    entropy: Callable[[Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
+    smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses (P,) of logits (P, C) with labels (P,)."""
+        if logits.shape[1] == 1:
+            return logits.sum(1) * 0
+        off, on = 0.5 * self.smoothing, 1 - 0.5 * self.smoothing
+        target = torch.full_like(logits, off).scatter_(1, labels[:, None], on)
+        return self.entropy(logits, target).mean(1)
+
+
+def overlap_target(overlap: Tensor, similarity: Tensor) -> Tensor:
+    """Let the objectness of a positive learn the IoU of its box, whatever the box loss is."""
+    return overlap.clamp(0, 1)
+
+
+def similarity_target(overlap: Tensor, similarity: Tensor) -> Tensor:
+    """Let the objectness of a positive learn the chosen similarity (ultralytics/yolov3, SCALoss's authors)."""
+    return similarity.clamp(0, 1)
+
+
+def certain_target(overlap: Tensor, similarity: Tensor) -> Tensor:
+    """Let the objectness of a positive learn 1."""
+    return torch.ones_like(overlap)
+
+
+OBJECTNESS_TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": overlap_target,
+    "similarity": similarity_target,
+    "one": certain_target,
+}
+
+
+class Processes(NamedTuple):
+    """The processes whose gradients are averaged: how many, and a function that sums a tensor over them."""
+
+    count: int = 1
+    over_ranks: Callable[[Tensor], Tensor] = lambda values: values
+
+
 @dataclass(frozen=True)
 class DetectionLoss:
-    """Weighted box, objectness and class losses; every setting is a plain value (DESIGN 2.4).
+    """Weighted box, objectness and class losses; every part is a callable with its settings bound (DESIGN 2.4).
 
     Each level averages over its own positives (box, class) or anchors (objectness), and the levels are summed,
-    as in ultralytics/yolov3. `observe` gets (assignment, targets, ious (P,), similarities (P,)), all detached.
-    With `ranks` processes, whose gradients are averaged, `over_ranks` sums a tensor over them, so that the means are
-    those of all ranks' batches together.
+    as in ultralytics/yolov3. The means are those of all processes' batches together. `observe` gets (assignment,
+    targets, ious (P,), similarities (P,)), all detached.
     """
 
-    similarity: Callable[[Tensor, Tensor], Tensor]
-    assigner: Callable[[Anchors, Targets, int], Assignment]
-    num_classes: int
-    box_gain: float
-    obj_gain: float
-    cls_gain: float
+    similarity: Callable[..., Tensor]
+    assigner: Assigner
     level_balance: Sequence[float]
-    obj_target: str = "iou"
-    cls_pw: float = 1.0
-    obj_pw: float = 1.0
-    label_smoothing: float = 0.0
-    fl_gamma: float = 0.0
-    ggiou_gamma: float = 0.0
-    ggiou_wloc: float | str = "auto"
-    balance_metric: str = "ggiou"
-    ggiou_alpha: float = 0.3
-    ggiou_beta: float = 1 / 6
-    ggiou_sigma: str = "overlap"
-    decode: str = "bounded"
-    xy_reach: float = 0.5
+    gains: Gains = Gains()
+    weight: Callable[..., Tensor | float] = field(default_factory=Balance)
+    quality: Callable[[Tensor, Tensor], Tensor] = overlap_target
+    obj_entropy: Callable[[Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
+    class_term: Callable[[Tensor, Tensor], Tensor] = field(default_factory=ClassTerm)
+    decoding: Decoding = Decoding()
     observe: Callable[[Assignment, Targets, Tensor, Tensor], None] | None = None
-    ranks: int = 1
-    over_ranks: Callable[[Tensor], Tensor] = lambda values: values
+    processes: Processes = Processes()
 
     def __call__(
         self, raw: Tensor, anchors: Anchors, targets: Targets, assignment: Assignment | None = None
     ) -> dict[str, Tensor]:
-        """Raw outputs (B, A, 5 + C) and the truths of the batch -> scalar losses {box, objectness, class}.
+        """Turn raw outputs (B, A, 5 + C) and the truths of the batch into scalar losses {box, objectness, class}.
 
         All on one device. The truths are assigned here unless that has been done.
         """
         if assignment is None:
-            assignment = self.assign(anchors, targets, len(raw))
+            assignment = self.assign(anchors, targets, len(raw), raw)
         with torch.autocast(raw.device.type, enabled=False):
             raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
             return self.forward(raw, anchors, targets, assignment)
 
-    def assign(self, anchors: Anchors, targets: Targets, batch_size: int) -> Assignment:
-        """The assignment of a batch's truths in full precision, on their device; it depends on no prediction."""
+    def assign(self, anchors: Anchors, targets: Targets, batch_size: int, raw: Tensor | None = None) -> Assignment:
+        """Assign a batch's truths in full precision, on their device.
+
+        `raw` (B, A, 5 + C), on the same device, is looked at only if the assigner needs predictions.
+        """
         with torch.autocast(targets.boxes.device.type, enabled=False):
-            return self.assigner(anchors, targets, batch_size)
+            predictions = None
+            if self.assigner.needs_predictions:
+                predictions = self.predictions(raw.detach().float(), anchors)
+            return self.assigner(Context(anchors, targets, batch_size, predictions))
+
+    def predictions(self, raw: Tensor, anchors: Anchors) -> Predictions:
+        """Decode raw outputs (B, A, 5 + C) for an assigner that looks at predictions."""
+        boxes = self.decoding.boxes(raw[..., :4], anchors)
+        return Predictions(boxes, raw[..., 5:].sigmoid(), raw[..., 4].sigmoid())
 
     def forward(self, raw: Tensor, anchors: Anchors, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
-        """The losses in full precision: decode the positives, compare them with their truths.
+        """Compute the losses in full precision: decode the positives, compare them with their truths.
 
         Nothing here reads a value back or has a shape that depends on one, which would make the host wait for a GPU.
         """
         positives, logits = Gather.apply(raw, assignment.image, assignment.anchor)
         truths = targets.boxes[assignment.target].to(raw.dtype)
         labels = targets.labels[assignment.target]
+        around = {
+            "image_size": anchors.image_size,
+            "over_ranks": self.processes.over_ranks,
+            "training": torch.is_grad_enabled(),
+        }
 
-        boxes = decode(positives[:, :4], take(anchors, assignment.anchor), self.decode, self.xy_reach)
-        similarity = self.similarity(boxes, truths)
+        boxes = self.decoding.boxes(positives[:, :4], take(anchors, assignment.anchor))
+        similarity = self.similarity(boxes, truths, **around)
         overlap = iou(boxes, truths).detach()
         share = self.level_share(anchors, assignment)
 
-        box = (share * self.box_weight(boxes.detach(), truths) * (1 - similarity)).sum()
+        box = (share * self.weight(boxes.detach(), truths, **around) * (1 - similarity)).sum()
         objectness = self.objectness(logits, anchors, assignment, self.quality(overlap, similarity.detach()))
-        classes = (share * self.class_loss(positives[:, 5:], labels)).sum()
+        classes = (share * self.class_term(positives[:, 5:], labels)).sum()
 
         if self.observe is not None:
             self.observe(assignment, targets, overlap, similarity.detach())
-        return {"box": box * self.box_gain, "objectness": objectness * self.obj_gain, "class": classes * self.cls_gain}
+        gains = self.gains
+        return {"box": box * gains.box, "objectness": objectness * gains.objectness, "class": classes * gains.classes}
 
     def level_share(self, anchors: Anchors, assignment: Assignment) -> Tensor:
-        """Each positive's weight in the mean of its level (P,)."""
+        """Return each positive's weight in the mean of its level (P,)."""
         level = torch.zeros_like(assignment.anchor)
         for each in anchors.levels[1:]:
             level += assignment.anchor >= each.start
-        counts = self.over_ranks(occurrences(level, len(anchors.levels)))
-        return self.ranks / counts[level].to(anchors.centers.dtype)
-
-    def quality(self, overlap: Tensor, similarity: Tensor) -> Tensor:
-        """Objectness target of every positive (P,), in [0, 1]."""
-        if self.obj_target == "one":
-            return torch.ones_like(overlap)
-        return (overlap if self.obj_target == "iou" else similarity).clamp(0, 1)
-
-    def box_weight(self, boxes: Tensor, truths: Tensor) -> Tensor | float:
-        """GGIoU-balanced (or IoU-balanced) weight of every positive (P,), 1 with gamma 0 (GGIoU Eq. 6)."""
-        gaussian = (self.ggiou_alpha, self.ggiou_beta, self.ggiou_sigma)
-        balance = (self.ggiou_gamma, self.ggiou_wloc, self.balance_metric)
-        return balanced_weight(boxes, truths, *balance, *gaussian, over_ranks=self.over_ranks)
+        counts = self.processes.over_ranks(occurrences(level, len(anchors.levels)))
+        return self.processes.count / counts[level].to(anchors.centers.dtype)
 
     def objectness(self, logits: Tensor, anchors: Anchors, assignment: Assignment, quality: Tensor) -> Tensor:
-        """Mean over each level's anchors of the BCE towards the quality of its box; ignored anchors count as zero loss.
+        """Average over each level's anchors the cross entropy towards the quality of its box; ignored ones count as 0.
 
         Where two truths share an anchor the larger quality is the target.
         """
         target = torch.zeros_like(logits)
         flat = assignment.image * logits.shape[1] + assignment.anchor
         target.view(-1).scatter_reduce_(0, flat, quality.to(logits.dtype), "amax")
-        loss = self.bce(logits, target, self.obj_pw).masked_fill(assignment.ignored, 0)
+        loss = self.obj_entropy(logits, target).masked_fill(assignment.ignored, 0)
         parts = loss.split([level.count for level in anchors.levels], dim=1)
         return sum(balance * part.mean() for balance, part in zip(self.level_balance, parts, strict=True))
-
-    def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean BCE over the classes of every positive: (P, C), (P,) -> (P,); zero with a single class."""
-        if self.num_classes == 1:
-            return logits.sum(1) * 0
-        off, on = 0.5 * self.label_smoothing, 1 - 0.5 * self.label_smoothing
-        target = torch.full_like(logits, off).scatter_(1, labels[:, None], on)
-        return self.bce(logits, target, self.cls_pw).mean(1)
-
-    def bce(self, logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:
-        """Elementwise binary cross entropy with logits, focal where fl_gamma > 0 (Lin et al. 2017)."""
-        weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
-        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
-        if self.fl_gamma == 0:
-            return loss
-        probability = logits.sigmoid()
-        hit = target * probability + (1 - target) * (1 - probability)
-        alpha = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
-        return loss * alpha * (1 - hit) ** self.fl_gamma

@@ -38,7 +38,10 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """YOLOv3: images (B, 3, H, W) in [0, 1] -> raw (B, A, 5 + C); H and W are multiples of the largest stride."""
+    """YOLOv3: images (B, 3, H, W) in [0, 1] -> raw (B, A, 5 + C); H and W are multiples of the largest stride.
+
+    Without `cpu_kernels` nothing of models/kernels is in it: all arithmetic is torch's own.
+    """
 
     def __init__(
         self,
@@ -51,10 +54,11 @@ class Network(nn.Module):
         spp: bool = False,
         pool_padding: str = "zeros",
         norm_eps: float = 1e-3,
+        cpu_kernels: bool = True,
     ):
         super().__init__()
-        self.backbone = BACKBONES[backbone](channels, activation, pool_padding)
-        self.neck = NECKS[backbone](channels, activation, spp)
+        self.backbone = BACKBONES[backbone](channels, activation, pool_padding, cpu_kernels)
+        self.neck = NECKS[backbone](channels, activation, spp, cpu_kernels)
         self.head = Head(self.neck.out_channels, strides, anchors_per_cell, num_classes)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignyolo.anchors import Anchors
-from alignyolo.assign.threshold import ggiou, log_ggiou
+from alignyolo.gaussian_iou import ggiou, log_ggiou
 from alignyolo.targets import Targets
 
 

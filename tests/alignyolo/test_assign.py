@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from alignyolo.anchors import Anchors, build_anchors
-from alignyolo.assign.threshold import ASSIGNERS, Assignment, Candidates, ggiou, log_ggiou, preferred
-from alignyolo.similarities.iou import BOX_SIMILARITIES
+from alignyolo.assign.assignment import Assignment
+from alignyolo.assign.forcing import Candidates, preferred
+from alignyolo.gaussian_iou import ggiou, log_ggiou
+from alignyolo.registry import ASSIGNERS
 from alignyolo.targets import Targets
 from tests.alignyolo.oracles import (
     Answer,
@@ -22,6 +24,7 @@ from tests.alignyolo.oracles import (
     scalar_ggiou,
     threshold_oracle,
 )
+from tests.alignyolo.registered import BOX_SIMILARITIES, assign
 from tests.alignyolo.scenes import FAMILIES, Scene, random_boxes, random_scene
 from tests.paths import SHARED_DATA, needs_shared_data
 
@@ -172,7 +175,7 @@ def test_ggiou_broadcasts():
 
 def compare(scene: Scene, name: str, **settings) -> None:
     """One batch: assigner against oracle, and the metric that it reports against the public function."""
-    assignment = ASSIGNERS[name](**settings)(*scene)
+    assignment = assign(name, *scene, **settings)
     oracle_settings = settings | ({"alpha": 0.0} if name == "iou" else {})
     assert_same(answer_of(assignment), threshold_oracle(*scene, **oracle_settings))
     metric = {key: oracle_settings[key] for key in ("alpha", "beta", "sigma") if key in oracle_settings}
@@ -215,15 +218,11 @@ def test_the_order_of_preference_is_lexsorts_by_five_keys(truths, kind):
     for count in (0, 1, 2, 50, 400):
         few = {"log_metric": [-np.inf, -1, -0.5, -0.0, 0.0, 0.25], "shape_iou": [0.1, 0.5], "distance": [1, 2]}
         drawn = {name: rng.choice(values, count).astype(kind) for name, values in few.items()}
-        one = Candidates(
-            truth=rng.integers(0, truths, count),
-            anchor=rng.permutation(count),
-            metric=rng.random(count),
-            area=rng.random(count),
-            **drawn,
-        )
-        expected = np.lexsort((one.anchor, one.distance, -one.shape_iou, -one.log_metric, one.truth))
-        np.testing.assert_array_equal(preferred(one), expected)
+        drawn |= {"truth": rng.integers(0, truths, count), "anchor": rng.permutation(count)}
+        drawn |= {"metric": rng.random(count), "area": rng.random(count)}
+        one = Candidates(**{name: torch.from_numpy(values) for name, values in drawn.items()})
+        keys = (drawn["anchor"], drawn["distance"], -drawn["shape_iou"], -drawn["log_metric"], drawn["truth"])
+        np.testing.assert_array_equal(preferred(one).numpy(), np.lexsort(keys))
 
 
 @pytest.mark.parametrize("min_positives", [1, 6])
@@ -249,7 +248,7 @@ def test_a_long_augmenting_path_needs_no_deep_recursion():
     boxes = torch.stack([left, torch.zeros(count), left + 8, torch.full((count,), 8.0)], dim=1)
     boxes = torch.cat([boxes, boxes[:1]])
     targets = Targets(boxes, torch.zeros(count + 1).long(), torch.zeros(count + 1).long())
-    assignment = ASSIGNERS["ggiou"]()(build_anchors((8, 8 * (count + 1)), [8], [[(8, 8)]]), targets, 1)
+    assignment = assign("ggiou", build_anchors((8, 8 * (count + 1)), [8], [[(8, 8)]]), targets, 1)
     assert sorted(assignment.anchor.tolist()) == list(range(count + 1))
     assert not assignment.unmatched.any()
 
@@ -279,7 +278,7 @@ def test_threshold_assigner_properties(name, family, settings):
     """No anchor has two truths, none is out of reach, and truths go without only when anchors run out."""
     reach = settings.get("reach", 0.5)
     for scene in scenes(25, seed=500, families=(family,)):
-        assignment = ASSIGNERS[name](**settings)(*scene)
+        assignment = assign(name, *scene, **settings)
         answer = answer_of(assignment)
         claimed = [(image, anchor) for image, anchor, _ in answer.positives]
         assert len(claimed) == len(set(claimed))
@@ -329,8 +328,8 @@ def test_permuting_the_truths_changes_nothing_but_ties(name):
         targets = scene.targets._replace(boxes=boxes)
         order = torch.from_numpy(rng.permutation(count))
         shuffled = Targets(*(part[order] for part in targets))
-        found = answer_of(ASSIGNERS[name]()(scene.anchors, targets, scene.batch_size))
-        other = answer_of(ASSIGNERS[name]()(scene.anchors, shuffled, scene.batch_size))
+        found = answer_of(assign(name, scene.anchors, targets, scene.batch_size))
+        other = answer_of(assign(name, scene.anchors, shuffled, scene.batch_size))
         back = order.tolist()
         positives = {(image, anchor, back[target]) for image, anchor, target in other.positives}
         assert_same(Answer(positives, other.ignored, {back[target] for target in other.unmatched}), found)
@@ -339,11 +338,11 @@ def test_permuting_the_truths_changes_nothing_but_ties(name):
 @pytest.mark.parametrize("name", sorted(ASSIGNERS))
 def test_images_of_a_batch_are_assigned_alone(name):
     for scene in scenes(10, seed=600):
-        whole = answer_of(ASSIGNERS[name]()(*scene))
+        whole = answer_of(assign(name, *scene))
         for image in range(scene.batch_size):
             rows = torch.nonzero(scene.targets.image == image).flatten().tolist()
             part = Targets(scene.targets.boxes[rows], scene.targets.labels[rows], torch.zeros(len(rows)).long())
-            alone = answer_of(ASSIGNERS[name]()(scene.anchors, part, 1))
+            alone = answer_of(assign(name, scene.anchors, part, 1))
             assert {(a, rows[t]) for _, a, t in alone.positives} == {
                 (a, t) for i, a, t in whole.positives if i == image
             }
@@ -353,8 +352,8 @@ def test_images_of_a_batch_are_assigned_alone(name):
 def test_alpha_0_ggiou_assigner_equals_the_iou_assigner():
     for scene in scenes(40, seed=700):
         for settings in ({}, {"positive": 0.4, "negative": 0.3, "min_positives": 6}):
-            ggiou_answer = answer_of(ASSIGNERS["ggiou"](alpha=0.0, **settings)(*scene))
-            assert_same(ggiou_answer, answer_of(ASSIGNERS["iou"](**settings)(*scene)))
+            ggiou_answer = answer_of(assign("ggiou", *scene, alpha=0.0, **settings))
+            assert_same(ggiou_answer, answer_of(assign("iou", *scene, **settings)))
 
 
 @pytest.mark.parametrize("name", sorted(ASSIGNERS))
@@ -362,7 +361,7 @@ def test_alpha_0_ggiou_assigner_equals_the_iou_assigner():
 def test_no_truths_give_an_empty_assignment(name, batch_size):
     anchors = build_anchors((96, 160), *FAMILIES["yolov3"])
     targets = Targets(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())
-    assignment = ASSIGNERS[name]()(anchors, targets, batch_size)
+    assignment = assign(name, anchors, targets, batch_size)
     assert [len(part) for part in assignment[:4]] == [0, 0, 0, 0]
     assert assignment.ignored.shape == (batch_size, len(anchors.centers))
     assert assignment.ignored.dtype == torch.bool
@@ -376,7 +375,7 @@ def test_an_anchor_sized_truth_on_an_anchor(name):
     anchors = build_anchors((96, 128), [32], [[(60, 60)]])
     index = 1 * 4 + 2  # Row 1, column 2: centre (80, 48).
     targets = Targets(torch.tensor([[50.0, 18.0, 110.0, 78.0]]), torch.zeros(1).long(), torch.zeros(1).long())
-    assignment = ASSIGNERS[name](positive=0.9, negative=0.3)(anchors, targets, 1)
+    assignment = assign(name, anchors, targets, 1, positive=0.9, negative=0.3)
     assert assignment.anchor.tolist() == [index]
     assert assignment.metric.tolist() == pytest.approx([1.0])
     # Shifted by 32 of 60 px: IoU 28/92 = .304; GGIoU far below.
@@ -444,7 +443,7 @@ def test_anchor_ratio_equals_ultralytics(model):
         for number, level in enumerate(anchors.levels):
             for image, k, y, x in data[f"positives_level{number}_image_anchor_gridy_gridx"].tolist():
                 expected.add((image, level.start + (k * level.rows + y) * level.columns + x))
-    assignment = ASSIGNERS["anchor_ratio"]()(anchors, targets, 4)
+    assignment = assign("anchor_ratio", anchors, targets, 4)
     found = list(zip(assignment.image.tolist(), assignment.anchor.tolist(), strict=True))
     assert len(found) == len(set(found)) == len(expected)
     assert set(found) == expected
@@ -454,7 +453,7 @@ def test_anchor_ratio_equals_ultralytics(model):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_anchor_ratio_equals_its_twin(family, anchor_t):
     for scene in scenes(30, seed=800, families=(family,)):
-        assignment = ASSIGNERS["anchor_ratio"](anchor_t=anchor_t)(*scene)
+        assignment = assign("anchor_ratio", *scene, anchor_t=anchor_t)
         assert_same(answer_of(assignment), anchor_ratio_oracle(scene.anchors, scene.targets, anchor_t))
 
 
@@ -462,7 +461,7 @@ def test_anchor_ratio_equals_its_twin(family, anchor_t):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_best_anchor_equals_its_twin(family, ignore_iou):
     for scene in scenes(30, seed=900, families=(family,)):
-        assignment = ASSIGNERS["best_anchor"](ignore_iou=ignore_iou)(*scene)
+        assignment = assign("best_anchor", *scene, ignore_iou=ignore_iou)
         assert_same(answer_of(assignment), best_anchor_oracle(*scene, ignore_iou=ignore_iou))
 
 

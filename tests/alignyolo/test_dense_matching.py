@@ -8,8 +8,10 @@ import torch
 from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.ops import box_iou
 
-from alignyolo.assign.dense import BACKGROUND, IGNORED, BoxMatcher, match_boxes
-from alignyolo.assign.threshold import ggiou, log_ggiou
+from alignyolo.anchors import DenseAnchors
+from alignyolo.assign.assignment import Context
+from alignyolo.assign.dense import BACKGROUND, IGNORED, DenseThreshold, match_boxes
+from alignyolo.gaussian_iou import ggiou, log_ggiou
 from alignyolo.targets import Targets
 from tests.alignyolo.oracles import scalar_iou
 from tests.alignyolo.scenes import random_boxes
@@ -151,7 +153,7 @@ def test_a_batch_is_its_images_one_by_one():
     boxes = [torch.from_numpy(random_boxes(rng, 128, 160, count)) for count in (4, 0, 7)]
     targets = Targets.stack(boxes, [torch.zeros(len(part)) for part in boxes])
     shuffled = Targets(*(part[torch.randperm(11, generator=torch.Generator().manual_seed(0))] for part in targets))
-    assignment = BoxMatcher()(anchors, shuffled, 3)
+    assignment = DenseThreshold()(Context(DenseAnchors(anchors, (len(anchors),), (320, 320)), shuffled, 3))
     pairs = set(zip(assignment.image.tolist(), assignment.anchor.tolist(), strict=True))
     for image in range(3):
         truths = shuffled.boxes[shuffled.image == image]

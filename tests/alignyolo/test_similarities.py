@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision import ops
 
-from alignyolo.similarities.iou import BOX_SIMILARITIES, sca
+from alignyolo.similarities.sca import iou_cd, sca
+from tests.alignyolo.registered import BOX_SIMILARITIES
 from tests.paths import SHARED_DATA, needs_shared_data
 
 REFERENCE = SHARED_DATA / "loss" / "box-similarities-reference.npz"
@@ -146,7 +147,7 @@ def test_sca_and_iou_cd_equal_the_papers_formula(alpha, corner):
     expected = torch.from_numpy(side_overlap - alpha * distance - 1)
     torch.testing.assert_close(sca(pred, target, alpha=alpha, corner=corner), expected, atol=1e-6, rtol=0)
     expected = BOX_SIMILARITIES["iou"](pred, target) - alpha * torch.from_numpy(distance)
-    value = BOX_SIMILARITIES["iou_cd"](pred, target, alpha=alpha, corner=corner)
+    value = iou_cd(pred, target, alpha=alpha, corner=corner)
     torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
 
 

@@ -67,6 +67,14 @@ def test_keys_without_meaning_are_named(folder):
     assert "test" not in spec.splits
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("", 0), ("kpt_shape: [4, 3]\n", 12), ("kpt_shape: [17, 2]\ntask: pose\n", 34), ("task: segment\n", -1)],
+)
+def test_what_rows_of_many_numbers_hold(folder, text, numbers):
+    assert read(folder, GOOD + text).keypoints == numbers
+
+
 def test_roboflow_paths(folder):
     spec = read(folder, "train: ../images/train\nval: ../images/val\nnames: [cat]\n")
     assert list_images(spec, "val") == [folder / "images/val/c.jpg"]

@@ -11,10 +11,9 @@ from PIL import Image
 
 from data.augment.augmentation import Augmentation
 from data.dataset import DetectionDataset, cache_bytes, scaled_sizes
-from data.epoch_order import epoch_order
 from data.labels.index import load_labels
 from data.loader import EpochSampler, build_loader, collate
-from data.repeat_factor import repeated
+from data.sampling import epoch_order, repeated
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 from utils.letterbox import PADDING, Letterbox

@@ -3,8 +3,9 @@
 import torch
 from torchvision.ops import box_iou
 
-from alignyolo.anchors import build_anchors, decode
+from alignyolo.anchors import build_anchors
 from models.postprocess import Postprocess
+from models.yolov3.decoding import Decoding
 
 ANCHORS = build_anchors((64, 64), [16, 32], [[(10, 14), (23, 27)], [(81, 82), (135, 169)]])
 
@@ -14,8 +15,12 @@ def random_raw(classes=3, batch=2, seed=0):
     return torch.randn(batch, len(ANCHORS.centers), 5 + classes, generator=generator) * 2
 
 
+def detections(postprocess, raw):
+    return postprocess(*Decoding().candidates(raw, ANCHORS))
+
+
 def slow_detections(raw, confidence, nms_iou, limit):
-    boxes = decode(raw[:, :4], ANCHORS)
+    boxes = Decoding().boxes(raw[:, :4], ANCHORS)
     candidates = []
     for box, row in zip(boxes, raw, strict=True):
         for label, logit in enumerate(row[5:]):
@@ -33,7 +38,7 @@ def slow_detections(raw, confidence, nms_iou, limit):
 
 def test_equals_a_scalar_nms():
     raw = random_raw()
-    for found, image in zip(Postprocess(confidence=0.05, nms_iou=0.5)(raw, ANCHORS), raw, strict=True):
+    for found, image in zip(detections(Postprocess(confidence=0.05, nms_iou=0.5), raw), raw, strict=True):
         expected = slow_detections(image, 0.05, 0.5, 300)
         assert found["labels"].tolist() == [label for _, label, _ in expected]
         assert torch.allclose(found["scores"], torch.tensor([score for score, _, _ in expected]))
@@ -42,19 +47,21 @@ def test_equals_a_scalar_nms():
 
 def test_keeps_the_best_and_nothing_below_the_confidence():
     raw = random_raw(classes=8)
-    everything = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=100_000)(raw, ANCHORS)[0]
+    everything = detections(Postprocess(confidence=0.0, nms_iou=1.0, max_detections=100_000), raw)[0]
     assert len(everything["scores"]) == len(ANCHORS.centers) * 8
-    few = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=7, top_k=20)(raw, ANCHORS)[0]
+    few = detections(Postprocess(confidence=0.0, nms_iou=1.0, max_detections=7, top_k=20), raw)[0]
     assert torch.equal(few["scores"], everything["scores"][:7])
-    assert len(Postprocess(confidence=0.9999)(raw, ANCHORS)[0]["boxes"]) == 0
+    assert len(detections(Postprocess(confidence=0.9999), raw)[0]["boxes"]) == 0
 
 
 def test_single_label_keeps_one_class_per_box():
     raw = random_raw()
-    found = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=10_000, multi_label=False)(raw, ANCHORS)[0]
+    found = Postprocess(confidence=0.0, nms_iou=1.0, max_detections=10_000, multi_label=False)(
+        *Decoding().candidates(raw, ANCHORS)
+    )[0]
     assert len(found["scores"]) == len(ANCHORS.centers)
 
 
 def test_low_precision_outputs_are_decoded_in_float32():
-    found = Postprocess()(random_raw().to(torch.bfloat16), ANCHORS)[0]
+    found = detections(Postprocess(), random_raw().to(torch.bfloat16))[0]
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32

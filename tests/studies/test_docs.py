@@ -4,14 +4,17 @@ import csv
 import itertools
 import re
 import shlex
+import shutil
 import statistics
 
 import pytest
+from scipy import stats
 
-from studies.compare import parse_flags
+from studies.compare import compare, parse_flags
 from studies.scores import parse_flags as scores_flags
 from tests.paths import ROOT
 from train import parse_flags as train_flags
+from utils.config.knobs import CompareConfig
 from val import parse_flags as val_flags
 
 PAGES = [ROOT / "docs" / name for name in ("studies.md", "coco.md", "results.md")]
@@ -62,61 +65,181 @@ COLUMNS = {
     "AP below 2 : 1": "ap_ratio_below_2",
     "AP from 4 : 1": "ap_ratio_from_4",
 }
-# The tables of results.md by the start of their headers, their runs.csv, and the variants of their rows by their names.
+RESULTS = ROOT / "results"
+# The tables of results.md by how their headers start: their folder in results/, the split that they show, the baseline
+# of their differences, and the variants of their rows by the names in their first cells.
+ASSIGNERS = {"anchor_ratio": "ciou", "iou": "assign-iou", "ggiou": "assign-ggiou"}
 TABLES = {
-    "| `--assign` | seeds": ("bccd", {"anchor_ratio": "ciou", "iou": "assign-iou", "ggiou": "assign-ggiou"}),
-    "| `--loss` | seeds | AP | AP50 | AP75 | AP90": ("bccd", {}),
-    "| `--assign`, 21 epochs": ("shapes/epochs21", {}),
-    "| `--loss` | seeds | AP | AP50 | AP75 | AP below": ("shapes/parts", {}),
+    "| `--assign` | seeds": ("bccd", "test", "ciou", ASSIGNERS),
+    "| `--loss` | seeds | AP | AP50 | AP75 | AP90": ("bccd", "test", "ciou", {}),
+    "| `--assign`, 21 epochs": ("shapes-epochs21", "val", "anchor_ratio", {}),
+    "| `--loss` | seeds | AP | AP50 | AP75 | AP below": ("shapes-parts", "val", "iou", {}),
 }
+MATCHED = ("shapes-gain", "val", "iou", {})  # its last row
+
+
+def read_rows(name, table="runs.csv"):
+    """The rows of a table in results/."""
+    with (RESULTS / name / table).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of(name, scored, variant, column):
+    """A column of a variant on a split by seed."""
+    rows = [row for row in read_rows(name) if (row["variant"], row["scored"]) == (variant, scored)]
+    return {row["seed"]: float(row[column]) for row in rows if row["state"] == "done"}
+
+
+def table_of_results(start):
+    """Titles and rows of the table in results.md whose header starts like this."""
+    lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith(start)]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[first:])
+    ]
+    return cells[0], cells[2:]
 
 
 def variant_of(label, names):
     """The variant that a row's first cell means."""
-    for sign, variant in (("ggiou-yolo", "ggiou-yolo"), ("similarity", "sca-similarity"), ("box_gain_match", None)):
+    signs = (("ggiou-yolo", "ggiou-yolo"), ("similarity", "sca-similarity"), ("box_gain_match", "sca-matched"))
+    for sign, variant in signs:
         if sign in label:
             return variant
     name = re.match(r"`(\w+)`", label).group(1)
     return names.get(name, name)
 
 
+def check_mean(cell, values, where):
+    """A cell `.123 ± .004` or `.123` against values by seed."""
+    mean, *spread = [float(part) for part in cell.split("±")]
+    assert mean == pytest.approx(statistics.mean(values), abs=6e-4), where
+    assert not spread or spread[0] == pytest.approx(statistics.stdev(values), abs=6e-4), where
+
+
+def check_difference(cell, values, baseline, where):
+    """A cell `+1.2 (-0.4 to +2.8)` in points against scipy's paired interval."""
+    seeds = sorted(values.keys() & baseline.keys())
+    found = stats.ttest_rel([values[seed] for seed in seeds], [baseline[seed] for seed in seeds])
+    low, high = found.confidence_interval(0.95)
+    mean = statistics.mean(values[seed] - baseline[seed] for seed in seeds)
+    printed = [float(part) for part in re.findall(r"[+-][\d.]+", cell)]
+    assert printed == pytest.approx([100 * mean, 100 * low, 100 * high], abs=0.06), where
+
+
 @pytest.mark.parametrize("start", TABLES)
 def test_tables_of_the_results_are_those_of_their_csv(start):
-    lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
-    (first,) = [number for number, line in enumerate(lines) if line.startswith(start)]
-    header, _, *rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[first:])
-    ]
-    folder, names = TABLES[start]
-    with (ROOT / "docs" / folder / "runs.csv").open(newline="") as file:
-        runs = [run for run in csv.DictReader(file) if run["state"] == "done"]
-    checked = 0
+    header, rows = table_of_results(start)
+    checked = intervals = 0
     for row in rows:
+        name, scored, baseline, names = MATCHED if "box_gain_match" in row[0] else TABLES[start]
         variant = variant_of(row[0], names)
+        difference = anchors = False
         for title, cell in zip(header, row, strict=True):
-            if title in COLUMNS and variant:
-                values = [float(run[COLUMNS[title]]) for run in runs if run["variant"] == variant]
-                assert len(values) == int(row[1]), row
-                mean, *spread = [float(part) for part in cell.split("±")]
-                assert mean == pytest.approx(statistics.mean(values), abs=6e-4), row
-                assert not spread or spread[0] == pytest.approx(statistics.stdev(values), abs=6e-4), row
-                checked += 1
-    assert checked >= 16
+            difference, anchors = difference or title.startswith("minus"), anchors or title == "anchors an object"
+            where = (row[0], title)
+            if title in COLUMNS:
+                values = of(name, scored, variant, COLUMNS[title])
+                assert len(values) == int(row[1]), where
+                check_mean(cell, values.values(), where)
+            elif title.endswith(" (NMS .6)"):
+                check_mean(cell, of(name, "test06", variant, COLUMNS[title.split()[0]]).values(), where)
+            elif anchors:
+                column = "positives_per_truth" + ("" if title == "anchors an object" else "_ratio_from_4")
+                epochs = [each for each in read_rows(name, "curves.csv") if each["variant"] == variant]
+                last = [float(each[column]) for each in epochs if each["epoch"] == epochs[-1]["epoch"]]
+                assert float(cell) == pytest.approx(statistics.mean(last), abs=0.06), where
+            elif difference and cell and (title.startswith("minus") or title == "from 4 : 1"):
+                column = "ap" if title.startswith("minus") else "ap_ratio_from_4"
+                check_difference(cell, *(of(name, scored, each, column) for each in (variant, baseline)), where)
+                intervals += 1
+            checked += 1
+    assert checked >= 16 and intervals >= 3
 
 
 def test_the_table_of_arithmetics_is_that_of_the_scores():
-    lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
-    (start,) = [number for number, line in enumerate(lines) if line.startswith("| arithmetic | seeds")]
-    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 4])
-    with (ROOT / "docs" / "bccd" / "scores.csv").open(newline="") as file:
-        scores = {row["folder"]: row for row in csv.DictReader(file)}
-    for row, variant in zip(rows, ("ciou-bf16", "ciou"), strict=True):
+    titles, rows = table_of_results("| arithmetic | seeds")
+    for row, (name, variant) in zip(rows, (("bccd-arithmetic", "ciou-bf16"), ("bccd", "ciou")), strict=True):
         for title, cell in zip(titles, row, strict=True):
             column = COLUMNS.get(title.removesuffix(" (NMS .6)"))
-            if column is None:
-                continue
-            folder = "test06" if title.endswith("(NMS .6)") else "test"
-            values = [float(scores[f"{variant}/seed{seed}/{folder}"][column]) for seed in range(int(row[1]))]
-            expected = [statistics.mean(values), statistics.stdev(values)]
-            assert [float(part) for part in cell.split("±")] == pytest.approx(expected, abs=6e-4), (row, title)
+            if column is not None:
+                scored = "test06" if title.endswith("(NMS .6)") else "test"
+                values = of(name, scored, variant, column)
+                assert len(values) == int(row[1]), row
+                expected = [statistics.mean(values.values()), statistics.stdev(values.values())]
+                assert [float(part) for part in cell.split("±")] == pytest.approx(expected, abs=6e-4), (row, title)
+            elif title == "minus float32" and cell:
+                check_difference(cell, of(name, "test", variant, "ap"), of("bccd", "test", "ciou", "ap"), row)
+
+
+def test_the_table_of_retinanet_is_that_of_its_csv():
+    titles, rows = table_of_results("| `--assign` | seed | AP")
+    classes = {"AP red cells": "ap_rbc", "AP white cells": "ap_wbc", "AP platelets": "ap_platelets"}
+    scores = {(row["assigner"], row["seed"]): row for row in read_rows("bccd-retinanet")}
+    assert len(rows) == len(scores) == 4
+    for row in rows:
+        expected = scores[row[0].strip("`"), row[1]]
+        for title, cell in zip(titles[2:], row[2:], strict=True):
+            assert float(cell) == pytest.approx(float(expected[{**COLUMNS, **classes}[title]]), abs=6e-4), (row, title)
+
+
+def test_the_tables_of_earlier_runs_are_those_of_their_csv():
+    lines = [
+        line for line in (ROOT / "docs" / "results.md").read_text("utf-8").splitlines() if line.startswith("| `--")
+    ]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [row for row in rows if len(row) == 11 and row[2] in ("bf16", "float32")]
+    assert len(rows) == 15
+    scores = read_rows("bccd-earlier")
+    closed = {"10": 0, "0": 0}
+    for flags, target, arithmetic, seed, *cells in rows:
+        loss = "sca" if "sca" in flags else "ciou"
+        box = "0.1" if "box=0.1" in flags else "0.05"
+        asked = [loss, target, box, arithmetic, seed, "ggiou" in flags]
+        found = [
+            row
+            for row in scores
+            if [row[key] for key in ("loss", "obj_target", "box", "arithmetic", "seed")] + ["ggiou" in row["assigner"]]
+            == asked
+        ]
+        matches = []
+        for close in closed:
+            pair = {row["nms_iou"]: row for row in found if row["close_mosaic"] == close}
+            if pair:
+                columns = [(limit, column) for limit in ("0.65", "0.6") for column in ("ap", "ap50", "ap75", "ap90")][
+                    :7
+                ]
+                expected = [float(pair[limit][column]) for limit, column in columns]
+                if [float(cell) for cell in cells] == pytest.approx(expected, abs=6e-4):
+                    matches.append(close)
+        assert len(matches) == 1, (flags, seed)
+        closed[matches[0]] += 1
+    assert closed == {"10": 5, "0": 10}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.iterdir()), ids=lambda path: path.name)
+def test_what_is_kept_is_a_report_tables_and_a_picture(path):
+    if path.name == "README.md":
+        names = re.findall(r"\]\(([\w-]+)/report.md\)", path.read_text("utf-8"))
+        folders = {each.name for each in RESULTS.iterdir() if each.is_dir()}
+        assert set(names) == folders
+        return
+    files = {each.name for each in path.iterdir() if each.is_file()}
+    assert {"report.md", "runs.csv"} <= files <= {"report.md", "runs.csv", "curves.csv", "figures.png"}
+    for name in files - {"figures.png"}:
+        text = (path / name).read_text("utf-8")
+        assert not re.search(r"(^|[\s,\"=])/(tmp|home|root|Users|work|mnt)/", text), f"{name}: a path of a machine"
+
+
+@pytest.mark.parametrize("name", ["bccd", "shapes-epochs7", "shapes-epochs21", "shapes-parts", "shapes-gain"])
+def test_the_reports_are_what_their_tables_say(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("report.md", "runs.csv", "curves.csv"):
+        shutil.copy(RESULTS / name / file, folder / file)
+    assert compare(CompareConfig(into=str(folder), report_only=True), (), "").read_text() == (
+        (RESULTS / name / "report.md").read_text()
+    )
+    for file in ("runs.csv", "curves.csv"):
+        assert (folder / file).read_bytes() == (RESULTS / name / file).read_bytes()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.predict.runtimes import open_backend
+from engine.export.runtimes import open_backend
 from utils.checkpoint import load_checkpoint, newest, remove_unfinished, save_checkpoint
 from utils.errors import UserError
 

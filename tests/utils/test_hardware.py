@@ -1,21 +1,13 @@
 """Cores and memory: the limits of control groups, version 1 and 2, count."""
 
-import contextlib
 import os
-import platform
-import subprocess
-import sys
 
 import pytest
 
-import utils.hardware
 from utils.hardware import (
     available_memory,
     control_groups,
     free_shared_memory,
-    freed_memory_kept,
-    keep_freed_memory,
-    most_taken,
     usable_cores,
 )
 
@@ -67,106 +59,3 @@ def test_version_1_limits_count(tmp_path):
 def test_this_machine():
     assert usable_cores() >= 1
     assert free_shared_memory() is None or free_shared_memory() >= 0
-
-
-def output_of(script, *arguments):
-    """What a script prints in a process whose environment says nothing to the C library."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
-
-
-FETCHED = """
-import resource, sys
-import numpy as np
-from utils.hardware import keep_freed_memory
-
-def fetched():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(1 << 24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-print(sys.argv[1] == "given back" or keep_freed_memory(), *(fetched() for _ in range(3)))
-"""
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
-
-
-@glibc
-@pytest.mark.parametrize("memory", ["given back", "kept"])
-def test_what_is_kept_need_not_be_fetched_again(memory):
-    done, *fetched = output_of(FETCHED, memory).split()
-    assert done == "True"
-    # 128 MiB, in pages of 4 KiB, or in a few large ones; a thousandth of it is other work.
-    first, second, third = map(int, fetched)
-    assert first > 50
-    assert max(second, third) < first / 100 if memory == "kept" else min(second, third) > first / 2
-
-
-RELEASED = """
-import re
-from pathlib import Path
-import numpy as np
-from utils.hardware import give_freed_memory_back, keep_freed_memory
-
-def resident():
-    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-
-keep_freed_memory()
-np.ones(1 << 24)
-kept = resident()
-give_freed_memory_back()
-print(kept - resident())
-"""
-
-
-@glibc
-def test_what_was_kept_is_given_back():
-    # Of 128 MiB, in KiB.
-    assert int(output_of(RELEASED)) > 120 * 1024
-
-
-@glibc
-def test_memory_is_kept_only_where_as_much_is_free_again(monkeypatch):
-    changed = []
-    monkeypatch.setattr(utils.hardware.ctypes, "CDLL", lambda _: fake_library(changed))
-    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
-        monkeypatch.delenv(name)
-    for free, processes, kept in [(most_taken() * 9, 1, True), (most_taken() * 9, 20, False), (0, 1, False)]:
-        monkeypatch.setattr(utils.hardware, "available_memory", lambda free=free: free)
-        assert keep_freed_memory(processes) is kept
-        assert bool(changed) is kept
-        changed.clear()
-    monkeypatch.setattr(utils.hardware, "available_memory", lambda: None)
-    assert not keep_freed_memory()
-
-
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize(("begun", "possible"), [(True, True), (True, False), (False, True)])
-def test_what_a_context_keeps_is_given_back_when_it_ends(begun, possible, fails, monkeypatch):
-    calls = []
-    monkeypatch.setattr(utils.hardware, "keep_freed_memory", lambda: calls.append("keep") or possible)
-    monkeypatch.setattr(utils.hardware, "give_freed_memory_back", lambda: calls.append("give back"))
-    with contextlib.suppress(ZeroDivisionError), freed_memory_kept() as keep:
-        if begun:
-            keep()
-        assert 1 / (not fails)
-    assert calls == ["keep"] * begun + ["give back"] * (begun and possible)
-
-
-def test_who_sets_up_the_c_library_decides(monkeypatch):
-    monkeypatch.setattr(utils.hardware, "available_memory", lambda: 1 << 50)
-    monkeypatch.setattr(utils.hardware.ctypes, "CDLL", lambda _: pytest.fail("has been changed"))
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
-    assert not keep_freed_memory()
-
-
-def fake_library(changed):
-    """A C library that notes what is asked of it."""
-
-    class Library:
-        @staticmethod
-        def mallopt(parameter, value):
-            changed.append((parameter, value))
-            return 1
-
-    return Library

@@ -9,14 +9,16 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 
+from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES
+from utils.config.export_formats import EXPORT_FORMATS
 from utils.errors import UserError, nearest, printable
 
-BOX_LOSSES = ("iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd")
+BOX_LOSSES = tuple(SIMILARITIES)
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LR_SCHEDULES = ("linear", "cosine", "steps")
-ASSIGNER_NAMES = ("anchor_ratio", "best_anchor", "iou", "ggiou")
+ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
 
 
 def knob(default: Any, meaning: str, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
@@ -44,6 +46,12 @@ class ModelConfig:
         "zeros", "padding of yolov3-tiny's stride 1 pool: ultralytics' 0, Darknet's -inf", choices=("zeros", "lowest")
     )
     norm_eps: float = knob(0.001, "epsilon of the batch normalisation (Darknet: 1e-6)", 1e-12, 1)
+
+    # What a model YAML of torchvision's detectors can name, and these cannot.
+    detector: ClassVar[str] = "yolov3"
+    hyp: ClassVar[str] = ""
+    scratch_hyp: ClassVar[str] = ""
+    backbone_weights: ClassVar[str] = ""
 
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -141,7 +149,7 @@ class Hyperparameters:
     ggiou_wloc: float | str = knob(
         "auto", "factor of the balanced weight (paper 2.8); auto = mean weight 1", choices=("auto",)
     )
-    balance_metric: str = knob("ggiou", "metric of the balanced weight", choices=("ggiou", "iou"))
+    balance_metric: str = knob("ggiou", "metric of the balanced weight", choices=tuple(METRICS))
 
     assigner: str = knob("anchor_ratio", "which anchors answer for a truth", choices=ASSIGNER_NAMES)
     anchor_t: float = knob(4.0, "anchor_ratio: largest side ratio of truth and anchor", 1, 100)
@@ -154,6 +162,13 @@ class Hyperparameters:
     ggiou_alpha: float = knob(0.3, "exponent of the Gaussian factor", 0, 0.99)
     ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
     ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
+
+    cpu_kernels: str = knob(
+        "on",
+        "on a CPU, this project's own arithmetic and memory: recomputed normalisation and activation, Winograd "
+        "convolutions, freed memory kept; off = torch's own alone",
+        choices=("on", "off"),
+    )
 
     repeat_threshold: float = knob(
         0.0, "photos with a class in fewer than this fraction of photos come more often (LVIS .001), 0 = off", 0, 1
@@ -342,16 +357,13 @@ class ImportConfig:
     exist_ok: bool = knob(False, "replace an existing output")
 
 
-EXPORT_FORMATS = ("onnx", "torchscript", "openvino", "safetensors", "darknet")
-
-
 @dataclass(frozen=True)
 class ExportConfig:
     """The flags of export.py."""
 
     weights: str = knob("", "weights of any kind (default: best.pt of the newest run)")
     cfg: str = knob("", "Darknet .cfg of Darknet .weights (default: the one beside them)")
-    format: tuple[str, ...] = knob(("onnx",), "what to write, one or several", choices=EXPORT_FORMATS)
+    format: tuple[str, ...] = knob(("onnx",), "what to write, one or several", choices=tuple(EXPORT_FORMATS))
     layout: str = knob(
         "decoded",
         "outputs: decoded = ultralytics' (B, 4 + C, A), raw = (B, A, 5 + C), nms = detections",
@@ -457,6 +469,9 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     """The value converted to the knob's type and found in its range; UserError otherwise."""
     place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
+        # YAML reads a bare on or off as true or false.
+        value = "on" if value else "off"
     converted = convert(hint, value, place)
     for number in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):

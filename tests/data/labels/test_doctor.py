@@ -46,6 +46,7 @@ def sick(tmp_path):
         "train/tiny": "0 .5 .5 .002 .2\n",
         "train/empty": "\n",
         "train/broken": "0 .5 .5 .2 .2\n",
+        "train/turned": "0 .5 .2 .8 .5 .5 .8 .2 .5\n",
         "train/slender": "0 .5 .5 .9 .01\n",
         "val/fine": "0 .5 .5 .2 .2\n2 .5 .5 .2 .2\n",
         "val/copy": "0 .5 .5 .2 .2\n",
@@ -54,6 +55,7 @@ def sick(tmp_path):
         photo(name)
         (root / "labels" / f"{name}.txt").write_text(text)
     photo("train/unlabelled")
+    write_image(root / "images" / "train" / "tiny.bmp", random.integers(0, 255, (90, 90, 3), np.uint8))
     (root / "labels" / "train" / "unseen.txt").write_text("0 .5 .5 .1 .1\n")
     (root / "images" / "train" / "broken.png").write_bytes(b"no picture")
     shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "val" / "copy.png")
@@ -71,6 +73,8 @@ EXPECTED = {
     "no area": "flat.txt:1",
     "duplicate": "twice.txt:2",
     "below 2 pixels": "tiny.txt:1",
+    "rotated boxes": "turned.txt:1",
+    "shared label": "tiny.png",
     "empty label file": "empty.txt",
     "unreadable photo": "broken.png",
     "missing label": "unlabelled.png",
@@ -101,6 +105,19 @@ def test_every_kind_is_found_where_it_is(kind, sick, tmp_path):
         assert "values up to 1920: pixels?" in found[0].details
 
 
+def test_what_training_has_read_is_not_read_again(sick, tmp_path, monkeypatch):
+    """The labels of a split that is loaded already are judged once, and the doctor says the same about them."""
+    for name, text in (("class", "1 .5 .5 .2 .2\n"), ("words", "0 .5 .5 .2 .2\n")):
+        (sick / "labels" / "train" / f"{name}.txt").write_text(text)
+    spec = read_data_yaml(str(sick / "data.yaml"), tmp_path)
+    alone = examine(spec, SETTINGS, cached=False)
+    loaded = {split: load_split(spec, split, tmp_path / "labels-cache") for split in ("train", "val")}
+    again = {split: load_split(spec, split, tmp_path / "labels-cache") for split in ("train", "val")}
+    monkeypatch.setattr("data.labels.index.parse_labels", None)
+    for indexes in (loaded, again):
+        assert examine(spec, SETTINGS, tmp_path / "cache", cached=False, loaded=indexes) == alone
+
+
 def test_nothing_is_written_into_a_read_only_set(sick, tmp_path):
     before = contents(tmp_path)
     for path in [*sick.rglob("*"), sick]:
@@ -115,7 +132,7 @@ def test_nothing_is_written_into_a_read_only_set(sick, tmp_path):
 def test_the_second_time_is_from_the_cache_until_something_changes(sick, tmp_path, monkeypatch):
     first = checkup(sick, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(data.labels.doctor, "parse_labels", None)
+        patch.setattr("data.labels.index.parse_labels", None)
         assert checkup(sick, tmp_path) == first
     (sick / "labels" / "train" / "flat.txt").write_text("0 .5 .5 .2 .25\n")
     assert "no area" not in checkup(sick, tmp_path).counts()

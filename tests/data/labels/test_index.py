@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.labels.index import CHUNK, in_threads, load_labels
+from data.labels.index import load_labels
+from data.labels.read_files import CHUNK, in_threads
 from data.labels.yolo_text import parse_labels
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
@@ -365,3 +366,39 @@ def test_threads_take_over_where_a_disk_is_waited_for():
     assert {thread for _, thread in waiting[:CHUNK]} == {threading.get_ident()}
     assert threading.get_ident() not in {thread for _, thread in waiting[CHUNK:]}
     assert in_threads(wait, []) == []
+
+
+POSE = ["0 0.5 0.5 0.2 0.3 0.45 0.4 0.55 0.4 0.55 0.6 0.45 0.6", "0 .5 .5 .2 .3 .45 .4 2 .55 .4 2 .55 .6 2 0 0 0"]
+
+
+@pytest.mark.parametrize(("line", "numbers"), [(POSE[0], 8), (POSE[1], 12)])
+def test_a_row_of_key_points_is_its_box(split, line, numbers):
+    split.add(f"{line}\n1 .5 .5 .1 .1\n")
+    index = load_labels(split.images, split.labels, 3, keypoints=numbers)
+    np.testing.assert_allclose(index.of(0)[0], [[80, 35, 120, 65], [90, 45, 110, 55]], atol=1e-4)
+    with pytest.raises(UserError, match=r"0000\.txt:1: `kpt_shape` .* 5 and 6 of key points; found 1[37]"):
+        load_labels(split.images, split.labels, 3, keypoints=6)
+
+
+@pytest.mark.parametrize("line", POSE)
+def test_a_row_that_could_be_two_things_is_an_error(split, line):
+    with pytest.raises(UserError, match=r"0000\.txt:2: .*key points or a polygon: say `kpt_shape"):
+        split.add(f"1 .5 .5 .1 .1\n{line}\n").load()
+    report = load_labels(split.images, split.labels, 3, keypoints=-1).report
+    assert report.boxes + report.skipped == 2, "as polygons, which `task: segment` says"
+
+
+def test_turned_boxes_are_their_upright_box_and_are_counted(split):
+    index = split.add("1 .5 .2 .8 .5 .5 .8 .2 .5\n1 .5 .5 .1 .1\n").load()
+    np.testing.assert_allclose(index.boxes, [[40, 20, 160, 80], [90, 45, 110, 55]], atol=1e-4)
+    assert "1 rotated box (4 corners a row)" in index.report.summary()
+
+
+def test_photos_that_share_a_label_file_are_named(split):
+    split.add("0 .5 .5 .1 .1")
+    split.images.append(split.folder / "0000.jpg")
+    split.labels.append(split.labels[0])
+    Image.new("RGB", (WIDTH, HEIGHT)).save(split.images[1])
+    report = split.load().report
+    assert "1 photo shares its label file with another, the first: " in report.summary()
+    assert [finding[:2] for finding in report.findings] == [("shared label", str(split.images[1]))]

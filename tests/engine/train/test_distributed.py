@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from alignyolo.anchors import build_anchors
-from alignyolo.assign.threshold import AnchorRatio
-from alignyolo.similarities.iou import BOX_SIMILARITIES
+from alignyolo.assign.anchor_ratio import AnchorRatio
+from alignyolo.balance import Balance
+from alignyolo.similarities.bound import similarity
 from alignyolo.targets import Targets
-from models.yolov3.loss import DetectionLoss
+from models.yolov3.loss import DetectionLoss, Gains, Processes
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES, NARROW, SSD_SIDE
 from tests.paths import ROOT
 from utils.distributed import Group, group_of_environment
@@ -132,10 +133,8 @@ def test_two_halves_give_the_loss_and_gradient_of_the_whole(truths, gamma):
     """Each rank sees its half; with counts summed over both, the mean of their gradients is that of the whole."""
 
     def loss_of(**settings):
-        gains = {"box_gain": 0.1, "obj_gain": 1.0, "cls_gain": 0.5, "level_balance": (4.0, 1.0)}
-        return DetectionLoss(
-            BOX_SIMILARITIES["ciou"], AnchorRatio(), num_classes=3, ggiou_gamma=gamma, **gains, **settings
-        )
+        parts = {"gains": Gains(0.1, 1.0, 0.5), "weight": Balance(gamma), "processes": Processes(**settings)}
+        return DetectionLoss(similarity("ciou"), AnchorRatio(), (4.0, 1.0), **parts)
 
     halves = [random_half(seed, count) for seed, count in enumerate(truths)]
     raw = torch.cat([half[0] for half in halves]).requires_grad_()
@@ -146,13 +145,13 @@ def test_two_halves_give_the_loss_and_gradient_of_the_whole(truths, gamma):
 
     asked = [[], []]
     for rank, (part, targets) in enumerate(halves):
-        loss_of(ranks=2, over_ranks=lambda v, rank=rank: asked[rank].append(v) or v)(part, ANCHORS, targets)
+        loss_of(count=2, over_ranks=lambda v, rank=rank: asked[rank].append(v) or v)(part, ANCHORS, targets)
     sums = [first + second for first, second in zip(*asked, strict=True)]
     gradients, total = [], 0.0
     for part, targets in halves:
         answers = iter(sums)
         leaf = part.clone().requires_grad_()
-        value = sum(loss_of(ranks=2, over_ranks=lambda v, a=answers: next(a))(leaf, ANCHORS, targets).values()) / 2
+        value = sum(loss_of(count=2, over_ranks=lambda v, a=answers: next(a))(leaf, ANCHORS, targets).values()) / 2
         gradients.append(torch.autograd.grad(value, leaf)[0])
         total += value.item()
     assert total == pytest.approx(whole.item(), rel=1e-9)

@@ -7,27 +7,32 @@ import pytest
 import torch
 
 import engine.train.run
+from alignyolo.balance import Balance
 from engine.train.divergence import Guard, Place
 from engine.train.trainer import Trainer
-from models.yolov3.loss import DetectionLoss
+from models.yolov3.loss import ClassTerm, DetectionLoss
 from train import train
 from utils.errors import DivergedError
 
 
-def poison(monkeypatch, method, when):
+def poison(monkeypatch, where, when):
     """Makes a method of the loss return NaN in the calls (counted from 1) for which `when` is true."""
-    original, calls = getattr(DetectionLoss, method), []
+    original, calls = getattr(*where), []
 
-    def poisoned(self, *arguments):
+    def poisoned(self, *arguments, **around):
         calls.append(1)
-        return original(self, *arguments) * (float("nan") if when(len(calls)) else 1.0)
+        return original(self, *arguments, **around) * (float("nan") if when(len(calls)) else 1.0)
 
-    monkeypatch.setattr(DetectionLoss, method, poisoned)
+    monkeypatch.setattr(*where, poisoned)
     # The rehearsal computes losses too.
     monkeypatch.setattr(engine.train.run, "rehearsed", lambda config, *rest: (config, 0))
 
 
-TERMS = {"box": "box_weight", "objectness": "objectness", "class": "class_loss"}
+TERMS = {
+    "box": (Balance, "__call__"),
+    "objectness": (DetectionLoss, "objectness"),
+    "class": (ClassTerm, "__call__"),
+}
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -64,7 +69,7 @@ def test_the_amp_scale_is_named(capsys):
 
 
 def test_many_in_a_row_stop_the_run_and_keep_the_batch_and_the_weights(flags, monkeypatch):
-    poison(monkeypatch, "class_loss", lambda call: call > 4)
+    poison(monkeypatch, TERMS["class"], lambda call: call > 4)
     with pytest.raises(DivergedError, match=r"the class loss is not finite in epoch 3, batch 1.*nan_batch.pt"):
         train(**{**flags, "epochs": 5}, nan_patience=3)
     folder = Path(flags["project"]) / "exp"
@@ -77,7 +82,7 @@ def test_many_in_a_row_stop_the_run_and_keep_the_batch_and_the_weights(flags, mo
 
 
 def test_the_very_first_step_can_be_skipped(flags, monkeypatch):
-    poison(monkeypatch, "objectness", lambda call: call == 1)
+    poison(monkeypatch, TERMS["objectness"], lambda call: call == 1)
     folder = train(**{**flags, "epochs": 1})
     last = torch.load(folder / "weights" / "last.pt", weights_only=True)
     assert all(value.isfinite().all() for value in last["network"].values())

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from alignyolo.anchors import build_anchors
-from alignyolo.assign.threshold import ASSIGNERS
-from alignyolo.similarities.iou import BOX_SIMILARITIES, sca
+from alignyolo.similarities.bound import similarity
 from data.data_yaml import read_data_yaml
 from data.split import load_split
 from engine.train.configure import plan_run
 from engine.train.matched_gain import initial_loss, with_matched_gain
-from models.build import build_loss
+from models.yolov3.build import build_loss
+from tests.alignyolo.registered import assigner
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.config.sources import model_config
 
@@ -32,11 +32,7 @@ def test_initial_losses_on_coco128(name, keywords, loss, ratio, tmp_path):
     index = load_split(read_data_yaml("coco128", SHARED_DATA), "train", tmp_path)
     model = model_config("yolov3", {})
     anchors = build_anchors((640, 640), model.strides, model.anchors)
-
-    def similarity(pred, target):
-        return (sca if name == "sca" else BOX_SIMILARITIES[name])(pred, target, **keywords)
-
-    measured = initial_loss(similarity, ASSIGNERS["anchor_ratio"](), anchors, index, (640, 640))
+    measured = initial_loss(similarity(name, **keywords), assigner("anchor_ratio"), anchors, index)
     assert measured.loss == pytest.approx(loss, abs=0.02)
     assert measured.ratio == pytest.approx(ratio, abs=0.02)
 
@@ -52,7 +48,7 @@ def test_the_gain_is_resolved_once(flags, capsys, tmp_path):
     assert "divided by" in capsys.readouterr().out
     assert with_matched_gain(resolved, index) is resolved
     plain = dataclasses.replace(plan.config, hyper=dataclasses.replace(plan.config.hyper, box_gain_match="none"))
-    assert build_loss(resolved).box_gain == pytest.approx(build_loss(plain).box_gain / ratio)
+    assert build_loss(resolved).gains.box == pytest.approx(build_loss(plain).gains.box / ratio)
     assert with_matched_gain(plain, index) is plain
 
 

@@ -15,7 +15,7 @@ from engine.train.configure import plan_run
 from engine.train.epoch_report import Observer
 from engine.train.memory_trial import Line, Rehearsal, power_of_two, rehearsed
 from engine.train.trainer import Trainer
-from models.build import build_detector
+from models.families import build_detector
 from models.yolov3.network import Network
 from tests.engine.conftest import FAMILIES, SSD_SIDE
 from train import train

@@ -18,7 +18,7 @@ from engine.train.configure import plan_run
 from engine.train.divergence import Guard
 from engine.train.epoch import train_one_epoch
 from engine.train.epoch_report import EpochReport
-from models.build import build_detector
+from models.families import build_detector
 from models.yolov3.loss import DetectionLoss
 from tests.data.augment.test_on_device import SETTINGS, SIZE
 from tests.engine.conftest import NARROW

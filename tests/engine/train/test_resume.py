@@ -223,7 +223,7 @@ def test_a_last_pt_outside_a_run_folder_is_refused(name, made, tmp_path, monkeyp
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_before_the_first_epoch_is_one_line(number, flags, monkeypatch):
-    monkeypatch.setattr("engine.train.run.tell_checkup", lambda plan: signal.raise_signal(number))
+    monkeypatch.setattr("engine.train.run.tell_checkup", lambda *rest: signal.raise_signal(number))
     before = signal.getsignal(number)
     with pytest.raises(InterruptedRun, match=f"{number.name}: stopped before the first epoch was complete") as told:
         train(**flags)

@@ -22,7 +22,7 @@ from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
 from engine.train.trainer import closing_epochs
-from models.build import build_detector
+from models.families import build_detector
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
 from utils.config.knobs import ASSIGNER_NAMES, RunConfig
@@ -359,6 +359,16 @@ def test_a_run_gives_back_the_memory_that_it_had_kept(stops, flags, monkeypatch)
     with pytest.raises(ZeroDivisionError) if stops else nullcontext():
         train(**{**flags, "epochs": 1})
     assert calls == ["keep 1", "give back"]
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_the_record_says_which_kernels_were_on(switch, flags, monkeypatch):
+    monkeypatch.setattr(engine.train.trainer, "keep_freed_memory", lambda _: switch == "on" or pytest.fail("is off"))
+    monkeypatch.setattr(engine.train.trainer, "give_freed_memory_back", lambda: None)
+    folder = train(**{**flags, "epochs": 1, "set": [*flags["set"], f"cpu_kernels={switch}"]})
+    used = json.loads((folder / "env.json").read_text())["cpu_kernels"]
+    assert any("Winograd" in name for name in used) == any("memory" in name for name in used) == (switch == "on")
+    assert bool(used) == (switch == "on")
 
 
 def test_a_single_class_trains(flags, tmp_path):

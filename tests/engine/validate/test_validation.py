@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import engine.validate.run
-import utils.hardware
+import models.kernels.kept_memory
 from data.data_yaml import read_data_yaml
 from data.formats.coco import convert_coco
 from data.formats.coco_truths import split_truths
@@ -21,7 +21,7 @@ from data.formats.yolo_to_coco import convert_yolo
 from data.split import load_split
 from tests.data.formats.coco_files import make_coco
 from tests.paths import SHARED_DATA, needs_shared_data
-from utils.config.knobs import ValConfig
+from utils.config.knobs import Hyperparameters, ValConfig
 from utils.errors import UserError
 from utils.metrics.coco_metrics import CocoMetrics
 from utils.metrics.diagnosis import diagnose
@@ -67,7 +67,7 @@ class ShakenTruths(torch.nn.Module):
         return found
 
 
-def validate(monkeypatch, folder, data, split="test", detector=None, **flags):
+def validate(monkeypatch, folder, data, split="test", detector=None, cpu_kernels="on", **flags):
     """engine.validate.run.run with a detector that needs no training."""
     spec = read_data_yaml(str(data), folder)
     index = load_split(spec, split)
@@ -76,7 +76,8 @@ def validate(monkeypatch, folder, data, split="test", detector=None, **flags):
         data=str(data), data_root="", image_size=size, batch_size=16, seed=0, conf=0.001, nms_iou=0.65, max_det=300,
         plots=False,
     )  # fmt: skip
-    config = types.SimpleNamespace(run=run, names=spec.names, model=types.SimpleNamespace(strides=(32,)))
+    model, hyper = types.SimpleNamespace(strides=(32,)), Hyperparameters(cpu_kernels=cpu_kernels)
+    config = types.SimpleNamespace(run=run, names=spec.names, model=model, hyper=hyper)
     detector = detector or ShakenTruths(index, size)
     checkpoint = {"config": {}, "names": [*spec.names], "model": detector.network.state_dict(), "epoch": 1}
     monkeypatch.setattr(engine.validate.run, "read_weights", lambda *_, **__: checkpoint)
@@ -245,11 +246,16 @@ def test_a_validation_of_zero_explains_itself(bccd, monkeypatch, tmp_path, capsy
 @pytest.mark.parametrize("fails", [False, True])
 def test_memory_is_kept_from_the_first_batch_to_the_last(bccd, fails, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(utils.hardware, "keep_freed_memory", lambda: calls.append("keep") or True)
-    monkeypatch.setattr(utils.hardware, "give_freed_memory_back", lambda: calls.append("give back"))
+    monkeypatch.setattr(models.kernels.kept_memory, "keep_freed_memory", lambda: calls.append("keep") or True)
+    monkeypatch.setattr(models.kernels.kept_memory, "give_freed_memory_back", lambda: calls.append("give back"))
     monkeypatch.setattr(
         engine.validate.run.ValRecords, "batch", lambda _, number, *__: calls.append(number) or 1 / (not fails)
     )
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         validate(monkeypatch, tmp_path, bccd / "yolo" / "data.yaml", report=False)
     assert calls == (["keep", 0, "give back"] if fails else ["keep", 0, 1, 2, 3, 4, "give back"])
+
+
+def test_no_memory_is_kept_with_the_kernels_off(bccd, monkeypatch, tmp_path):
+    monkeypatch.setattr(models.kernels.kept_memory, "keep_freed_memory", lambda: pytest.fail("has been kept"))
+    validate(monkeypatch, tmp_path, bccd / "yolo" / "data.yaml", report=False, cpu_kernels="off")

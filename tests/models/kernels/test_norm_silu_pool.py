@@ -11,9 +11,9 @@ from torch.nn import functional
 
 import models.kernels.norm_silu_pool
 import models.yolov3.blocks
-from models.build import build_network
-from models.kernels.norm_silu_pool import MaxPool2d, norm_silu, norm_silu_pool, saves_memory
+from models.kernels.norm_silu_pool import LowMemoryMaxPool2d, norm_silu, norm_silu_pool, saves_memory
 from models.yolov3.blocks import Downsample, SpatialPyramidPooling
+from models.yolov3.build import build_network
 from utils.config.sources import model_config
 
 NETWORKS = {
@@ -70,9 +70,9 @@ def test_norm_and_silu_are_torchs_to_the_bit(shape, layouts, dtype, scale):
 def pooled(shape, layouts, dtype, window):
     """Results and gradients of both ways to normalise, activate and pool."""
     results = []
-    for pool in (MaxPool2d(*window), nn.MaxPool2d(*window)):
+    for pool in (LowMemoryMaxPool2d(*window), nn.MaxPool2d(*window)):
         x, norm, weights = normalised(shape, layouts, dtype)
-        own = type(pool) is MaxPool2d
+        own = type(pool) is LowMemoryMaxPool2d
         y = norm_silu_pool(x, norm, pool) if own else pool(functional.silu(norm(x)))
         weights = weights[:, :, : y.shape[2], : y.shape[3]].contiguous(memory_format=layouts[1])
         (y * weights).sum().backward()
@@ -122,7 +122,7 @@ def test_max_pool_is_torchs_to_the_bit(kernel, stride, padding, layout, dtype):
     values = torch.randint(5, (2, 3, 14, 15), generator=torch.Generator().manual_seed(0)).to(dtype)
     values[0, 0, 3, 3] = float("nan")
     results = []
-    for pool in (MaxPool2d(kernel, stride, padding), nn.MaxPool2d(kernel, stride, padding)):
+    for pool in (LowMemoryMaxPool2d(kernel, stride, padding), nn.MaxPool2d(kernel, stride, padding)):
         x = values.contiguous(memory_format=layout).requires_grad_()
         y = pool(x)
         (y * torch.arange(y.numel()).reshape(y.shape).to(dtype)).sum().backward()
@@ -138,9 +138,9 @@ def test_less_is_kept():
     assert size <= kept_bytes(lambda: norm_silu(x, norm)) < 1.05 * size
     assert kept_bytes(lambda: functional.silu(norm(x))) > 2 * size
     # Where the maxima were: a whole number for each of a quarter as many values.
-    assert kept_bytes(lambda: MaxPool2d(2, 2)(x)) == size // 2
+    assert kept_bytes(lambda: LowMemoryMaxPool2d(2, 2)(x)) == size // 2
     assert kept_bytes(lambda: nn.MaxPool2d(2, 2)(x)) == size // 2 + size
-    assert size * 1.5 <= kept_bytes(lambda: norm_silu_pool(x, norm, MaxPool2d(2, 2))) < size * 1.55
+    assert size * 1.5 <= kept_bytes(lambda: norm_silu_pool(x, norm, LowMemoryMaxPool2d(2, 2))) < size * 1.55
 
 
 @pytest.mark.parametrize("name", NETWORKS)

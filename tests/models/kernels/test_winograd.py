@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.kernels import winograd as module
-from models.kernels.winograd import Conv2d, winograd
+from models.kernels.winograd import WinogradConv2d, winograd
 from models.yolov3.blocks import ConvBlock, Downsample
 
 SHAPES = ((2, 3, 4, 6, 6), (2, 3, 4, 5, 7), (1, 4, 2, 8, 3), (3, 2, 2, 1, 2), (1, 1, 1, 1, 1))
@@ -97,7 +97,7 @@ def taken(monkeypatch):
 
 def conv(inputs=3, outputs=4, kernel=3, **settings):
     """A convolution as a block has it in training."""
-    return Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **settings)
+    return WinogradConv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **settings)
 
 
 def images(channels=3):
@@ -108,7 +108,7 @@ def images(channels=3):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_convolution_takes_it_in_training_and_validation(taken, bias, training):
-    layer, x = Conv2d(3, 4, 3, padding=1, bias=bias), images()
+    layer, x = WinogradConv2d(3, 4, 3, padding=1, bias=bias), images()
     with torch.set_grad_enabled(training):
         y = layer(x)
     torch.testing.assert_close(y, nn.Conv2d.forward(layer, x))
@@ -122,9 +122,9 @@ def test_a_convolution_takes_it_in_training_and_validation(taken, bias, training
         (conv(kernel=1), images()),
         (conv(stride=2), images()),
         (conv(3, 3, groups=3), images()),
-        (Conv2d(3, 4, 3, bias=False), images()),
-        (Conv2d(3, 4, 3, padding=2, dilation=2, bias=False), images()),
-        (Conv2d(3, 4, 3, padding="same", bias=False), images()),
+        (WinogradConv2d(3, 4, 3, bias=False), images()),
+        (WinogradConv2d(3, 4, 3, padding=2, dilation=2, bias=False), images()),
+        (WinogradConv2d(3, 4, 3, padding="same", bias=False), images()),
         (conv().double(), images().double()),
         (conv().bfloat16(), images().bfloat16()),
         (conv(), images().contiguous()),
@@ -177,4 +177,4 @@ def test_a_step_of_a_network_is_that_of_torchs_convolutions(monkeypatch):
 
 
 def test_the_blocks_of_the_networks_have_it():
-    assert type(ConvBlock(3, 4, 3).conv) is Conv2d
+    assert type(ConvBlock(3, 4, 3).conv) is WinogradConv2d

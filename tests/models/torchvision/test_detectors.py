@@ -17,14 +17,14 @@ from torchvision.models.detection import (
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from alignyolo.assign.threshold import ggiou
-from alignyolo.similarities.iou import sca
+from alignyolo.gaussian_iou import ggiou
+from alignyolo.similarities.sca import sca
 from alignyolo.targets import Targets
 from data.shapes.demo_set import make_shapes
-from engine.predict.runtimes import torch_backend
+from engine.export.weights import torch_backend
 from engine.train.configure import advice, check_choices, demo_of, plan_run
 from engine.train.trainer import load_weights
-from models.build import build_detector
+from models.families import build_detector
 from models.torchvision.dense_detectors import dense_anchors
 from models.torchvision.dense_loss import BoxTerm, DenseOutput
 from models.weights.torchvision import read_torchvision, with_detector_names
@@ -124,11 +124,12 @@ def test_ssds_loss_is_torchvisions(ssd, truths):
         targets = Targets.stack([each["boxes"] for each in lists], [each["labels"] for each in lists])
     lists = [{**each, "labels": each["labels"] + 1} for each in lists]  # torchvision counts the background
     shapes = [torch.empty(1, 1, side, side, dtype=torch.float64) for side in (38, 19, 10, 5, 3, 1)]
-    anchors = dense_anchors(ssd.network.anchor_generator, torch.empty(1, 3, 300, 300, dtype=torch.float64), shapes)
+    laid = dense_anchors(ssd.network.anchor_generator, torch.empty(1, 3, 300, 300, dtype=torch.float64), shapes)
+    anchors = laid.boxes
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(3, len(anchors), 4, generator=generator, dtype=torch.float64).requires_grad_()
     logits = torch.randn(3, len(anchors), 4, generator=generator, dtype=torch.float64).requires_grad_()
-    ours = ssd.loss(DenseOutput(codes, logits, anchors), targets)
+    ours = ssd.loss(DenseOutput(codes, logits, laid), targets)
     mine = torch.autograd.grad(sum(ours.values()), (codes, logits))
     matched = [
         ssd.network.proposal_matcher(box_iou(each["boxes"], anchors))
@@ -283,7 +284,7 @@ def test_the_weights_reach_the_loss():
         mine = assignment.image == image
         if not mine.any():
             continue
-        anchors, truths = output.anchors[assignment.anchor[mine]], targets.boxes[assignment.target[mine]].float()
+        anchors, truths = output.anchors.boxes[assignment.anchor[mine]], targets.boxes[assignment.target[mine]].float()
         codes = output.codes[image, assignment.anchor[mine]]
         boxes = detector.network.box_coder.decode_single(codes, anchors)
         weight = detector.loss.box.weight(boxes.detach(), truths)
@@ -319,7 +320,7 @@ def test_autocast_keeps_the_loss_in_full_precision():
     with torch.autocast("cpu", torch.bfloat16):
         losses = detector(images, targets)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
-    assert detector.network(images).anchors.dtype == torch.float32
+    assert detector.network(images).anchors.boxes.dtype == torch.float32
 
 
 def test_the_detectors_own_settings_are_below_those_of_the_user():

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from alignyolo.anchors import decode
-from models.build import build_network
 from models.weights.darknet import cfg_sections, read_cfg, read_darknet, write_darknet
 from models.weights.darknet_cfg import format_cfg
 from models.weights.read import load_detector, read_weights
+from models.yolov3.build import build_network
+from models.yolov3.decoding import Decoding
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.config.knobs import Config, Hyperparameters, RunConfig
 from utils.config.sources import model_config
@@ -50,7 +50,7 @@ def test_outputs_are_opencvs_reference(name):
     anchors = detector.anchors((416, 416), image.device)
     with torch.no_grad():
         raw = detector.network(image)[0]
-    boxes = decode(raw[:, :4], anchors, config.model.decode)
+    boxes = Decoding(config.model.decode).boxes(raw[:, :4], anchors)
     layers = sorted({int(key.split("_")[1]) for key in reference.files if key.startswith("yolo_")}, reverse=True)
     for level, layer in zip(anchors.levels, layers, strict=True):
         rows = slice(level.start, level.start + level.count)

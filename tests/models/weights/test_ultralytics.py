@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from alignyolo.anchors import decode
 from models.weights.read import load_detector, read_weights
 from models.weights.ultralytics import read_ultralytics
 from tests.models.weights import yolov3_repository
@@ -37,7 +36,7 @@ def test_decoded_outputs_are_the_reference():
     images = torch.from_numpy(reference["images_rgb_uint8"]).float() / 255
     with torch.no_grad():
         raw = detector.network(images)
-    boxes = decode(raw[..., :4], detector.anchors((320, 320), images.device))
+    boxes = detector.decoding.boxes(raw[..., :4], detector.anchors((320, 320), images.device))
     xywh = torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1).numpy()
     assert np.abs(xywh - reference["outputs"][..., :4]).max() < 1e-3
     assert np.abs(raw[..., 4:].sigmoid().numpy() - reference["outputs"][..., 4:]).max() < 1e-4

@@ -1,17 +1,20 @@
 """The detection loss against ultralytics/yolov3's numbers, and its rules one by one against scalars."""
 
-from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from alignyolo.anchors import Anchors, build_anchors, decode
-from alignyolo.assign.threshold import ASSIGNERS, Assignment
-from alignyolo.similarities.iou import BOX_SIMILARITIES
+from alignyolo.anchors import build_anchors
+from alignyolo.assign.assignment import Assignment, Context
+from alignyolo.balance import Balance, metric
+from alignyolo.registry import ASSIGNERS
+from alignyolo.similarities.bound import similarity as similarity_of
 from alignyolo.targets import Targets
-from models.yolov3.loss import DetectionLoss
+from models.yolov3.decoding import Decoding
+from models.yolov3.loss import OBJECTNESS_TARGETS, ClassTerm, CrossEntropy, DetectionLoss, Gains
 from tests.alignyolo.oracles import (
     binary_cross_entropy,
     focal_cross_entropy,
@@ -19,25 +22,53 @@ from tests.alignyolo.oracles import (
     scalar_ggiou,
     scalar_iou,
 )
+from tests.alignyolo.registered import BOX_SIMILARITIES, assigner
 from tests.alignyolo.scenes import FAMILIES, random_scene
 from tests.paths import SHARED_DATA, needs_shared_data
 
 CLASSES = 5
+PLAIN = {
+    "box_gain": 0.05,
+    "obj_gain": 1.0,
+    "cls_gain": 0.5,
+    "obj_target": "iou",
+    "cls_pw": 1.0,
+    "obj_pw": 1.0,
+    "label_smoothing": 0.0,
+    "fl_gamma": 0.0,
+    "ggiou_gamma": 0.0,
+    "ggiou_wloc": "auto",
+    "balance_metric": "ggiou",
+    "ggiou_alpha": 0.3,
+    "ggiou_beta": 1 / 6,
+    "ggiou_sigma": "overlap",
+    "decode": "bounded",
+    "xy_reach": 0.5,
+}
 NO_TARGETS = Targets(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())
 
 
 def make_loss(**changes) -> DetectionLoss:
     """A loss with plain gains; two levels unless `level_balance` says otherwise."""
-    settings = {
-        "similarity": BOX_SIMILARITIES["ciou"],
-        "assigner": ASSIGNERS["anchor_ratio"](),
-        "num_classes": CLASSES,
-        "box_gain": 0.05,
-        "obj_gain": 1.0,
-        "cls_gain": 0.5,
-        "level_balance": (4.0, 1.0),
+    parts = {"similarity": BOX_SIMILARITIES["ciou"], "assigner": assigner("anchor_ratio"), "level_balance": (4.0, 1.0)}
+    return DetectionLoss(**parts_of(parts | changes))
+
+
+def parts_of(settings: dict) -> dict:
+    """The parts of a detection loss, those of plain settings made here."""
+    own = {name: settings.pop(name) for name in tuple(settings) if name in PLAIN}
+    given = SimpleNamespace(**(PLAIN | own))
+    gaussian = {"alpha": given.ggiou_alpha, "beta": given.ggiou_beta, "sigma": given.ggiou_sigma}
+    measure = metric(given.balance_metric, **(gaussian if given.balance_metric == "ggiou" else {}))
+    return {
+        "gains": Gains(given.box_gain, given.obj_gain, given.cls_gain),
+        "weight": Balance(given.ggiou_gamma, given.ggiou_wloc, measure),
+        "quality": OBJECTNESS_TARGETS[given.obj_target],
+        "obj_entropy": CrossEntropy(given.obj_pw, given.fl_gamma),
+        "class_term": ClassTerm(CrossEntropy(given.cls_pw, given.fl_gamma), given.label_smoothing),
+        "decoding": Decoding(given.decode, given.xy_reach),
+        **settings,
     }
-    return DetectionLoss(**(settings | changes))
 
 
 class FixedAssigner:
@@ -46,7 +77,10 @@ class FixedAssigner:
     def __init__(self, positives, ignored=()):
         self.positives, self.ignored = positives, ignored
 
-    def __call__(self, anchors: Anchors, targets: Targets, batch_size: int) -> Assignment:
+    needs_predictions = False
+
+    def __call__(self, context: Context) -> Assignment:
+        anchors, targets, batch_size, _ = context
         image, anchor, target = torch.tensor(self.positives).long().reshape(-1, 3).T.contiguous()
         ignored = torch.zeros(batch_size, len(anchors.centers), dtype=torch.bool)
         for where in self.ignored:
@@ -88,7 +122,7 @@ def by_level(values) -> float:
 @pytest.mark.parametrize("reach", [0.5, 0.0, 0.25])
 def test_decode_equals_scalars(small, kind, reach):
     raw, anchors, _ = small
-    boxes = decode(raw[..., :4], anchors, kind, reach)
+    boxes = Decoding(kind, reach).boxes(raw[..., :4], anchors)
     assert boxes.shape == (*raw.shape[:2], 4)
     for image, index in ((0, 0), (0, 143), (1, 144), (1, 179), (1, 60)):
         expected = scalar_decode(raw[image, index].detach(), anchors, index, kind, reach)
@@ -111,7 +145,7 @@ def test_losses_and_gradients_equal_ultralytics(model, name):
     targets = Targets(boxes, rows[:, 1].long(), rows[:, 0].long())
     raw = torch.cat([level.flatten(1, 3) for level in levels], dim=1)
     balance = (4.0, 1.0, 0.4)[: len(levels)]
-    loss = make_loss(similarity=BOX_SIMILARITIES[name], num_classes=8, level_balance=balance, obj_target="similarity")
+    loss = make_loss(similarity=BOX_SIMILARITIES[name], level_balance=balance, obj_target="similarity")
     parts = loss(raw, anchors, targets)
     total = sum(parts.values()) * len(raw)
     total.backward()
@@ -176,12 +210,12 @@ def test_objectness_targets(small, kind, weight):
     assert (slope[..., 5:] == 0).all()
 
 
-@pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
-def test_changing_the_similarity_leaves_the_objectness_alone(assigner):
+@pytest.mark.parametrize("choice", sorted(ASSIGNERS))
+def test_changing_the_similarity_leaves_the_objectness_alone(choice):
     scene = random_scene(np.random.default_rng(3), "yolov3-tiny")
     raw = torch.randn(scene.batch_size, len(scene.anchors.centers), 5 + CLASSES)
     values = {
-        name: make_loss(similarity=BOX_SIMILARITIES[name], assigner=ASSIGNERS[assigner](), obj_target="iou")(
+        name: make_loss(similarity=BOX_SIMILARITIES[name], assigner=assigner(choice), obj_target="iou")(
             raw, scene.anchors, scene.targets
         )
         for name in BOX_SIMILARITIES
@@ -193,11 +227,11 @@ def test_changing_the_similarity_leaves_the_objectness_alone(assigner):
     assert len({parts["box"].item() for parts in values.values()}) == len(values)
 
 
-@pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
+@pytest.mark.parametrize("choice", sorted(ASSIGNERS))
 @pytest.mark.parametrize("gamma", [0.0, 1.4])
-def test_a_batch_without_truths_has_finite_losses(small, assigner, gamma):
+def test_a_batch_without_truths_has_finite_losses(small, choice, gamma):
     raw, anchors, _ = small
-    parts = make_loss(assigner=ASSIGNERS[assigner](), ggiou_gamma=gamma)(raw, anchors, NO_TARGETS)
+    parts = make_loss(assigner=assigner(choice), ggiou_gamma=gamma)(raw, anchors, NO_TARGETS)
     expected = binary_cross_entropy_with_logits(raw[..., 4], torch.zeros(raw.shape[:2]).double(), reduction="none")
     expected = 4 * expected[:, :144].mean() + expected[:, 144:].mean()
     assert parts["box"].item() == parts["class"].item() == 0
@@ -280,7 +314,7 @@ def test_balanced_weights_follow_the_ggiou_settings(small, settings):
     plain = {name.removeprefix("ggiou_"): value for name, value in settings.items()}
     weights = [scalar_ggiou(*pair, **plain) ** 2 for pair in zip(pred, true, strict=True)]
     loss = make_loss(
-        similarity=lambda first, _: first.sum(-1) * 0,
+        similarity=lambda first, *_, **__: first.sum(-1) * 0,
         assigner=FixedAssigner(POSITIVES),
         ggiou_gamma=2.0,
         ggiou_wloc=1.0,
@@ -298,7 +332,7 @@ def test_automatic_weights_have_mean_1_and_no_gradient(small):
     for predicted, target in ((image_anchor, pair[2]) for pair in pairs for image_anchor in [pair[:2]]):
         near = torch.tensor(scalar_decode(raw[predicted].detach(), anchors, predicted[1])).double()
         targets.boxes[target] = near + torch.tensor([0.5, 0.0, 1.0, 2.0])
-    flat = make_loss(similarity=lambda first, _: first.sum(-1) * 0, **settings)(raw, anchors, targets)["box"]
+    flat = make_loss(similarity=lambda first, *_, **__: first.sum(-1) * 0, **settings)(raw, anchors, targets)["box"]
     assert flat.item() == pytest.approx(1.0, rel=1e-5)
     (slope,) = torch.autograd.grad(flat, raw)
     assert (slope == 0).all()
@@ -332,13 +366,13 @@ def test_focal_loss_equals_ultralytics_formula(small):
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("assigner", sorted(ASSIGNERS))
+@pytest.mark.parametrize("choice", sorted(ASSIGNERS))
 @pytest.mark.parametrize("name", sorted(BOX_SIMILARITIES))
-def test_half_precision_outputs_under_autocast_give_float32_losses(half, assigner, name):
+def test_half_precision_outputs_under_autocast_give_float32_losses(half, choice, name):
     scene = random_scene(np.random.default_rng(4), "yolov3-tiny")
     raw = torch.randn(scene.batch_size, len(scene.anchors.centers), 5 + CLASSES) * 6
     raw = raw.to(half).requires_grad_()
-    loss = make_loss(similarity=BOX_SIMILARITIES[name], assigner=ASSIGNERS[assigner](), ggiou_gamma=1.4)
+    loss = make_loss(similarity=BOX_SIMILARITIES[name], assigner=assigner(choice), ggiou_gamma=1.4)
     with torch.autocast("cpu", dtype=half):
         parts = loss(raw, scene.anchors, scene.targets)
     sum(parts.values()).backward()
@@ -355,7 +389,7 @@ def test_saturated_outputs_have_finite_losses(logit):
     scene = random_scene(np.random.default_rng(6), "yolov3-tiny")
     for similarity in BOX_SIMILARITIES.values():
         raw = torch.full((scene.batch_size, len(scene.anchors.centers), 5 + CLASSES), logit, requires_grad=True)
-        loss = make_loss(similarity=similarity, assigner=ASSIGNERS["ggiou"](), ggiou_gamma=1.4)
+        loss = make_loss(similarity=similarity, assigner=assigner("ggiou"), ggiou_gamma=1.4)
         parts = loss(raw, scene.anchors, scene.targets)
         sum(parts.values()).backward()
         assert all(part.isfinite() for part in parts.values())
@@ -365,7 +399,7 @@ def test_saturated_outputs_have_finite_losses(logit):
 def test_observe_is_told_the_assignment_and_both_qualities(small):
     raw, anchors, targets = small
     seen = []
-    similarity = partial(BOX_SIMILARITIES["sca"], alpha=1.0)
+    similarity = similarity_of("sca", alpha=1.0)
     make_loss(similarity=similarity, assigner=FixedAssigner(POSITIVES), observe=lambda *told: seen.append(told))(
         raw, anchors, targets
     )

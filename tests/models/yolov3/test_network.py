@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from alignyolo.anchors import best_possible_recall, build_anchors, decode
-from models.build import build_network
+from alignyolo.anchors import best_possible_recall, build_anchors
 from models.yolov3.anchor_fit import fit_anchors
+from models.yolov3.build import build_network
+from models.yolov3.decoding import Decoding
 from utils.config.sources import model_config
 
 FAMILIES = ["yolov3-tiny", "yolov3", "yolov3-spp"]
@@ -81,7 +82,7 @@ def test_anchors_lie_on_cell_centres():
 def test_decode_by_the_scalar_formula(reach):
     anchors = build_anchors((32, 64), [16, 32], [[(10, 14)], [(81, 82)]])
     raw = torch.randn(len(anchors.centers), 4, dtype=torch.float64)
-    boxes = decode(raw, anchors, "bounded", reach)
+    boxes = Decoding("bounded", reach).boxes(raw, anchors)
     index = 0
     for stride, rows, columns, (width, height) in ((16, 2, 4, (10, 14)), (32, 1, 2, (81, 82))):
         for row in range(rows):
@@ -96,7 +97,7 @@ def test_decode_by_the_scalar_formula(reach):
 
 def test_decode_darknet_by_the_scalar_formula():
     anchors = build_anchors((32, 32), [32], [[(10, 14)]])
-    x1, y1, x2, y2 = decode(torch.tensor([[0.3, -0.2, 0.1, 0.5]]), anchors, "darknet")[0].tolist()
+    x1, y1, x2, y2 = Decoding("darknet").boxes(torch.tensor([[0.3, -0.2, 0.1, 0.5]]), anchors)[0].tolist()
     assert (x1 + x2) / 2 == pytest.approx(32 / (1 + math.exp(-0.3)), rel=1e-5)
     assert (y1 + y2) / 2 == pytest.approx(32 / (1 + math.exp(0.2)), rel=1e-5)
     assert (x2 - x1, y2 - y1) == pytest.approx((10 * math.exp(0.1), 14 * math.exp(0.5)), rel=1e-5)

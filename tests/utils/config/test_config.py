@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignyolo.assign.threshold import ASSIGNERS
-from alignyolo.similarities.iou import BOX_SIMILARITIES
+from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES
 from engine.train.configure import plan_run
 from tests.paths import ROOT
 from utils.config.knobs import (
@@ -28,7 +27,7 @@ from utils.errors import UserError
 
 
 def test_names_are_those_of_the_registries():
-    assert tuple(BOX_SIMILARITIES) == BOX_LOSSES
+    assert tuple(SIMILARITIES) == BOX_LOSSES
     assert tuple(ASSIGNERS) == ASSIGNER_NAMES
 
 
@@ -36,9 +35,12 @@ def test_every_key_is_consumed():
     read = set()
     for path in ROOT.rglob("*.py"):
         inside = path.relative_to(ROOT).parts
-        if inside[0] in ("tests", ".venv") or path.name in ("config.py", "config_sources.py", "flags.py", "banner.py"):
+        if inside[0] in ("tests", ".venv") or path.parent.name == "config" or path.name == "banner.py":
             continue
         read |= {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+    # Similarities, metrics and assigners name their keys in the registry, from which they are bound.
+    registries = (SIMILARITIES, METRICS, ASSIGNERS, DENSE_ASSIGNERS)
+    read |= {key for entries in registries for entry in entries.values() for key in entry.keys.values()}
     for kind in (Hyperparameters, ModelConfig, TorchvisionConfig, RunConfig, ValConfig):
         unread = {knob.name for knob in dataclasses.fields(kind)} - read
         assert not unread, f"{kind.__name__} keys that nothing reads: {unread}"
@@ -81,6 +83,27 @@ def test_numbers_that_yaml_takes_for_text():
     assert hyperparameters("", parse_settings(["min_positives=6"])).min_positives == 6
     assert hyperparameters("", parse_settings(["ggiou_wloc=2.8"])).ggiou_wloc == 2.8
     assert hyperparameters("", parse_settings(["ggiou_wloc=auto"])).ggiou_wloc == "auto"
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "false"])
+def test_a_switch_that_yaml_takes_for_false(written, tmp_path):
+    """Bare on and off are truth values in YAML 1.1."""
+    file = tmp_path / "hyp.yaml"
+    file.write_text(f"cpu_kernels: {written}\n")
+    assert hyperparameters(str(file), {}).cpu_kernels == "off"
+    assert hyperparameters(str(file), parse_settings(["cpu_kernels=on"])).cpu_kernels == "on"
+    assert hyperparameters("", parse_settings([f"cpu_kernels={written}"])).cpu_kernels == "off"
+    with pytest.raises(UserError, match="cpu_kernels is 'maybe'"):
+        hyperparameters("", parse_settings(["cpu_kernels=maybe"]))
+    with pytest.raises(UserError, match="box_loss"):
+        hyperparameters("", parse_settings(["box_loss=off"]))
+
+
+def test_a_checkpoint_from_before_the_switch_has_it_on():
+    model = model_config("yolov3-tiny", {})
+    saved = Config(RunConfig(), model, Hyperparameters(), ("a",)).to_dict()
+    del saved["hyper"]["cpu_kernels"]
+    assert Config.from_dict(saved, "old.pt").hyper.cpu_kernels == "on"
 
 
 @pytest.mark.parametrize(

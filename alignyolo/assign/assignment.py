@@ -1,0 +1,99 @@
+"""What an assigner is asked, and what it answers."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from alignyolo.anchors import Anchors, DenseAnchors
+from alignyolo.assign.pairs import Pairs
+from alignyolo.similarities.iou import iou
+from alignyolo.targets import Targets, sent
+
+
+class Predictions(NamedTuple):
+    """What the network says of every anchor, without gradient: boxes (B, A, 4) xyxy pixels of the network input.
+
+    `scores` (B, A, C) are class probabilities; `objectness` (B, A) is a probability, None where a detector has none.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    objectness: Tensor | None = None
+
+
+class Context(NamedTuple):
+    """A batch to assign: its anchors, its truths, and the predictions for an assigner that says it needs them."""
+
+    anchors: Anchors | DenseAnchors
+    targets: Targets
+    batch_size: int
+    predictions: Predictions | None = None
+
+
+class Assignment(NamedTuple):
+    """Positive pairs as indices anchor, image, target (P,) with their metric (P,); ignored (B, A); unmatched (T,)."""
+
+    anchor: Tensor
+    image: Tensor
+    target: Tensor
+    metric: Tensor
+    ignored: Tensor
+    unmatched: Tensor
+
+    def to(self, device: torch.device) -> "Assignment":
+        """Copy the assignment to `device` without blocking."""
+        return Assignment(*(sent(part, device) for part in self))
+
+
+class Assigner(Protocol):
+    """A choice of which anchors answer for which truths.
+
+    One that reads `context.predictions` sets `needs_predictions`; the others are called before the network is done.
+    """
+
+    @property
+    def needs_predictions(self) -> bool:
+        """Return whether the assigner reads `context.predictions`."""
+        ...
+
+    def __call__(self, context: Context) -> Assignment:
+        """Assign the truths of a batch."""
+        ...
+
+
+def grid_of(context: Context) -> Anchors:
+    """Return the anchors of a YOLO head; TypeError for anchors that lie on no grid."""
+    if not isinstance(context.anchors, Anchors):
+        raise TypeError("expected the anchors of a YOLO head (alignyolo.build_anchors), which lie on a grid")
+    return context.anchors
+
+
+def assignment_of(
+    context: Context, pairs: Pairs, ignored: Tensor | None = None, metric: Tensor | None = None
+) -> Assignment:
+    """Complete positive pairs of truth and anchor to an Assignment.
+
+    `ignored` (B, A) marks the anchors that are left out unless they are positive, none by default; `metric` (P,) is
+    the plain IoU by default.
+    """
+    boxes, targets = context.anchors.boxes, context.targets
+    image = targets.image[pairs.truth]
+    if metric is None:
+        metric = iou(boxes[pairs.anchor], targets.boxes[pairs.truth])
+    if ignored is None:
+        ignored = torch.zeros(context.batch_size, len(boxes), dtype=torch.bool, device=image.device)
+    else:
+        ignored[image, pairs.anchor] = False
+    unmatched = torch.ones(len(targets.boxes), dtype=torch.bool, device=image.device)
+    unmatched[pairs.truth] = False
+    return Assignment(pairs.anchor, image, pairs.truth, metric, ignored, unmatched)
+
+
+def marked(context: Context, pairs: Pairs) -> Tensor:
+    """Return a mask (B, A) that is true at the anchors of the given pairs."""
+    mask = torch.zeros(
+        context.batch_size, len(context.anchors.boxes), dtype=torch.bool, device=context.targets.boxes.device
+    )
+    mask[context.targets.image[pairs.truth], pairs.anchor] = True
+    return mask

@@ -1,0 +1,58 @@
+"""A box similarity with its settings bound, called the same way whatever it asks for besides two boxes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignyolo.registry import SIMILARITIES, Entry
+
+AROUND = ("image_size", "over_ranks", "training")
+
+
+class Similarity:
+    """Call a registered similarity as `similarity(pred, target, **around)`.
+
+    `around` is what a loss knows beside the boxes. The entry's `needs` says which of it the similarity is handed:
+
+    - `image_size`: (height, width) in pixels of the network input;
+    - `over_ranks`: a function that sums a tensor over the processes of a run;
+    - `training`: whether this is a training step, in which running statistics move.
+
+    A similarity that keeps a running statistic is a class; its `state_dict()` goes into the checkpoint.
+    """
+
+    def __init__(self, entry: Entry, **settings: Any):
+        found = entry.load()
+        self.needs = entry.needs
+        self.settings = {**entry.fixed, **settings}
+        self.stateful = isinstance(found, type)
+        self.function = found(**self.settings) if self.stateful else found
+
+    def __call__(self, pred: Tensor, target: Tensor, **around: Any) -> Tensor:
+        """Return the similarity (...) of boxes (..., 4).
+
+        Raises TypeError where something it needs is not given, or something is given that none asks for.
+        """
+        unknown = [name for name in around if name not in AROUND]
+        if unknown:
+            raise TypeError(f"{unknown[0]} is not one of {', '.join(AROUND)}: bind settings beforehand")
+        missing = [name for name in self.needs if name not in around]
+        if missing:
+            raise TypeError(f"this similarity also needs {', '.join(missing)}: give {missing[0]}=... beside the boxes")
+        given = {name: around[name] for name in self.needs}
+        return self.function(pred, target, **({} if self.stateful else self.settings), **given)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the running statistics that a checkpoint must hold; empty for most similarities."""
+        return self.function.state_dict() if self.stateful else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up the running statistics of a checkpoint."""
+        if self.stateful:
+            self.function.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+
+
+def similarity(name: str, **settings: Any) -> Similarity:
+    """Bind settings to a registered similarity, as in `similarity("sca", alpha=1.0)`; KeyError for an unknown name."""
+    return Similarity(SIMILARITIES[name], **settings)

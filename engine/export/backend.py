@@ -1,0 +1,79 @@
+"""What every opened file is to the rest of the project: image batches to boxes and class scores, or to detections."""
+
+import ast
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignyolo.anchors import build_anchors
+from models.yolov3.decoding import Decoding
+from utils.errors import UserError, printable
+
+# Boxes (B, A, 4) xyxy pixels, scores (B, A, C); a list of B where images have unlike many.
+Candidates = tuple[Tensor, Tensor] | tuple[list[Tensor], list[Tensor]]
+Detections = list[dict[str, Tensor]]
+Compute = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Something that detects: class names, input size (h, w) and batch, and `run` on (B, 3, H, W) float32 in [0, 1].
+
+    `run` gives Candidates, or with `final` detections after NMS.
+    """
+
+    names: tuple[str, ...]
+    image_size: tuple[int, int]
+    batch: int | None  # None: any
+    dynamic: bool
+    run: Callable[[Tensor], Any]
+    final: bool = False
+    stride: int = 32
+
+
+def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes and scores of decoded outputs (B, 4 + C, A)."""
+    output = output.float().transpose(1, 2)
+    center, half = output[..., :2], output[..., 2:4] / 2
+    return torch.cat([center - half, center + half], dim=-1), output[..., 4:]
+
+
+def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute) -> Backend:
+    """The backend of an exported file from its metadata and its computation; UserError if they are not ours."""
+    try:
+        values = {key: _literal(metadata[key]) for key in ("names", "imgsz", "batch", "stride", "args")}
+        by_number = {int(number): str(name) for number, name in values["names"].items()}  # JSON's keys are text
+        names = tuple(by_number[number] for number in range(len(by_number)))
+        image_size, dynamic = tuple(values["imgsz"]), bool(values["args"]["dynamic"])
+        layout, model = metadata["layout"], json.loads(metadata["model"])
+        decoding = Decoding(model["decode"], model["xy_reach"])
+    except (KeyError, ValueError, SyntaxError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{printable(path)}: not exported by this project ({printable(error, 80)} in its metadata)"
+        ) from None
+
+    def run(images: Tensor) -> Candidates | Detections:
+        outputs = [torch.from_numpy(np.ascontiguousarray(part)) for part in compute(images.numpy())]
+        if layout == "decoded":
+            return candidates_of_decoded(outputs[0])
+        if layout == "raw":
+            size = (images.shape[-2], images.shape[-1])
+            return decoding.candidates(outputs[0], build_anchors(size, model["strides"], model["anchors"]))
+        boxes, scores, labels, counts = outputs
+        return [
+            {"boxes": box[:count], "scores": score[:count], "labels": label[:count]}
+            for box, score, label, count in zip(boxes, scores, labels.long(), counts.tolist(), strict=True)
+        ]
+
+    batch = None if dynamic else int(values["batch"])
+    return Backend(names, image_size, batch, dynamic, run, layout == "nms", int(values["stride"]))
+
+
+def _literal(value: Any) -> Any:
+    return ast.literal_eval(value) if isinstance(value, str) else value

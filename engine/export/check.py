@@ -1,0 +1,100 @@
+"""Compares an exported file with PyTorch on photos."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.images import ImageError, read_image
+from data.shapes.scene import draw_scene
+from engine.export.backend import Backend
+from engine.export.job import Job
+from engine.export.weights import torch_backend
+from models.postprocess import Postprocess
+from utils.errors import ExportMismatch, UserError, printable
+from utils.letterbox import Letterbox
+from utils.ultralytics_only import file_loader
+
+CHECKED_PHOTOS = 4
+# Largest difference of a score, and of a box side in pixels, where a score is at least .05.
+TOLERANCE, HALF_TOLERANCE = (1e-3, 0.5), (2e-2, 4.0)
+COUNTED_SCORE = 0.05
+
+
+def photos(source: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Photos of `source`, or drawn ones, letterboxed (H, W, 3)."""
+    if not source:
+        for seed in range(CHECKED_PHOTOS):
+            image = draw_scene(np.random.Generator(np.random.PCG64(seed)), 256).image
+            yield Letterbox.fit(image.shape[:2], size).apply(image)
+        return
+    try:
+        files = file_loader(source, 1).files
+    except (FileNotFoundError, OSError) as error:
+        raise UserError(f"--source {printable(source)}: {printable(error)}") from None
+    for file in files:
+        try:
+            image = read_image(file)
+        except ImageError as error:
+            print(f"not checked with {printable(error)}")
+            continue
+        yield Letterbox.fit(image.shape[:2], size).apply(image)
+
+
+def check(exported: Backend, path: Path, job: Job, images: Sequence[np.ndarray]) -> str:
+    """Compare a file's outputs with PyTorch's on photos and return the differences as text.
+
+    Raises ExportMismatch where they are too large.
+    """
+    settings = job.settings
+    batch = exported.batch or settings.batch_size
+    reference = torch_backend(job.detector, job.config)
+    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det, multi_label=False)
+    worst = np.zeros(2)
+    for tensor in _batches(images, batch):
+        worst = np.maximum(worst, differences(exported, reference, tensor, postprocess))
+    if exported.dynamic and exported.batch is None and len(images):
+        stride = max(job.config.model.strides)
+        pair = torch.from_numpy(np.stack([images[0]] * 2)).permute(0, 3, 1, 2)
+        other = pair[..., : job.size[0] - stride or None, :] / 255
+        worst = np.maximum(worst, differences(exported, reference, other.contiguous(), postprocess))
+    score, pixels = worst
+    limits = HALF_TOLERANCE if settings.half else TOLERANCE
+    told = f"{len(images)} photos, scores differ by up to {score:.1e}, boxes by {pixels:.1e} px"
+    if not (score <= limits[0] and pixels <= limits[1]):
+        raise ExportMismatch(
+            f"{path.name.removeprefix('.exporting-')}: {told}; allowed {limits[0]:g} and {limits[1]:g} px"
+        )
+    return told
+
+
+def _batches(images: Sequence[np.ndarray], batch: int) -> Iterator[Tensor]:
+    """Batches (B, 3, H, W) in [0, 1], the last one filled up."""
+    for start in range(0, len(images), batch):
+        rows = [images[min(start + row, len(images) - 1)] for row in range(batch)]
+        yield (torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255).contiguous()
+
+
+def differences(exported: Backend, reference: Backend, images: Tensor, postprocess: Postprocess) -> np.ndarray:
+    """The largest difference of scores, and in pixels of boxes that score .05 or more."""
+    boxes, scores = reference.run(images)
+    found = exported.run(images)
+    if not exported.final:
+        counted = (scores.amax(-1) >= COUNTED_SCORE) | (found[1].amax(-1) >= COUNTED_SCORE)
+        if found[0].shape != boxes.shape:
+            return np.array([np.inf, np.inf])
+        return np.array([_largest(found[1] - scores), _largest((found[0] - boxes)[counted])])
+    worst = np.zeros(2)
+    for box, score, each in zip(boxes, scores, found, strict=True):
+        expected = postprocess.select(box, score)
+        if len(each["scores"]) != len(expected["scores"]):
+            return np.array([np.inf, np.inf])
+        here = np.array([_largest(each["scores"] - expected["scores"]), _largest(each["boxes"] - expected["boxes"])])
+        worst = np.maximum(worst, here if torch.equal(each["labels"], expected["labels"]) else np.inf)
+    return worst
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max().nan_to_num(nan=np.inf)) if values.numel() else 0.0

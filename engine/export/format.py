@@ -1,0 +1,46 @@
+"""An export format: its facts, a writer and an opener, found by name."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.export.backend import Backend
+from engine.export.job import Job
+from utils.config.export_formats import EXPORT_FORMATS, ExportFormat
+from utils.errors import UserError, printable
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a file in engine/export/formats gives.
+
+    `writer(path, job)` writes the file or folder `path`, and beside it what `facts.beside` lists; `opener(path)` gives
+    the Backend of what was written. Packages that `facts` lists are there when either is called.
+    """
+
+    facts: ExportFormat
+    writer: Callable[[Path, Job], None]
+    opener: Callable[[Path], Backend]
+
+    def require(self) -> None:
+        """UserError with the pip command where a package for writing or opening is missing."""
+        _require(f"--format {self.facts.name}", {**self.facts.writes, **self.facts.opens})
+
+    def open(self, path: Path) -> Backend:
+        """The Backend of a file; UserError where it or a package for it is missing or damaged."""
+        _require(printable(path), self.facts.opens)
+        return self.opener(path)
+
+
+def format_named(name: str) -> Format:
+    """The format of a name in EXPORT_FORMATS."""
+    module = importlib.import_module(f"engine.export.formats.{name}")
+    return Format(EXPORT_FORMATS[name], module.write, module.open_file)
+
+
+def _require(what: str, packages: Mapping[str, str]) -> None:
+    for module, command in packages.items():
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"{what}: needs {module.partition('.')[0]}: pip install {command}")

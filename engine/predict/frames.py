@@ -1,0 +1,95 @@
+"""The images of a source: photos, folders, lists, videos, webcams and streams."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data.images import ImageError, read_image
+from utils.errors import UserError, printable
+from utils.ultralytics_only import file_loader, stream_loader
+
+STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
+
+
+class Frames:
+    """The images of a source as (path, frame number or None, RGB image); what cannot be read is said and counted."""
+
+    def __init__(self, source: str, vid_stride: int):
+        self.unread, self.stream, self.fps = 0, source.isnumeric() or source.lower().startswith(STREAMS), 30.0
+        self.source = source
+        try:
+            if self.stream:
+                self.loader = stream_loader(source, vid_stride)
+            else:
+                files = self._listed(Path(source)) if source.lower().endswith(".txt") else source
+                self.loader = file_loader(files, vid_stride)
+        except ConnectionError:
+            raise UserError(f"--source {printable(source)}: no such webcam or stream, or it sends nothing") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0].partition(" Supported formats")[0]
+            raise UserError(f"--source {printable(source)}: {printable(reason, 200)}") from None
+
+    def __iter__(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
+        yield from (self._of_stream() if self.stream else self._of_files())
+
+    def _listed(self, path: Path) -> list[str]:
+        """The files that a list names, relative to the working directory or to the list; missing ones are said."""
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        files = []
+        for name in names:
+            found = next((each for each in (Path(name), path.parent / name) if each.exists()), None)
+            if found or "*" in name:
+                files.append(str(found or name))
+            else:
+                self._said(name, "does not exist")
+        if not files:
+            raise FileNotFoundError(f"a list of {len(names)} files, none of which exists")
+        return files
+
+    def _said(self, path: str, reason: str) -> None:
+        self.unread += 1
+        print(f"warning: {printable(path)}: {printable(reason)}; left out", file=sys.stderr)
+
+    def _of_files(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
+        """Images one by one, upright, then the loader's videos."""
+        for path in self.loader.files[: self.loader.ni]:
+            try:
+                yield path, None, read_image(path)
+            except ImageError as error:
+                self._said(path, error.reason)
+        videos = self.loader.files[self.loader.ni :]
+        batches, seen = iter(self.loader), dict.fromkeys(videos, 0)
+        self.loader.count = self.loader.ni
+        while True:
+            try:
+                (path,), (image,), _ = next(batches)
+            except StopIteration:
+                break
+            except FileNotFoundError:
+                self.loader.count += 1
+                continue
+            self.fps = self.loader.fps or 30.0
+            seen[path] = self.loader.frame
+            yield path, self.loader.frame, np.ascontiguousarray(image[..., ::-1])
+        for path in videos:
+            if not seen[path]:
+                self._said(path, "no video, or a damaged one")
+
+    def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
+        """Frames until the stream ends."""
+        self.fps = self.loader.fps[0] or 30.0
+        number = lost = 0
+        try:
+            for (path,), (image,), _ in self.loader:
+                if image.any():
+                    number, lost = number + 1, 0
+                    yield path, number, np.ascontiguousarray(image[..., ::-1])
+                    continue
+                lost += 1  # the loader shows black while it opens a lost stream again
+                if lost == 1:
+                    print(f"warning: {printable(self.source)}: no signal after {number} frames", file=sys.stderr)
+        finally:
+            self.loader.close()
+        print(f"{printable(self.source)}: the stream ended after {number} frames")

@@ -1,0 +1,106 @@
+"""A loaded model: images in, ultralytics' Results out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.images import ImageError, read_image
+from engine.export.backend import Backend
+from engine.export.runtimes import open_backend
+from models.postprocess import Postprocess
+from utils.device import choose_device
+from utils.errors import UserError, printable
+from utils.letterbox import Letterbox
+from utils.ultralytics_only import result
+
+
+@dataclass
+class Model:
+    """A detector that is called with an image, or a path to one, and returns ultralytics' Results."""
+
+    backend: Backend
+    image_size: tuple[int, int]
+    postprocess: Postprocess
+    best: tuple[float, str] = field(default=(0.0, ""))  # the best score of the last image, also below the threshold
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by number."""
+        return dict(enumerate(self.backend.names))
+
+    def __call__(self, source: Any, conf: float | None = None) -> list:
+        """The Results of a path, a (h, w, 3) RGB uint8 array, or a list of those."""
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        postprocess = self.postprocess if conf is None else replace(self.postprocess, confidence=conf)
+        results = []
+        for each in sources:
+            path = "" if isinstance(each, np.ndarray) else str(each)
+            try:
+                image = each if isinstance(each, np.ndarray) else read_image(each)
+            except ImageError as error:
+                raise UserError(printable(error)) from None
+            results.append(self.detect(image, path, postprocess))
+        return results
+
+    def detect(
+        self,
+        image: np.ndarray,
+        path: str,
+        postprocess: Postprocess | None = None,
+        wanted: Sequence[int] | None = None,
+    ) -> Any:
+        """The Results of one RGB image (h, w, 3), with `wanted` of these classes only."""
+        postprocess = postprocess or self.postprocess
+        letterbox = Letterbox.fit(image.shape[:2], self.image_size)
+        tensor = torch.from_numpy(letterbox.apply(image)).permute(2, 0, 1)[None].float() / 255
+        copies = self.backend.batch or 1
+        outputs = self.backend.run(tensor.expand(copies, -1, -1, -1).contiguous())
+        if self.backend.final:
+            found = _taken(outputs[0], outputs[0]["scores"] >= postprocess.confidence)
+            everything = outputs[0]["scores"], outputs[0]["labels"]
+        else:
+            boxes, scores = outputs[0][0], outputs[1][0]
+            found = postprocess.select(boxes, scores)
+            everything = scores.amax(0), torch.arange(scores.shape[1])
+        if wanted is not None:
+            found = _taken(found, torch.isin(found["labels"], torch.tensor(wanted)))
+            of_wanted = torch.isin(everything[1], torch.tensor(wanted))
+            everything = everything[0][of_wanted], everything[1][of_wanted]
+        self.best = self._best(*everything)
+        boxes = letterbox.undo(found["boxes"].float())
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        return result(bgr, path, self.names, boxes, found["scores"], found["labels"])
+
+    def _best(self, scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, str]:
+        """The best of scores (N,) and the name of its class (N,); (0, "") where there is none."""
+        if not len(scores):
+            return 0.0, ""
+        row = int(scores.argmax())
+        return float(scores[row]), self.backend.names[int(labels[row])]
+
+
+def _taken(found: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The detections of these rows (N,)."""
+    return {part: value[rows] for part, value in found.items()}
+
+
+def load(
+    weights: str | Path,
+    imgsz: Sequence[int] = (),
+    conf: float = 0.25,
+    nms_iou: float = 0.45,
+    max_det: int = 300,
+    device: str = "",
+) -> Model:
+    """A model of weights or of an exported file; UserError where it cannot be opened or cannot take `imgsz`."""
+    backend = open_backend(weights, choose_device(device))
+    size = (imgsz[0], imgsz[-1]) if imgsz else backend.image_size
+    if any(side % backend.stride for side in size):
+        raise UserError(f"--imgsz {' '.join(map(str, size))}: expected multiples of {backend.stride}")
+    if not backend.dynamic and size != backend.image_size:
+        raise UserError(f"{printable(weights)}: was exported for {'x'.join(map(str, backend.image_size))} px alone")
+    return Model(backend, size, Postprocess(conf, nms_iou, max_det, multi_label=False))

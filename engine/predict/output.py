@@ -1,0 +1,98 @@
+"""What detect.py writes: drawn pictures and videos, label files, crops, tables."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.config.knobs import DetectConfig
+from utils.drawing.draw import draw_boxes, write_image
+from utils.run_folder import write_json
+
+CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2")
+
+
+class Output:
+    """What a run writes: drawn pictures and videos, label files, crops, CSV and JSON."""
+
+    def __init__(self, folder: Path, settings: DetectConfig, names: Sequence[str]):
+        self.folder, self.settings, self.names = folder, settings, names
+        self.rows: list[dict[str, Any]] = []
+        self.frames = self.detections = 0
+        self.videos: dict[str, cv2.VideoWriter] = {}
+        self.used: dict[str, str] = {}
+
+    def stem(self, path: str) -> str:
+        """A file name for an image's outputs, another one for another image of the same name."""
+        if path not in self.used:
+            stem = Path(path).stem if Path(path).suffix else "".join(c if c.isalnum() else "_" for c in path)[-60:]
+            taken = set(self.used.values())
+            number, name = 1, stem
+            while name in taken:
+                number += 1
+                name = f"{stem}_{number}"
+            self.used[path] = name
+        return self.used[path]
+
+    def add(self, path: str, frame: int | None, image: np.ndarray, found: Any, fps: float) -> None:
+        """Writes what the flags ask for of one image."""
+        boxes, scores = found.boxes.xyxy.numpy(), found.boxes.conf.numpy()
+        labels = found.boxes.cls.int().numpy()
+        stem = self.stem(path)
+        numbered = stem if frame is None else f"{stem}_{frame:06d}"
+        self.frames += 1
+        self.detections += len(labels)
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
+            corners = dict(zip(("x1", "y1", "x2", "y2"), (round(side, 2) for side in box), strict=True))
+            row = {"image": path, "frame": frame, "class": label, "name": self.names[label], "score": round(score, 5)}
+            self.rows.append(row | corners)
+        if self.settings.save:
+            self._draw(path, stem, frame, draw_boxes(image, boxes, labels, self.names, scores), fps)
+        if self.settings.save_txt:
+            self._write_txt(numbered, found)
+        if self.settings.save_crop:
+            self._write_crops(numbered, image, boxes, labels)
+
+    def _draw(self, path: str, stem: str, frame: int | None, drawn: np.ndarray, fps: float) -> None:
+        if frame is None:
+            suffix = ".png" if Path(path).suffix.lower() == ".png" else ".jpg"
+            write_image(self.folder / f"{stem}{suffix}", drawn)
+            return
+        if path not in self.videos:
+            size = (drawn.shape[1], drawn.shape[0])
+            file = str(self.folder / f"{stem}.mp4")
+            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        self.videos[path].write(np.ascontiguousarray(drawn[..., ::-1]))
+
+    def _write_txt(self, stem: str, found: Any) -> None:
+        folder = self.folder / "labels"
+        folder.mkdir(exist_ok=True)
+        rows = zip(found.boxes.cls.int().tolist(), found.boxes.xywhn.tolist(), found.boxes.conf.tolist(), strict=True)
+        text = "".join(f"{label} {' '.join(f'{side:.6f}' for side in box)} {score:.6f}\n" for label, box, score in rows)
+        (folder / f"{stem}.txt").write_text(text, "utf-8")
+
+    def _write_crops(self, stem: str, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> None:
+        for number, (box, label) in enumerate(zip(boxes, labels.tolist(), strict=True)):
+            left, top = np.floor(box[:2]).astype(int)
+            right, bottom = np.ceil(box[2:]).astype(int)
+            if right > left and bottom > top:
+                name = "".join(c if c.isalnum() else "_" for c in self.names[label])
+                folder = self.folder / "crops" / f"{label}_{name}"
+                folder.mkdir(parents=True, exist_ok=True)
+                write_image(folder / f"{stem}_{number}.jpg", np.ascontiguousarray(image[top:bottom, left:right]))
+
+    def close(self) -> None:
+        """Finishes the videos and writes the tables."""
+        for video in self.videos.values():
+            video.release()
+        if self.settings.save_csv:
+            with (self.folder / "detections.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.rows)
+        if self.settings.save_json:
+            write_json(self.folder / "detections.json", json.loads(json.dumps(self.rows)))

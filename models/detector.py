@@ -1,0 +1,40 @@
+"""The contract of every family's detector: images and targets to losses, images to detections (torchvision's)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignyolo.targets import Targets
+from models.postprocess import Postprocess
+
+
+class AnyDetector(nn.Module):
+    """A network with its loss and its postprocessing; a family says how they are put together."""
+
+    def __init__(self, network: nn.Module, loss: Callable[..., dict[str, Tensor]], postprocess: Postprocess):
+        super().__init__()
+        self.network, self.loss, self.postprocess = network, loss, postprocess
+
+    def with_network(self, network: nn.Module) -> "AnyDetector":
+        """Put the same detector around other weights, such as the averaged ones."""
+        return type(self)(network, self.loss, self.postprocess)
+
+    def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute the scalar losses of images (B, 3, H, W) in [0, 1] with their truths."""
+        raise NotImplementedError
+
+    def candidates(self, images: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return per image boxes (A, 4) xyxy pixels and scores (A, C), before NMS, of images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Any:
+        """Turn images (B, 3, H, W) in [0, 1] into losses {box, class, ...} with targets, else into detections.
+
+        Detections are per image {boxes (N, 4) xyxy pixels of the input, scores (N,), labels (N,)}, best first.
+        """
+        if targets is not None:
+            return self.losses(images, targets)
+        with torch.no_grad():
+            return self.postprocess(*self.candidates(images))

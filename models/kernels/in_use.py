@@ -1,0 +1,24 @@
+"""Which of this room's arithmetic a run has, for its record."""
+
+from torch import device, nn
+
+from models.kernels.norm_silu_pool import LowMemoryMaxPool2d
+from models.kernels.winograd import WinogradConv2d
+
+
+def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[str]:
+    """Name what a network uses on `where` in place of torch's own; nothing on other devices than a CPU.
+
+    `switch` is the hyperparameter cpu_kernels. Convolutions of Winograd's kind compute as torch does where that is
+    faster (few channels or pixels, bf16).
+    """
+    if where.type != "cpu" or switch == "off":
+        return []
+    modules = list(network.modules())
+    found = {
+        "recomputed normalisation and activation": any(getattr(module, "recomputes", False) for module in modules),
+        "max-pools that keep places": any(isinstance(module, LowMemoryMaxPool2d) for module in modules),
+        "Winograd convolutions in float32": any(isinstance(module, WinogradConv2d) for module in modules),
+        "freed memory kept": True,
+    }
+    return [name for name, used in found.items() if used]

@@ -1,0 +1,66 @@
+"""Means, paired differences and their confidence intervals by Student's t."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+class Estimate(NamedTuple):
+    """Mean of n values, their standard deviation, and a confidence interval; NaN where n is too small for it."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def t_quantile(confidence: float, degrees: int) -> float:
+    """The t that |T| stays below with this probability, for Student's T with so many degrees of freedom."""
+    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+
+
+def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean, standard deviation and interval of values that are not NaN."""
+    known = np.asarray([value for value in values if value == value], dtype=np.float64)
+    if not len(known):
+        return Estimate(0, math.nan, math.nan, math.nan, math.nan)
+    mean = float(known.mean())
+    if len(known) < 2:
+        return Estimate(len(known), mean, math.nan, math.nan, math.nan)
+    sd = float(known.std(ddof=1))
+    half = t_quantile(confidence, len(known) - 1) * sd / math.sqrt(len(known))
+    return Estimate(len(known), mean, sd, mean - half, mean + half)
+
+
+def paired_difference(
+    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Estimate:
+    """Values minus baseline over the seeds that both have."""
+    seeds = sorted(values.keys() & baseline.keys())
+    return estimate([values[seed] - baseline[seed] for seed in seeds], confidence)
+
+
+def winner(by_variant: Mapping[str, Mapping[int, float]]) -> str | None:
+    """The variant that is above every other one by intervals that hold together (Bonferroni); None without one."""
+    names = list(by_variant)
+    if len(names) < 2:
+        return None
+    confidence = 1 - (1 - CONFIDENCE) / math.comb(len(names), 2)
+    for name in names:
+        others = [
+            paired_difference(by_variant[name], by_variant[other], confidence) for other in names if other != name
+        ]
+        if all(difference.low > 0 for difference in others):
+            return name
+    return None

@@ -1,0 +1,153 @@
+"""What a comparison runs: named variants of the hyperparameters, from a YAML or from lists of losses and assigners."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from utils.config.knobs import CompareConfig, Hyperparameters, ModelConfig, RunConfig
+from utils.config.yaml_file import find_yaml, read_mapping
+from utils.errors import UserError, nearest, printable
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+KEYS = ("description", "baseline", "train", "variants", "grid")
+# What the comparison itself decides about a run.
+OWN_FLAGS = ("seed", "project", "name", "exist_ok")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A name and the hyperparameter and model keys that make it.
+
+    No hyperparameter file: it would replace the one that all variants share.
+    """
+
+    name: str
+    settings: dict[str, Any]
+
+    def arguments(self) -> list[str]:
+        """The settings as arguments of train.py."""
+        return [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The variants of a comparison, the one that the others are compared with, and flags for train.py."""
+
+    description: str
+    baseline: str
+    variants: tuple[Variant, ...]
+    train: tuple[str, ...] = ()
+
+
+def read_recipe(name: str) -> Recipe:
+    """The recipe of a YAML, by path or by its name in studies/recipes and below; UserError for a mistake in it."""
+    path = recipe_file(name)
+    values, where = read_mapping(path), printable(path)
+    for key in values:
+        if key not in KEYS:
+            raise UserError(f"{where}: unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
+    if ("variants" in values) == ("grid" in values):
+        raise UserError(f"{where}: expected either variants or grid")
+    if "grid" in values:
+        variants = grid(_mapping(values["grid"], where, "grid"), where)
+    else:
+        named = _mapping(values["variants"], where, "variants")
+        variants = tuple(
+            Variant(_name(key, where), _settings(value or {}, f"{where}: {printable(key)}"))
+            for key, value in named.items()
+        )
+    baseline = str(values.get("baseline", variants[0].name))
+    train = as_flags(_mapping(values.get("train", {}), where, "train", empty=True), where)
+    return Recipe(str(values.get("description", "")).strip(), checked_baseline(baseline, variants), variants, train)
+
+
+def recipe_file(name: str) -> Path:
+    """The YAML that a name in studies/recipes, in a folder there, or a path means; UserError without one."""
+    shipped = {path.stem: path for path in RECIPES.rglob("*.yaml")}
+    if name not in shipped and len(Path(name).parts) == 1 and not Path(name).suffix:
+        raise UserError(f"no recipe named {printable(name)!r} in {RECIPES.name}/{nearest(name, shipped)}")
+    return shipped.get(name) or find_yaml(name, RECIPES, "recipe")
+
+
+def from_lists(losses: Sequence[str], assigners: Sequence[str], baseline: str = "") -> Recipe:
+    """Every loss with every assigner; a list that is not given stands for the default alone."""
+    defaults = Hyperparameters()
+    axes = {"box_loss": losses or (defaults.box_loss,), "assigner": assigners or (defaults.assigner,)}
+    variants = grid(axes, "--losses, --assigners")
+    return Recipe("", checked_baseline(baseline or variants[0].name, variants), variants)
+
+
+def recipe_of(config: CompareConfig) -> Recipe:
+    """The recipe that the flags of the command mean; UserError where they contradict each other."""
+    if bool(config.recipe) == bool(config.losses or config.assigners):
+        raise UserError("expected either --recipe or --losses and --assigners")
+    if not config.recipe:
+        return from_lists(config.losses, config.assigners, config.baseline)
+    recipe = read_recipe(config.recipe)
+    baseline = checked_baseline(config.baseline or recipe.baseline, recipe.variants)
+    return Recipe(recipe.description, baseline, recipe.variants, recipe.train)
+
+
+def grid(axes: Mapping[str, Any], where: str) -> tuple[Variant, ...]:
+    """A variant for every combination of the values of the axes, named after them."""
+    lists = []
+    for key, values in axes.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise UserError(f"{where}: {printable(key)}: expected a list of values")
+        lists.append(values)
+    variants = []
+    for combination in itertools.product(*lists):
+        settings = dict(zip(axes, combination, strict=True))
+        variants.append(Variant(_name("-".join(map(str, combination)), where), _settings(settings, where)))
+    return tuple(variants)
+
+
+def checked_baseline(name: str, variants: Sequence[Variant]) -> str:
+    """The baseline, if it is one of the variants."""
+    names = [variant.name for variant in variants]
+    repeated = sorted({each for each in names if names.count(each) > 1})
+    if repeated:
+        raise UserError(f"two variants are called {repeated[0]!r}")
+    if name not in names:
+        raise UserError(f"baseline {printable(name)!r}{nearest(name, names)}")
+    return name
+
+
+def as_flags(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Values of train.py's flags as its arguments."""
+    known = [each.name for each in fields(RunConfig) if each.name not in OWN_FLAGS]
+    flags: list[str] = []
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: train: unknown key {printable(key)!r}{nearest(str(key), known)}")
+        flag = "--" + key.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            flags += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return tuple(flags)
+
+
+def _settings(values: Any, where: str) -> dict[str, Any]:
+    """The settings of a variant, if train.py knows their keys; it checks the values itself."""
+    known = {each.name for kind in (Hyperparameters, ModelConfig) for each in fields(kind)}
+    for key in _mapping(values, where, "variant", empty=True):
+        if key not in known:
+            raise UserError(f"{where}: unknown key {printable(key)!r}{nearest(str(key), known)}")
+    return dict(values)
+
+
+def _mapping(values: Any, where: str, what: str, empty: bool = False) -> Mapping:
+    if not isinstance(values, Mapping) or not (values or empty):
+        raise UserError(f"{where}: {what}: expected `key: value` lines")
+    return values
+
+
+def _name(name: Any, where: str) -> str:
+    """A variant's name, which becomes the name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", str(name)):
+        raise UserError(f"{where}: {printable(name)!r}: expected a name of letters, digits and . _ + -")
+    return str(name)

@@ -1,0 +1,159 @@
+"""The report of a comparison: its tables as CSV, a page with paired differences and their intervals, and pictures."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from studies.comparison.paired import CONFIDENCE, Estimate, winner
+from studies.comparison.pictures import draw_figures
+from studies.comparison.recipe import Recipe
+from studies.comparison.results import MAIN, Results, by_class, collect
+from studies.comparison.runs import Run
+from studies.comparison.tables import Row, Tables, update_tables
+from utils.run_folder import write_atomically
+
+ENVIRONMENT = ("commit", "env.torch", "env.cpu", "env.gpus", "env.platform")
+MAX_CLASSES = 20
+DIFFERENCES = "## Paired differences to "
+WEIGHTS = (
+    "weights: best.pt, the epoch with the best AP on the validation split; scored on that same split (the default) the "
+    "numbers are a little too good, alike for all; `--split test` scores another one"
+)
+
+
+def points(value: float, sign: bool = False) -> str:
+    """A fraction in percent, `-` where undefined."""
+    return "-" if value != value else f"{100 * value:{'+' if sign else ''}.2f}"
+
+
+def mean_and_sd(own: Estimate) -> str:
+    """Mean and standard deviation in percent."""
+    return points(own.mean) if own.n < 2 else f"{points(own.mean)} ± {points(own.sd)}"
+
+
+def interval(difference: Estimate) -> str:
+    """A difference with its interval in points; bold where the interval excludes zero."""
+    if difference.n < 2:
+        return f"{points(difference.mean, sign=True)} (no interval)"
+    low, high = points(difference.low, sign=True), points(difference.high, sign=True)
+    text = f"{points(difference.mean, sign=True)} ({low} to {high})"
+    return f"**{text}**" if difference.excludes_zero else text
+
+
+def verdict(results: Results) -> list[str]:
+    """What the intervals carry, and nothing else, about AP."""
+    lines = []
+    for variant in results.others:
+        difference = results.difference(MAIN, variant)
+        versus = f"{variant} against {results.baseline}"
+        if difference.n < 2:
+            pairs = "one pair" if difference.n else "no pair"
+            lines.append(
+                f"{versus}: {pairs} of runs with the same seed, which carries no interval, hence no statement."
+            )
+        elif difference.excludes_zero:
+            side = "above" if difference.mean > 0 else "below"
+            lines.append(f"{versus}: {side}, by {interval(difference).strip('*')} points of AP.")
+        else:
+            lines.append(
+                f"{versus}: no difference shown, {interval(difference)} points of AP; the interval includes zero."
+            )
+    best = winner({variant: results.of(MAIN, variant) for variant in results.variants})
+    if best:
+        lines.append(
+            f"{best} has the highest AP of all: its intervals against every other one are above zero together."
+        )
+    else:
+        lines.append("No variant is above all others by intervals that hold together (Bonferroni): no winner.")
+    return lines
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def environments(rows: Sequence[Row]) -> list[str]:
+    """On what the runs were made, a line for each different machine or version, with dates."""
+    seen: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        seen.setdefault(tuple(row.get(key) or "-" for key in ENVIRONMENT), []).append(row["date"][:10])
+    return [
+        f"{len(dates)} {'run' if len(dates) == 1 else 'runs'}, {min(dates)} to {max(dates)}: "
+        + ", ".join(f"{key.removeprefix('env.')} {value}" for key, value in zip(ENVIRONMENT, values, strict=True))
+        for values, dates in seen.items()
+    ]
+
+
+def class_table(results: Results, rows: Sequence[Row]) -> str:
+    """AP and AP50 of every class as a section; empty where there are none, or too many for a page."""
+    found = {column: by_class(rows, column) for column in ("ap", "ap50")}
+    classes = list(dict.fromkeys(name for variants in found.values() for each in variants.values() for name in each))
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        return ""
+    heads = [f"{name} {column}" for column in found for name in classes]
+    nothing = Estimate(0, float("nan"), float("nan"), float("nan"), float("nan"))
+    lines = [
+        [
+            variant,
+            *(mean_and_sd(each.get(variant, {}).get(name, nothing)) for each in found.values() for name in classes),
+        ]
+        for variant in results.variants
+    ]
+    return f"## By class, mean ± standard deviation, percent\n\n{table(['variant', *heads], lines)}"
+
+
+def unfinished(tables: Tables, runs: Sequence[Run]) -> list[str]:
+    """Lines on the runs that are missing and on those that diverged."""
+    lines = []
+    for state, what in (("missing", "Missing"), ("diverged", "Diverged (loss not finite)")):
+        names = [f"{run.variant.name} seed {run.seed}" for run in runs if tables.state(run) == state]
+        lines += [f"{what}: {', '.join(names)}"] if names else []
+    return lines
+
+
+def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recipe: Recipe, command: str) -> str:
+    """The whole report."""
+    columns, rows = results.shown, tables.scored(runs)
+    means = [
+        [variant, str(results.estimate(MAIN, variant).n)]
+        + [mean_and_sd(results.estimate(column, variant)) for column in columns]
+        for variant in results.variants
+    ]
+    differences = [
+        [variant, *(interval(results.difference(column, variant)) for column in columns)] for variant in results.others
+    ]
+    parts = [
+        "# Comparison",
+        recipe.description,
+        f"```\n{command}\n```",
+        f"{rows[0]['protocol']}\n\n{WEIGHTS}",
+        "\n".join(f"- {line}" for line in verdict(results)),
+        *unfinished(tables, runs),
+        f"## Mean ± standard deviation over seeds, percent\n\n{table(['variant', 'seeds', *columns], means)}",
+        f"{DIFFERENCES}{results.baseline}, points, {CONFIDENCE:.0%} interval\n\n"
+        + table(["variant", *columns], differences)
+        + "\n\nBold: the interval excludes zero. A pair is two runs with the same seed: the same initial weights, the "
+        "same order of images and the same augmentation. Each interval stands alone: of 20 that hold no difference one "
+        "excludes zero by chance. The intervals cover the seeds, not another choice of images or another data set.",
+        class_table(results, rows),
+        "![AP by epoch, differences of AP, differences by IoU threshold, AP by group](figures.png)",
+        "## Made with\n\n" + "\n".join(f"- {line}" for line in environments(rows)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_report(runs: Sequence[Run], recipe: Recipe, into: Path, command: str) -> Path:
+    """Writes runs.csv, curves.csv, report.md and figures.png; returns the Markdown file."""
+    into.mkdir(parents=True, exist_ok=True)
+    tables = update_tables(runs, into)
+    results = collect(tables.scored(runs), recipe)
+    path = into / "report.md"
+    if not results.variants:
+        write_atomically(path, "# Comparison\n\nNo run is finished.\n")
+        return path
+    draw_figures(results, tables.curves, into / "figures.png")
+    report = markdown_report(results, tables, runs, recipe, command)
+    write_atomically(path, report)
+    print(f"{report}\nwrote {path}")
+    return path

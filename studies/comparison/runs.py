@@ -1,0 +1,153 @@
+"""The runs of a comparison: ordinary train.py runs, one process each, and what they left behind."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.train.stop_signals import PARENT
+from studies.comparison.recipe import Variant
+from utils.errors import CommandError, DivergedError, UserError, printable
+from utils.run_folder import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed in its folder; `arguments` are those of train.py but for the folder, which may move.
+
+    The metrics that count are those of its validation (`split` val) or of val.py on another split.
+    """
+
+    variant: Variant
+    seed: int
+    folder: Path
+    arguments: tuple[str, ...]
+    split: str = "val"
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The arguments of train.py that name the folder."""
+        return ("--project", str(self.folder.parent), "--name", self.folder.name, "--exist-ok")
+
+    @property
+    def request(self) -> Path:
+        """The file that says what this folder was made for."""
+        return self.folder.with_name(f"{self.folder.name}.json")
+
+    @property
+    def log(self) -> Path:
+        """The output of the run."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def metrics_file(self) -> Path:
+        """The metrics that count: of the run's own validation, or of val.py on another split."""
+        return self.folder / ("metrics.json" if self.split == "val" else f"{self.split}/metrics.json")
+
+    @property
+    def done(self) -> bool:
+        """Whether its metrics are there."""
+        return self.metrics_file.is_file()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss became NaN or infinite; the same again would do the same."""
+        return self.request.is_file() and read_object(self.request).get("exit_code") == DivergedError.exit_code
+
+    def metrics(self) -> dict:
+        """The metrics, as metrics.json holds them."""
+        return read_object(self.metrics_file)
+
+    def environment(self) -> dict:
+        """Versions, hardware, date and command of the run."""
+        path = self.folder / "env.json"
+        return read_object(path) if path.is_file() else {}
+
+    def epochs(self) -> list[dict[str, str]]:
+        """The rows of results.csv."""
+        with (self.folder / "results.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def plan(variants: Sequence[Variant], seeds: Sequence[int], shared: Sequence[str], into: Path, split: str) -> list[Run]:
+    """All runs, seed by seed, so that an unfinished comparison has whole pairs."""
+    runs = []
+    for seed in seeds:
+        for variant in variants:
+            folder = into / variant.name / f"seed{seed}"
+            runs.append(Run(variant, seed, folder, (*shared, *variant.arguments(), "--seed", str(seed)), split))
+    return runs
+
+
+def check_requests(runs: Sequence[Run]) -> None:
+    """UserError where a folder holds a run that was asked for differently."""
+    for run in runs:
+        if run.request.is_file() and read_object(run.request).get("arguments") != list(run.arguments):
+            raise UserError(
+                f"{printable(run.folder)} holds another run (its flags are in {run.request.name}): "
+                "choose another --into, or delete it"
+            )
+
+
+def perform_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
+    """Trains and scores runs; CommandError names what failed after everything else was tried."""
+    missing = list(runs)
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(lambda run: perform(run, threads), missing))
+    failed = [run for run, code in zip(missing, codes, strict=True) if code not in (0, DivergedError.exit_code)]
+    if failed:
+        logs = ", ".join(str(run.log) for run in failed[:3])
+        raise CommandError(f"{len(failed)} of {len(missing)} runs failed and have to be started again; see {logs}")
+
+
+def perform(run: Run, threads: int) -> int:
+    """Trains a run, or goes on with it, and scores it; returns the exit code."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    write_json(run.request, {"arguments": list(run.arguments)})
+    environment = {**os.environ, PARENT: str(os.getpid()), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    with run.log.open("a", encoding="utf-8") as log:
+
+        def call(*command: str) -> int:
+            script = [sys.executable, str(ROOT / command[0]), *command[1:]]
+            return subprocess.run(script, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+
+        code = 0
+        if not (run.folder / "metrics.json").is_file():
+            started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
+            code = call("train.py", "--resume", str(run.folder)) if started else UserError.exit_code
+            # Nothing to resume.
+            code = call("train.py", *run.arguments, *run.place) if code == UserError.exit_code else code
+        if not code and run.split != "val":
+            best = str(run.folder / "weights" / "best.pt")
+            place = ["--project", str(run.folder), "--name", run.split, "--exist-ok", "--no-plots"]
+            code = call("val.py", "--weights", best, "--split", run.split, *device(run.arguments), *place)
+    write_json(run.request, {"arguments": list(run.arguments), "exit_code": code})
+    outcome = {0: "done", DivergedError.exit_code: "diverged"}.get(code, f"failed, see {run.log}")
+    print(f"{run.variant.name} seed {run.seed}: {outcome}", flush=True)
+    return code
+
+
+def device(arguments: Sequence[str]) -> list[str]:
+    """The --device among a run's arguments, for val.py."""
+    if "--device" not in arguments:
+        return []
+    place = list(arguments).index("--device")
+    return list(arguments[place : place + 2])
+
+
+def read_object(path: Path) -> dict:
+    """A JSON object; UserError for a file that holds none."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{printable(path)}: cannot be read as JSON ({printable(error)})") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{printable(path)}: expected a JSON object")
+    return document

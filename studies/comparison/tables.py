@@ -1,0 +1,179 @@
+"""The tables that a comparison keeps: runs.csv, a row for each run and split, and curves.csv, one for each epoch.
+
+They hold all that the report says, so that the folders of the runs need not be kept.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies.charts import save_rows
+from studies.comparison.runs import Run, read_object
+from utils.errors import UserError, printable
+from utils.run_folder import read_csv
+
+Row = dict[str, str]
+# What runs.csv says beside the measures. A name with a dot in it (env.torch, counts.images, per_class.dog.ap) is none.
+ABOUT = (
+    "variant",
+    "seed",
+    "scored",
+    "state",
+    "flags",
+    "date",
+    "commit",
+    "epochs",
+    "seconds",
+    "protocol",
+    "confidence",
+)
+# In runs.csv as `date`, `commit` and `flags`; the command also names folders of the machine that it ran on.
+SAID_OTHERWISE = ("date", "git", "command")
+CURVE_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows of runs.csv and of curves.csv; cells are text, empty where nothing is known."""
+
+    runs: list[Row]
+    curves: list[Row]
+
+    def state(self, run: Run) -> str:
+        """`done`, `diverged` or `missing`, for the split that the run is to be scored on."""
+        return next((row["state"] for row in self.rows_of(run) if row["scored"] == run.split), "missing")
+
+    def lack(self, run: Run) -> bool:
+        """Whether a run has still to be made or scored: by its folder, where it has one, else by these tables."""
+        return not (run.done or run.diverged) and (run.folder.is_dir() or self.state(run) == "missing")
+
+    def check(self, runs: Sequence[Run]) -> None:
+        """UserError where runs.csv holds a run of the same name that was asked for differently."""
+        for run in runs:
+            asked = shlex.join(run.arguments)
+            for row in self.rows_of(run):
+                if row["flags"] not in ("", asked):
+                    raise UserError(
+                        f"runs.csv holds another run {printable(run.variant.name)} seed {run.seed}, with the flags "
+                        f"{printable(row['flags'])}: choose another --into"
+                    )
+
+    def rows_of(self, run: Run) -> list[Row]:
+        """The rows of one run, a split each."""
+        return [row for row in self.runs if is_of(row, run)]
+
+    def scored(self, runs: Sequence[Run]) -> list[Row]:
+        """The rows of the runs that are done, on the splits that they are to be scored on, in their order."""
+        found = {(row["variant"], row["seed"], row["scored"]): row for row in self.runs if row["state"] == "done"}
+        keys = [(run.variant.name, str(run.seed), run.split) for run in runs]
+        return [found[key] for key in keys if key in found]
+
+
+def is_of(row: Mapping[str, object], run: Run) -> bool:
+    """Whether a row of either table belongs to a run."""
+    return (row["variant"], str(row["seed"])) == (run.variant.name, str(run.seed))
+
+
+def is_measure(column: str) -> bool:
+    """Whether a column of runs.csv is a measure of the whole split, such as `ap`."""
+    return column not in ABOUT and "." not in column
+
+
+def read_tables(into: Path) -> Tables:
+    """The tables in a comparison's folder, empty where there are none; UserError for a file that is none.
+
+    Older versions wrote no flags, one split a table (the report names it), and curves that are means over seeds.
+    """
+    runs, curves = (read_csv(path) if path.is_file() else [] for path in (into / "runs.csv", into / "curves.csv"))
+    for row in runs:
+        if not {"variant", "seed", "state"} <= row.keys():
+            raise UserError(f"{printable(into / 'runs.csv')}: expected the columns variant, seed and state")
+    runs = [{**dict.fromkeys(ABOUT, ""), "scored": split_of_report(into), **row} for row in runs]
+    return Tables(runs, [row for row in curves if {"variant", "seed", "epoch"} <= row.keys()])
+
+
+def split_of_report(into: Path) -> str:
+    """The split that a report says its runs were scored on."""
+    path = into / "report.md"
+    found = re.search(r"^split (\w+) \(", path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
+    return found.group(1) if found else "val"
+
+
+def update_tables(runs: Sequence[Run], into: Path) -> Tables:
+    """Writes both tables and reads them back: of every run what its folder holds, else what the tables said before.
+
+    Rows of other runs stay below.
+    """
+    before = read_tables(into)
+    rows: list[Mapping[str, object]] = []
+    curves: list[Mapping[str, object]] = []
+    for run in runs:
+        found = run_rows(run) if run.folder.is_dir() else before.rows_of(run)
+        by_split: dict[object, Mapping[str, object]] = {row["scored"]: row for row in found}
+        by_split.setdefault(run.split, about(run, run.split, "diverged" if run.diverged else "missing"))
+        rows += by_split.values()
+        curves += curve_rows(run) if run.folder.is_dir() else [row for row in before.curves if is_of(row, run)]
+    rows += [row for row in before.runs if not any(is_of(row, run) for run in runs)]
+    curves += [row for row in before.curves if not any(is_of(row, run) for run in runs)]
+    save_rows(same_columns(rows), into / "runs.csv")
+    if curves:
+        save_rows(same_columns(curves), into / "curves.csv")
+    return read_tables(into)
+
+
+def about(run: Run, scored: str, state: str) -> dict[str, object]:
+    """The first columns of a row of runs.csv."""
+    known = {"variant": run.variant.name, "seed": run.seed, "scored": scored, "state": state}
+    return {**dict.fromkeys(ABOUT), **known, "flags": shlex.join(run.arguments)}
+
+
+def run_rows(run: Run) -> Iterator[dict[str, object]]:
+    """A row for every split that a run's folder has metrics of: its own validation's, and those that val.py scored."""
+    environment = run.environment()
+    for path in sorted(run.folder.glob("metrics.json")) + sorted(run.folder.glob("*/metrics.json")):
+        scored = "val" if path.parent == run.folder else path.parent.name
+        epochs = run.epochs()
+        yield {
+            **about(run, scored, "done"),
+            "date": environment.get("date"),
+            "commit": environment.get("git"),
+            "epochs": len(epochs),
+            "seconds": float(epochs[-1]["seconds"]),
+            **flat({key: value for key, value in environment.items() if key not in SAID_OTHERWISE}, "env."),
+            **flat(read_object(path)),
+        }
+
+
+def curve_rows(run: Run) -> Iterator[dict[str, object]]:
+    """A finished run's rows of results.csv, numbers to six digits."""
+    for row in run.epochs() if run.done else []:
+        yield {"variant": run.variant.name, "seed": run.seed, **{key: shortened(cell) for key, cell in row.items()}}
+
+
+def shortened(cell: str) -> str:
+    """A number to six digits; the cell as it is where it holds none."""
+    try:
+        return f"{float(cell):.{CURVE_DIGITS}g}"
+    except ValueError:
+        return cell
+
+
+def flat(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """A JSON object's values under dotted names; a list in one cell."""
+    cells: dict[str, object] = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            cells |= flat(value, f"{prefix}{key}.")
+        else:
+            cells[prefix + key] = "; ".join(map(str, value)) if isinstance(value, list) else value
+    return cells
+
+
+def same_columns(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Rows with all columns that any of them has: those about the run, the measures, then the dotted ones."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    dotted = [name for name in names if "." in name]
+    columns = [*(name for name in names if "." not in name), *sorted(dotted, key=lambda name: name.split(".")[0])]
+    return [{name: row.get(name, "") for name in columns} for row in rows]

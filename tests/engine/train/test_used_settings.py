@@ -1,0 +1,178 @@
+"""Settings own up: over all combinations of parts, a key changes what is built exactly where it is said to be read."""
+
+import functools
+import itertools
+from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torchvision.models.detection._utils import BoxCoder
+
+from alignyolo.similarities.bound import Similarity
+from engine.train.configure import plan_run
+from engine.train.trainer import build_schedule
+from engine.train.used_settings import Choices, readers, readers_of, unread
+from models.families import FAMILIES, build_detector
+from models.torchvision import build as torchvision_build
+from models.yolov3 import build as yolov3_build
+from utils.config.knobs import Config, Hyperparameters, RunConfig
+from utils.config.sources import hyperparameters, model_config
+from utils.errors import UserError
+
+CFGS = {
+    "yolov3": "yolov3-tiny",
+    "retinanet": "retinanet_resnet18_fpn",
+    "ssd": "ssd300_vgg16",
+    "fasterrcnn": "fasterrcnn_resnet50_fpn",
+}
+# Another value of every key that shapes a loss, an assigner, a balance or a schedule.
+OTHER = {
+    "box": 0.3,
+    "cls": 0.9,
+    "obj": 3.0,
+    "cls_pw": 2.0,
+    "obj_pw": 2.0,
+    "fl_gamma": 1.5,
+    "label_smoothing": 0.1,
+    "obj_target": "one",
+    "smooth_l1_beta": 0.7,
+    "sca_alpha": 0.9,
+    "sca_corner": "squared",
+    "ggiou_wloc": 2.8,
+    "balance_metric": "iou",
+    "anchor_t": 3.0,
+    "ignore_iou": 0.6,
+    "assign_positive": 0.55,
+    "assign_negative": 0.25,
+    "rpn_positive": 0.8,
+    "rpn_negative": 0.2,
+    "min_positives": 4,
+    "ggiou_alpha": 0.4,
+    "ggiou_beta": 0.3,
+    "ggiou_sigma": "truth",
+    "lrf": 0.3,
+    "lr_steps": (0.5, 0.75),
+    "lr_drop": 0.3,
+    "warmup_momentum": 0.5,
+    "warmup_bias_lr": 0.05,
+}
+
+
+def described(part):
+    """A part as plain values, so that two of them can be compared whatever they are made of."""
+    if isinstance(part, Similarity):
+        return (part.function if not part.stateful else type(part.function), described(part.settings))
+    if isinstance(part, functools.partial):
+        return (part.func, described(part.args), described(part.keywords))
+    if isinstance(part, torch.nn.Module) or type(part).__name__ == "BoxCoder":
+        return type(part).__name__
+    if is_dataclass(part):
+        return {each.name: described(getattr(part, each.name)) for each in fields(part) if each.name != "observe"}
+    if isinstance(part, dict):
+        return {key: described(value) for key, value in part.items()}
+    if isinstance(part, (tuple, list)):
+        return [described(each) for each in part]
+    return getattr(part, "__qualname__", part) if callable(part) else part
+
+
+@pytest.fixture
+def no_networks(monkeypatch):
+    """Detectors around no network: what is looked at are their losses, assigners and schedules."""
+    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+
+    def dense(*_):
+        return SimpleNamespace(box_coder=coder, scores=torch.sigmoid)
+
+    def two_stages(backbone, classes, first, second):
+        return SimpleNamespace(roi_heads=SimpleNamespace(box_coder=coder), matchers=(first, second))
+
+    monkeypatch.setattr(yolov3_build, "build_network", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(torchvision_build, "retinanet", dense)
+    monkeypatch.setattr(torchvision_build, "ssd300", dense)
+    monkeypatch.setattr(torchvision_build, "resnet_fpn", lambda *_, **__: None)
+    monkeypatch.setattr(torchvision_build, "faster_rcnn", two_stages)
+
+
+def built(config: Config):
+    """What a config's hyperparameters shape: the loss with all its parts, both stages' matchers, the schedule."""
+    detector = build_detector(config)
+    schedule = build_schedule(config, 10)
+    steps = [schedule.at(step) for step in range(0, 120, 7)]
+    return described([detector.loss, getattr(detector.network, "matchers", ()), steps])
+
+
+def combinations(family):
+    """Every loss, assigner and balance of a family, and every schedule."""
+    entry = FAMILIES[family]
+    balances = ({"ggiou_gamma": 0.0}, {"ggiou_gamma": 1.4}, {"ggiou_gamma": 1.4, "balance_metric": "iou"})
+    schedules = itertools.cycle(("linear", "cosine", "steps"))
+    for loss, assigner, balance in itertools.product(entry.box_losses, entry.assigners, balances):
+        yield {"box_loss": loss, "assigner": assigner, "lr_schedule": next(schedules), **balance}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_key_changes_what_is_built_exactly_where_it_is_read(family, no_networks):
+    """All combinations of family, loss, assigner, balance and schedule, with every key that shapes one of them."""
+    model, run = model_config(CFGS[family], {}), RunConfig(imgsz=(320,), batch_size=2, epochs=12)
+    for settings in combinations(family):
+        hyper = hyperparameters("", settings)
+        before = built(Config(run, model, hyper, ("a", "b")))
+        for key, value in OTHER.items():
+            other = "ggiou" if key == "balance_metric" and hyper.balance_metric == "iou" else value
+            after = built(Config(run, model, replace(hyper, **{key: other}), ("a", "b")))
+            is_read = not unread([key], Choices(run, model, hyper))
+            assert (after != before) == is_read, f"{family} {settings}: {key}, said to be read: {is_read}"
+
+
+def test_every_key_has_a_reader_and_no_reader_an_unknown_key():
+    known = {each.name for each in fields(Hyperparameters)}
+    read = frozenset().union(*(reader.keys for reader in readers()))
+    assert known <= read
+    assert all(readers_of(key) for key in known)
+    kinds = {
+        each.name
+        for kind in (RunConfig, type(model_config("yolov3", {})), type(model_config(CFGS["ssd"], {})))
+        for each in fields(kind)
+    }
+    assert read <= known | kinds
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cfg": CFGS["retinanet"], "set": ["min_positives=2"]}, "set min_positives: .*--assign ggiou of YOLOv3"),
+        ({"set": ["assign_positive=.6"]}, "set assign_positive: .*read by --assign iou of YOLOv3"),
+        ({"set": ["rpn_positive=.6"]}, "set rpn_positive: .*read by Faster R-CNN"),
+        ({"set": ["ggiou_wloc=2.8"]}, "set ggiou_wloc: .*read by ggiou_gamma above 0"),
+        ({"loss": "giou", "set": ["sca_alpha=1"]}, "set sca_alpha: .*read by --loss sca or --loss iou_cd"),
+        ({"assign": "ggiou", "set": ["anchor_t=3"]}, "set anchor_t: .*read by --assign anchor_ratio"),
+        ({"set": ["decode=darknet", "xy_reach=1"]}, "set xy_reach: .*read by decode bounded"),
+        ({"cfg": "yolov3", "set": ["pool_padding=lowest"]}, "set pool_padding: .*read by backbone darknet_tiny"),
+        ({"rect": True, "set": ["mosaic=.5"]}, "set mosaic: .*read by a run without --rect"),
+        ({"set": ["mosaic=0", "mixup=.5"]}, "set mixup: .*read by mosaic above 0"),
+        ({"rect": True, "close_mosaic": 3}, "--close-mosaic: .*read by mosaic above 0"),
+        ({"cos_lr": True, "set": ["lr_schedule=linear"]}, "set lr_schedule: .*read by a run without --cos-lr"),
+        ({"set": ["lr_schedule=steps", "lrf=.1"]}, "set lrf: .*read by lr_schedule linear and cosine"),
+        ({"set": ["warmup_epochs=0", "warmup_momentum=.5"]}, "set warmup_momentum: .*read by warmup_epochs above 0"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(flags, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        plan_run({"data_root": str(tmp_path), **flags})
+
+
+def test_the_same_in_a_file_is_one_line(flags, tmp_path, capsys):
+    file = tmp_path / "hyp.yaml"
+    file.write_text("box_loss: giou\nsca_alpha: 1.0\nrpn_positive: .6\ncopy_paste: 0\n")
+    plan_run({**flags, "hyp": str(file)})
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "reads" in line] == [
+        f"note: {file}: nothing in this run reads sca_alpha, rpn_positive"
+    ]
+
+
+def test_what_is_read_is_taken(flags):
+    settings = [*flags["set"], "sca_alpha=1", "min_positives=2"]
+    hyper = plan_run({**flags, "loss": "sca", "assign": "ggiou", "set": settings}).config.hyper
+    assert (hyper.sca_alpha, hyper.min_positives) == (1.0, 2)

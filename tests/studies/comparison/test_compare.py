@@ -1,0 +1,262 @@
+"""Comparisons: recipes, their runs, and a report that says no more than the runs carry."""
+
+import csv
+import json
+import shlex
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from engine.train.configure import plan_run
+from studies.compare import command_of, compare, parse_flags
+from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
+from studies.comparison.report import write_report
+from studies.comparison.runs import plan
+from train import parse_flags as train_flags
+from utils.config.knobs import CompareConfig
+from utils.errors import CommandError, UserError
+
+FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]
+FAST += ["--no-plots", "--set", "channels=[8,8,16,16,32,32,64]"]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_plan(path, small_shapes):
+    recipe = read_recipe(path.stem)
+    assert recipe.description
+    configs = {}
+    for variant in recipe.variants:
+        flags = train_flags([*recipe.train, "--data", str(small_shapes), *variant.arguments()])
+        configs[variant.name] = plan_run(flags).config
+    hypers = [json.dumps(config.to_dict(), sort_keys=True) for config in configs.values()]
+    assert len(set(hypers)) == len(hypers), "two variants are the same run"
+
+
+def test_recipes_cover_the_papers_tables():
+    assert {variant.settings["sca_alpha"] for variant in read_recipe("sca-alpha").variants} >= {
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+    }
+    parts = {variant.settings["box_loss"] for variant in read_recipe("sca-parts").variants}
+    assert parts == {"center", "cd", "iou", "diou", "iou_cd", "so", "sca"}
+    gammas = [variant.settings.get("ggiou_gamma") for variant in read_recipe("ggiou-balanced").variants]
+    assert sorted(filter(None, gammas)) == [1.2, 1.2, 1.3, 1.3, 1.4, 1.4, 1.5]
+    matched = [variant.settings for variant in read_recipe("gain-and-objectness").variants]
+    for loss in ("giou", "ciou", "sca"):
+        mine = [each for each in matched if each["box_loss"] == loss]
+        assert {(each.get("obj_target", "iou"), each.get("box_gain_match", "none")) for each in mine} == {
+            (target, match) for target in ("iou", "similarity") for match in ("none", "iou")
+        }
+
+
+def test_lists_make_every_combination():
+    recipe = from_lists(["iou", "sca"], ["anchor_ratio", "ggiou"])
+    names = ["iou-anchor_ratio", "iou-ggiou", "sca-anchor_ratio", "sca-ggiou"]
+    assert [variant.name for variant in recipe.variants] == names
+    assert recipe.baseline == names[0]
+    assert from_lists(["iou", "sca"], []).variants[1].settings == {"box_loss": "sca", "assigner": "anchor_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: {a: {box_los: iou}}", "unknown key 'box_los'; did you mean 'box_loss'"),
+        ("variant: {}", "unknown key 'variant'; did you mean 'variants'"),
+        ("variants: {}", "expected `key: value` lines"),
+        ("variants: {../x: {box_loss: iou}}", "expected a name of letters"),
+        ("variants: {a: {}}\nbaseline: b", "baseline 'b'"),
+        ("variants: {a: {}}\ntrain: {epoch: 3}", "unknown key 'epoch'; did you mean 'epochs'"),
+        ("variants: {a: {}}\ntrain: {seed: 3}", "unknown key 'seed'"),
+        ("grid: {box_loss: iou}", "expected a list of values"),
+        ("grid: {box_loss: [iou, iou]}", "two variants are called 'iou'"),
+        ("description: nothing", "expected either variants or grid"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(text, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        read_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--losses", "iou", "scaloss"], "losses is 'scaloss'; did you mean 'sca'"),
+        (["--losses", "iou", "--epoch", "3"], "unknown flag --epoch; did you mean '--epochs'"),
+        (["--losses", "iou", "--seed", "3"], "--seed is set for every run"),
+        (["--losses", "iou", "--loss", "sca"], "--loss is set for every run"),
+        (["--losses", "iou", "--name", "x"], "--name is set for every run"),
+        (["--losses", "iou", "--seeds", "one"], "seeds is 'one': expected int"),
+    ],
+)
+def test_mistakes_in_the_flags_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        parse_flags(arguments)
+
+
+def test_recipe_or_lists():
+    with pytest.raises(UserError, match="either --recipe or --losses"):
+        compare(CompareConfig(), [], "")
+    with pytest.raises(UserError, match="lr0 is -1"):
+        compare(CompareConfig(losses=("iou",)), ["--set", "lr0=-1"], "")
+
+
+def finished_run(run, ap, **more):
+    """The files that a run leaves."""
+    run.folder.mkdir(parents=True)
+    metrics = {"ap": ap, "ap50": 2 * ap, "ap75": ap, "ap90": ap / 9, "ap_small": None, "ap_large": ap, **more}
+    metrics |= {f"ap{limit}": ap for limit in (55, 60, 65, 70, 80, 85, 95)}
+    metrics |= {"confidence": 0.3, "per_class": {"disc": {"ap": ap, "ap50": ap}}, "protocol": "split val"}
+    run.metrics_file.write_text(json.dumps(metrics))
+    (run.folder / "results.csv").write_text(f"epoch,seconds,ap\n1,2.0,{ap / 2}\n2,4.0,{ap}\n")
+    (run.folder / "env.json").write_text(json.dumps({"date": "2026-01-01T00:00", "torch": "2"}))
+
+
+def report_of(values, tmp_path, **more):
+    """The report, and runs.csv, of made-up runs: AP by variant and seed."""
+    variants = tuple(Variant(name, {}) for name in values)
+    recipe = Recipe("made up", next(iter(values)), variants)
+    seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
+    runs = plan(variants, seeds, [], tmp_path, "val")
+    for run in runs:
+        if run.seed in values[run.variant.name]:
+            finished_run(run, values[run.variant.name][run.seed], **more)
+    text = write_report(runs, recipe, tmp_path, "the command").read_text()
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        return text, list(csv.DictReader(file))
+
+
+def test_report_names_a_winner_that_the_intervals_carry(tmp_path):
+    values = {"iou": {0: 0.30, 1: 0.32, 2: 0.34}, "sca": {0: 0.35, 1: 0.3701, 2: 0.3899}}
+    text, rows = report_of(values, tmp_path, ap_ratio_from_4=0.1)
+    assert "sca against iou: above, by +5.00 (+4.98 to +5.02) points of AP" in text
+    assert "sca has the highest AP of all" in text
+    assert "ap_ratio_from_4" in text
+    assert "| sca | 3 | 37.00 ± 2.00 | 74.00 ± 3.99 |" in text
+    assert "| sca | **+5.00 (+4.98 to +5.02)** | **+10.00 (+9.95 to +10.05)** |" in text
+    assert "| sca | 37.00 ± 2.00 | 37.00 ± 2.00 |" in text.partition("## By class")[2]
+    assert [row["ap"] for row in rows if row["variant"] == "sca"] == ["0.35", "0.3701", "0.3899"]
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"report.md", "runs.csv", "curves.csv", "figures.png"}
+
+
+def test_report_names_no_winner_without_evidence(tmp_path):
+    text, _ = report_of({"iou": {0: 0.30, 1: 0.32, 2: 0.34}, "sca": {0: 0.40, 1: 0.33, 2: 0.33}}, tmp_path)
+    assert "sca against iou: no difference shown" in text
+    assert "no winner" in text
+    assert "highest" not in text
+
+
+def test_one_seed_carries_no_statement(tmp_path):
+    text, _ = report_of({"iou": {0: 0.30}, "sca": {0: 0.50}}, tmp_path)
+    assert "one pair of runs with the same seed, which carries no interval" in text
+    assert "no winner" in text
+    assert "| sca | +20.00 (no interval) |" in text
+
+
+def test_report_of_an_unfinished_comparison_says_what_is_missing(tmp_path):
+    text, _ = report_of({"iou": {0: 0.30, 1: 0.3}, "sca": {0: 0.50}}, tmp_path)
+    assert "Missing: sca seed 1" in text
+
+
+def report_again(folder, **flags):
+    """What `--report-only --into folder` writes."""
+    return compare(CompareConfig(into=str(folder), report_only=True, **flags), (), "").read_text()
+
+
+def test_a_report_is_written_again_from_its_tables_alone(tmp_path):
+    values = {"iou": {0: 0.30, 1: 0.32}, "giou": {0: 0.31, 1: 0.325}, "sca": {0: 0.35, 1: 0.3701}}
+    text, rows = report_of(values, tmp_path)
+    for folder in values:
+        shutil.rmtree(tmp_path / folder)
+    before = {name: (tmp_path / name).read_bytes() for name in ("runs.csv", "curves.csv")}
+    assert report_again(tmp_path) == text
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert "## Paired differences to giou" in report_again(tmp_path, baseline="giou")
+    with pytest.raises(UserError, match="baseline 'sc'; did you mean 'sca'"):
+        report_again(tmp_path, baseline="sc")
+    # What runs.csv has is not run again, and rows of other variants stay.
+    config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path), report_only=True)
+    with pytest.raises(UserError, match="expected report.md and runs.csv of an earlier comparison"):
+        report_again(tmp_path / "elsewhere")
+    compare(config, [], "the command")
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        kept = list(csv.DictReader(file))
+    assert [row for row in kept if row["state"] == "done"] == rows
+
+
+def test_what_the_tables_have_is_not_run_again(tmp_path, small_shapes, capsys):
+    shared = ["--data", str(small_shapes), *FAST]
+    config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path))
+    recipe = from_lists(config.losses, ())
+    runs = plan(recipe.variants, (0,), shared, tmp_path, "val")
+    finished_run(runs[0], 0.3)
+    write_report(runs, recipe, tmp_path, "the command")
+    shutil.rmtree(runs[0].folder)
+    compare(config, shared, "the command")
+    assert "1 runs, 1 of them finished before" in capsys.readouterr().out
+    assert not runs[0].folder.exists()
+    with pytest.raises(UserError, match=r"runs.csv holds another run iou-anchor_ratio seed 0"):
+        compare(config, [*shared, "--epochs", "3"], "the command")
+
+
+def test_an_older_comparison_is_reported_again(tmp_path):
+    """Before runs.csv held flags, splits and versions, those stood in the folders of the runs alone."""
+    text, _ = report_of({"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.3701}}, tmp_path)
+    header, rows = "variant,seed,state,epochs,seconds,ap,ap50", ["iou,0,done", "sca,0,done", "iou,1,done", "sca,1,done"]
+    (tmp_path / "runs.csv").write_text("\n".join([header, *(f"{row},2,4.0,0.1,0.2" for row in rows)]) + "\n")
+    (tmp_path / "curves.csv").write_text("variant,epoch,seeds,mean,sd\niou,1,2,0.15,0.01\n")
+    assert report_again(tmp_path) == text
+    for folder in ("iou", "sca"):
+        shutil.rmtree(tmp_path / folder)
+    (tmp_path / "runs.csv").write_text("\n".join([header, *(f"{row},2,4.0,0.1,0.2" for row in rows)]) + "\n")
+    assert "| sca | 2 | 10.00 ± 0.00 | 20.00 ± 0.00 |" in report_again(tmp_path)
+
+
+def test_the_command_in_a_report_means_the_same_comparison():
+    arguments = ["--losses", "iou", "sca", "--split", "test", "--data", "my.yaml", "--epochs", "3", "--set", "box=0.1"]
+    config, shared = parse_flags(arguments)
+    command = shlex.split(command_of(replace(config, report_only=True), shared))
+    assert command[:3] == ["python", "-m", "studies.compare"]
+    assert parse_flags(command[3:]) == (config, shared)
+
+
+def test_a_comparison_trains_once_and_continues(tmp_path, small_shapes, capfd):
+    config = CompareConfig(losses=("sca",), seeds=(0,), into=str(tmp_path / "runs"), split="train", threads=1)
+    shared = ["--data", str(small_shapes), *FAST]
+    path = compare(config, shared, "the command")
+    assert "sca-anchor_ratio seed 0: done" in capfd.readouterr().out
+    folder = tmp_path / "runs" / "sca-anchor_ratio" / "seed0"
+    own, scored = (json.loads((folder / name).read_text()) for name in ("metrics.json", "train/metrics.json"))
+    assert own["protocol"].startswith("split val")
+    assert scored["protocol"].startswith("split train")
+    assert "box_loss: sca" in (folder / "config.yaml").read_text()
+    assert "split train" in path.read_text()
+
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    (folder / "train" / "metrics.json").unlink()
+    compare(config, shared, "the command")
+    assert "1 runs, 0 of them finished before" in capfd.readouterr().out
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    assert (folder / "train" / "metrics.json").is_file()
+
+    with pytest.raises(UserError, match="holds another run"):
+        compare(config, [*shared, "--set", "box=0.1"], "the command")
+
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    compare(replace(config, into=str(tmp_path / "moved")), shared, "the command")
+    assert "1 runs, 1 of them finished before" in capfd.readouterr().out
+
+
+def test_a_failed_run_is_named_after_the_rest(tmp_path, small_shapes):
+    config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path / "runs"))
+    with pytest.raises(CommandError, match="1 of 1 runs failed"):
+        compare(config, ["--data", str(small_shapes), *FAST, "--weights", str(tmp_path / "none.pt")], "the command")
+    assert "none.pt" in (tmp_path / "runs" / "iou-anchor_ratio" / "seed0.log").read_text()
+    assert "Missing: iou-anchor_ratio seed 0" not in (tmp_path / "runs" / "report.md").read_text()

@@ -1,0 +1,46 @@
+"""Which flags of export.py go together; answered before torch is imported."""
+
+import dataclasses
+from collections.abc import Callable
+
+from utils.config.export_formats import EXPORT_FORMATS, ExportFormat, listed
+from utils.config.knobs import ExportConfig
+from utils.errors import UserError
+
+
+def check_combination(settings: ExportConfig) -> None:
+    """Raise UserError where a format cannot be what the flags say, or where nothing that is written reads a flag."""
+    chosen = [EXPORT_FORMATS[name] for name in settings.format]
+    graphs = [entry for entry in chosen if entry.graph]
+    for entry in graphs:
+        if settings.layout not in entry.layouts:
+            able = _names(lambda each: settings.layout in each.layouts)
+            raise UserError(f"--layout {settings.layout}: for {able}, not {entry.name}")
+        if settings.dynamic and not entry.dynamic:
+            raise UserError(f"--dynamic: for {_names(lambda each: each.dynamic)}, not {entry.name}")
+    if settings.half and settings.layout == "nms":
+        # At half precision a box on the edge of a threshold comes or goes: no check could tell that from a mistake.
+        raise UserError("--half with --layout nms: cannot be checked; export decoded or raw")
+    if settings.half and not all(entry.half for entry in chosen):
+        able = listed([entry.name for entry in EXPORT_FORMATS.values() if entry.half])
+        raise UserError(f"--half: for {able}")
+    _check_all_read(settings, graphs)
+
+
+def _check_all_read(settings: ExportConfig, graphs: list[ExportFormat]) -> None:
+    """Raise UserError for a flag that nothing reads."""
+    defaults = {each.name: each.default for each in dataclasses.fields(ExportConfig)}
+    given = [name for name, default in defaults.items() if getattr(settings, name) != default]
+    for name in given:
+        flag = "--" + name.replace("_", "-")
+        if name in ("layout", "dynamic", "batch_size") and not graphs:
+            raise UserError(f"{flag}: {listed(settings.format)}: the weights alone, which have no such thing")
+        if name in ("conf", "nms_iou", "max_det") and settings.layout != "nms":
+            raise UserError(f"{flag}: for --layout nms")
+        if name == "opset" and not any(entry.opset for entry in graphs):
+            raise UserError(f"{flag}: for {_names(lambda each: each.opset)}")
+
+
+def _names(able: Callable[[ExportFormat], bool]) -> str:
+    """The formats with a graph that can do something, as a sentence has them."""
+    return listed([entry.name for entry in EXPORT_FORMATS.values() if entry.graph and able(entry)])

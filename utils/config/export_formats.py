@@ -1,0 +1,75 @@
+"""The formats that export.py writes: what each allows and needs, without importing torch or any converter.
+
+To add one: an entry here, and a file engine/export/formats/NAME.py with `write(path, job)` and `open_file(path)`, which
+engine/export/format.py describes. Flags, help, checks, detect.py and val.py follow from the entry.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """Facts about a format; `writes` and `opens` map the modules that it imports to what pip installs for them."""
+
+    name: str
+    suffix: str
+    layouts: tuple[str, ...] = ("decoded", "raw")
+    half: bool = False
+    dynamic: bool = True
+    graph: bool = True  # a computation, not the weights alone: it has a layout and a shape
+    opset: bool = False  # goes through an ONNX graph
+    beside: tuple[str, ...] = ()  # suffixes of further files that lie beside the first
+    writes: Mapping[str, str] = field(default_factory=dict)
+    opens: Mapping[str, str] = field(default_factory=dict)
+
+
+_ONNX = {"onnx": "onnx onnxruntime onnxslim"}
+_ALL_LAYOUTS = ("decoded", "raw", "nms")
+
+EXPORT_FORMATS = {
+    entry.name: entry
+    for entry in (
+        ExportFormat(
+            "onnx",
+            ".onnx",
+            layouts=_ALL_LAYOUTS,
+            half=True,
+            opset=True,
+            writes=_ONNX,
+            opens={"onnxruntime": "onnxruntime"},
+        ),
+        ExportFormat("torchscript", ".torchscript"),
+        ExportFormat(
+            "openvino",
+            "_openvino_model",
+            layouts=_ALL_LAYOUTS,
+            half=True,
+            opset=True,
+            writes=_ONNX,
+            opens={"openvino": "openvino"},
+        ),
+        ExportFormat(
+            "safetensors",
+            ".safetensors",
+            half=True,
+            graph=False,
+            opens={"safetensors.torch": "safetensors"},
+        ),
+        ExportFormat("darknet", ".weights", graph=False, beside=(".cfg",)),
+    )
+}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence has them: `onnx, openvino and safetensors`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def format_of_path(path: Path) -> ExportFormat | None:
+    """Tell the format of a file or folder by its name; None for weights, which PyTorch opens."""
+    for entry in EXPORT_FORMATS.values():
+        if entry.graph and path.name.endswith(entry.suffix):
+            return entry
+    return EXPORT_FORMATS["openvino"] if path.suffix == ".xml" or path.is_dir() else None
