@@ -46,7 +46,7 @@ def train(**flags: Any) -> Path:
 
     Raises UserError for wrong input and DivergedError when the loss is no longer finite.
     """
-    from engine.train.configure import plan_run
+    from engine.settings.configure import plan_run
 
     if flags.get("resume"):
         from engine.train.resume import resume

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from studies.comparison.recipe import OWN_FLAGS, recipe_of
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed

@@ -53,7 +53,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute) -> 
         image_size, dynamic = tuple(values["imgsz"]), bool(values["args"]["dynamic"])
         layout, model = metadata["layout"], json.loads(metadata["model"])
         decoding = Decoding(model["decode"], model["xy_reach"])
-    except (KeyError, ValueError, SyntaxError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{printable(path)}: not exported by this project ({printable(error, 80)} in its metadata)"
         ) from None

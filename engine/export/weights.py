@@ -24,6 +24,8 @@ def torch_backend(detector: AnyDetector, config: Config) -> Backend:
     @torch.inference_mode()
     def run(images: Tensor) -> Candidates:
         boxes, scores = detector.candidates(images.to(next(detector.parameters()).device))
+        if isinstance(boxes, Tensor):
+            return boxes.cpu(), scores.cpu()
         return [part.cpu() for part in boxes], [part.cpu() for part in scores]
 
     return Backend(config.names, config.run.image_size, None, True, run, stride=max(config.model.strides))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alignyolo.targets import Targets
+from engine.batches import to_device
 from engine.train.divergence import Guard, Place
 from engine.train.epoch_report import EpochReport
 from utils.optim import Schedule, apply_settings
@@ -21,12 +22,6 @@ SMALLEST, LARGEST = 0.5, 1.5
 def autocast(device: torch.device, dtype: torch.dtype | None):
     """The autocast context of a step, or none for full precision."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-def to_device(batch, device: torch.device) -> tuple[Tensor, Targets]:
-    """A batch's images as floats in [0, 1], channels last, on the device; its targets stay where they are assigned."""
-    images = batch.images.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
-    return images, batch.targets
 
 
 def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Tensor, Targets]:

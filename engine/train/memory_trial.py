@@ -12,9 +12,10 @@ import torch
 from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
 from data.loader import Batch
+from engine.batches import to_device
 from engine.failures import is_out_of_memory
 from engine.resources import room_on
-from engine.train.epoch import autocast, largest_size, resized, to_device
+from engine.train.epoch import autocast, largest_size, resized
 from engine.train.trainer import frozen_modules
 from models.detector import AnyDetector
 from utils.config.knobs import Config

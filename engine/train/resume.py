@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import data_root
-from engine.train.configure import Plan, open_data
+from engine.settings.configure import Plan, open_data
 from engine.train.run import claimed, run
 from engine.train.trainer import build_schedule, closing_epochs, ended
 from utils.checkpoint import load_checkpoint, newest, require_model, save_checkpoint

@@ -21,8 +21,8 @@ from engine.failures import explained
 from engine.resources import Resources, plan_resources
 from engine.run_files import NoRecords, Records
 from engine.run_lock import only_writer
+from engine.settings.configure import Plan, advice
 from engine.train.banner import banner, next_steps
-from engine.train.configure import Plan, advice
 from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed

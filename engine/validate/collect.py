@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from data.labels.index import LabelIndex
 from data.loader import Batch
-from engine.train.epoch import to_device
+from engine.batches import to_device
 from utils.config.knobs import Config
 from utils.distributed import Group
 from utils.metrics.coco_metrics import CocoMetrics

@@ -15,7 +15,7 @@ from data.split import load_split
 from engine.failures import explained
 from engine.resources import loading_processes
 from engine.run_files import ValRecords, attempt
-from engine.train.configure import open_data
+from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts

@@ -16,7 +16,7 @@ from alignyolo.registry import ASSIGNERS
 from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
 from data.split import load_split
-from engine.train.configure import data_root, open_data
+from engine.settings.configure import data_root, open_data
 from engine.train.matched_gain import letterboxed_targets
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from utils.config.knobs import StudyConfig

@@ -1,5 +1,6 @@
 """OpenVINO: a folder with an .xml, a .bin and a metadata.yaml, for Intel's CPUs and GPUs."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,4 +42,11 @@ def open_file(path: Path) -> Backend:
         metadata = yaml.safe_load((file.parent / "metadata.yaml").read_text("utf-8"))
     except (RuntimeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(path)}: not an OpenVINO model ({printable(error, 120)})") from None
-    return from_metadata(path, metadata, lambda images: [np.array(part) for part in compiled(images).values()])
+    requests = threading.local()  # one a thread: a request computes one batch at a time
+
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        return [np.array(part) for part in requests.own.infer({0: images}).values()]
+
+    return from_metadata(path, metadata, compute)

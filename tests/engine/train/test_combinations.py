@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from train import train
 from utils.errors import UserError
 

@@ -8,7 +8,7 @@ from alignyolo.anchors import build_anchors
 from alignyolo.similarities.bound import similarity
 from data.data_yaml import read_data_yaml
 from data.split import load_split
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from engine.train.matched_gain import initial_loss, with_matched_gain
 from models.yolov3.build import build_loss
 from tests.alignyolo.registered import assigner

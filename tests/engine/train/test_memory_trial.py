@@ -11,7 +11,7 @@ import engine.train.memory_trial
 import engine.train.run
 from data.split import load_split
 from engine.resources import plan_resources
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from engine.train.epoch_report import Observer
 from engine.train.memory_trial import Line, Rehearsal, power_of_two, rehearsed
 from engine.train.trainer import Trainer

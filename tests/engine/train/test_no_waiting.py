@@ -14,7 +14,7 @@ from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
 from data.shapes.demo_set import make_shapes
 from data.split import load_split
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from engine.train.divergence import Guard
 from engine.train.epoch import train_one_epoch
 from engine.train.epoch_report import EpochReport

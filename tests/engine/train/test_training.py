@@ -15,8 +15,8 @@ from alignyolo.targets import Targets
 from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
+from engine.settings.configure import plan_run
 from engine.train.banner import next_steps
-from engine.train.configure import plan_run
 from engine.train.divergence import Guard
 from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport

@@ -22,7 +22,7 @@ from alignyolo.similarities.sca import sca
 from alignyolo.targets import Targets
 from data.shapes.demo_set import make_shapes
 from engine.export.weights import torch_backend
-from engine.train.configure import advice, check_choices, demo_of, plan_run
+from engine.settings.configure import advice, check_choices, demo_of, plan_run
 from engine.train.trainer import load_weights
 from models.families import build_detector
 from models.torchvision.dense_detectors import dense_anchors

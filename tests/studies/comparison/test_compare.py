@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from studies.compare import command_of, compare, parse_flags
 from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
 from studies.comparison.report import write_report

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
 from tests.paths import ROOT
 from utils.config.knobs import (
     ASSIGNER_NAMES,

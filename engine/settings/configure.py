@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import DataSpec, data_root, read_data_yaml
-from engine.train.used_settings import Choices, note_of_unread, require_read
+from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
 from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig

@@ -10,9 +10,9 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 
 from alignyolo.similarities.bound import Similarity
-from engine.train.configure import plan_run
+from engine.settings.configure import plan_run
+from engine.settings.used_settings import Choices, readers, readers_of, unread
 from engine.train.trainer import build_schedule
-from engine.train.used_settings import Choices, readers, readers_of, unread
 from models.families import FAMILIES, build_detector
 from models.torchvision import build as torchvision_build
 from models.yolov3 import build as yolov3_build
