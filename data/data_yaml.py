@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable
+from utils.regular_file import require_regular
 
 BUILT_IN = Path(__file__).resolve().parent
 IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
@@ -164,7 +165,7 @@ def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ..
 def _read_names_file(file: Path, path: Path) -> list[str]:
     """The lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
     try:
-        return file.read_text("utf-8-sig").rstrip().splitlines()
+        return require_regular(file).read_text("utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "cannot be read as text"
         raise _wrong(path, f"names: {reason}: {printable(file)} (a class name a line; convert.py writes it)") from None
@@ -243,7 +244,7 @@ def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
     if source.suffix.lower() != ".txt":
         raise _wrong(spec.yaml, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
     try:
-        lines = source.read_text("utf-8-sig").split("\n")
+        lines = require_regular(source).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(source, f"cannot be read as a UTF-8 list of images: {printable(error)}") from error
     for number, line in enumerate(lines, 1):

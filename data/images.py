@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from utils.regular_file import require_regular
+
 FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 ORIENTATION = 0x0112
 # Markers of a JPEG file. Frames are those of all ways of coding; three numbers among them mean other things.
@@ -44,7 +46,7 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
     ImageError if it cannot be decoded.
     """
     try:
-        with Path(path).open("rb", buffering=0) as file:
+        with require_regular(path).open("rb", buffering=0) as file:
             data = file.readall()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
@@ -68,6 +70,8 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
     """The stored (h, w) and the orientation, 1 to 8, that is still to be applied to the decoder's output."""
     try:
+        if isinstance(source, Path):
+            require_regular(source)
         with Image.open(source, formats=FORMATS) as image:
             if not image.height or not image.width:
                 raise ImageError(path, "has no pixels")

@@ -69,6 +69,7 @@ ROOMS = {
         {"metrics"},
         {"config", "checkpoint", "device", "distributed", "letterbox", "optim", "progress", "run_folder"},
         {"checksum", "errors", "hardware", "ultralytics_only"},
+        {"regular_file"},
     ],
     "alignyolo": [
         {"assign", "balance"},

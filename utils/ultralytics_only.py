@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import _tensor_str
 
+from utils.regular_file import require_regular
+
 # Removed by its finaliser when the process ends; ultralytics writes its settings file here instead of into HOME.
 _settings_folder = tempfile.TemporaryDirectory(prefix="alignyolo-", ignore_cleanup_errors=True)
 
@@ -116,6 +118,10 @@ def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list
 
         def _new_video(self, path: str) -> None:
             if hasattr(self, "count"):  # not yet while constructing: a damaged first video would end everything
+                try:
+                    require_regular(path)
+                except OSError as error:
+                    raise FileNotFoundError(*error.args) from None
                 with _opencv_silent():
                     super()._new_video(path)
 

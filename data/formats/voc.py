@@ -21,6 +21,7 @@ from data.formats.yolo_set import (
 )
 from data.images import ImageError
 from utils.errors import UserError, nearest, printable
+from utils.regular_file import require_regular
 
 LARGEST_XML = 4 * 2**20
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -186,7 +187,7 @@ def _read_splits(folder: Path, wanted: Sequence[str] | None) -> dict[str, list[s
         if split not in present:
             raise UserError(f"split {split!r}: no such file: {printable(lists[split])}")
         try:
-            lines = lists[split].read_text("utf-8-sig").split("\n")
+            lines = require_regular(lists[split]).read_text("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{printable(lists[split])}: cannot be read as UTF-8 text: {printable(error)}") from error
         # Some image sets mark each line with 1, 0 or -1, as the per-class sets do.
@@ -200,7 +201,7 @@ def read_annotation(path: Path) -> Annotation:
     try:
         if path.stat().st_size > LARGEST_XML:
             raise BadAnnotation("annotation too large", f"more than {LARGEST_XML >> 20} MiB")
-        data = path.read_bytes()
+        data = require_regular(path).read_bytes()
     except FileNotFoundError as error:
         raise BadAnnotation("annotation missing") from error
     except (OSError, ValueError) as error:
