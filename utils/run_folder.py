@@ -14,6 +14,7 @@ from datetime import datetime
 from importlib import metadata
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,8 +51,8 @@ def new_run_folder(project: Path, name: str, exist_ok: bool) -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a UTF-8 text file as a whole: a crash leaves the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(encoded(text))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -59,7 +60,25 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: object) -> None:
     """Writes plain types as JSON; ValueError for NaN, which JSON does not know."""
-    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json_text(document, indent=2, allow_nan=False) + "\n")
+
+
+def encoded(text: str) -> bytes:
+    """Text as UTF-8; file names of another encoding, as old archives hold them, as the bytes that they are on disk."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON can spell it
+        return text.encode("utf-8", "backslashreplace")
+
+
+def json_text(document: object, **layout: Any) -> str:
+    """JSON with letters of all scripts as they are; spelt in ASCII where a name in it is no UTF-8."""
+    text = json.dumps(document, ensure_ascii=False, **layout)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, **layout)
+    return text
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -17,6 +17,7 @@ import yaml
 from data.images import ImageError, read_image
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import UserError, printable
+from utils.run_folder import encoded, json_text
 
 IMAGE_MODES = ("link", "copy", "list")
 REPORT = "report.json"
@@ -162,7 +163,7 @@ def _write_photos(conversion: Conversion, draft: Path, target: Path, images: str
         text = "".join(f"{label} {x:.7f} {y:.7f} {w:.7f} {h:.7f}\n" for label, x, y, w, h, _ in objects)
         label.write_text(text, "utf-8")
     for split, photos in lines.items():
-        (draft / f"{split}.txt").write_text("".join(photos), "utf-8")
+        (draft / f"{split}.txt").write_bytes(encoded("".join(photos)))
 
 
 def _bring(photo: Path, place: Path, images: str) -> None:
@@ -185,7 +186,7 @@ def _write_annotations(conversion: Conversion, draft: Path, target: Path) -> dic
         if split not in files and any(photo.ignored for photo in photos):
             (draft / "annotations").mkdir(exist_ok=True)
             path = draft / "annotations" / f"{split}.json"
-            path.write_text(json.dumps(coco_document(conversion, split), ensure_ascii=False), "utf-8")
+            path.write_text(json_text(coco_document(conversion, split)), "utf-8")
             files[split] = target / "annotations" / f"{split}.json"
     return files
 
@@ -212,7 +213,7 @@ def coco_document(conversion: Conversion, split: str) -> dict[str, Any]:
 def _write_ids(conversion: Conversion, draft: Path) -> None:
     """ids.json: the source's own ids, from which the way back restores them."""
     if conversion.ids:
-        (draft / IDS).write_text(json.dumps(conversion.ids, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (draft / IDS).write_text(json_text(conversion.ids, indent=1) + "\n", "utf-8")
 
 
 def write_overlays(conversion: Conversion, folder: Path) -> None:
@@ -270,8 +271,8 @@ def write_report(conversion: Conversion, draft: Path) -> None:
         ],
         "findings": [finding._asdict() for finding in conversion.findings],
     }
-    (draft / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    with (draft / "report.csv").open("w", encoding="utf-8", newline="") as file:
+    (draft / REPORT).write_text(json_text(report, indent=1) + "\n", "utf-8")
+    with (draft / "report.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Finding._fields)
         writer.writerows(conversion.findings)

@@ -27,6 +27,7 @@ from data.labels.index import LabelIndex
 from data.split import load_split
 from utils.errors import UserError, printable
 from utils.metrics.truths import to_xywh
+from utils.run_folder import json_text
 
 
 def convert_yolo(spec: DataSpec, target: Path | None, exist_ok: bool = False) -> Conversion:
@@ -145,7 +146,7 @@ def _write(conversion: Conversion, spec: DataSpec, documents: dict[str, Any], ta
             draft = Path(temporary) / "set"
             (draft / "annotations").mkdir(parents=True)
             for split, document in documents.items():
-                text = json.dumps(document, ensure_ascii=False)
+                text = json_text(document)
                 (draft / "annotations" / f"{split}.json").write_text(text, "utf-8")
             (draft / "data.yaml").write_text(
                 note + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8"

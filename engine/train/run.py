@@ -25,7 +25,7 @@ from engine.settings.configure import Plan, advice
 from engine.train.banner import banner, next_steps
 from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
-from engine.train.memory_trial import rehearsed
+from engine.train.memory_trial import rehearsed, require_batches
 from engine.train.stop_signals import StopNow, StopRequest, stop_requests
 from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
@@ -96,8 +96,10 @@ def prepared(
     rehearse = group.main and not resumed
     observer = Observer()
     detector = build_detector(config, observer, group)
+    require_batches(config, len(train_index), group)
     tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
     config, peak = group.share(tried)
+    require_batches(config, len(train_index), group)
     splits = {"train": train_index, "val": val_index}
     resources = plan_resources(config.run, splits, group, peak, device=device)
     print(resources.said)
