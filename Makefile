@@ -23,6 +23,7 @@ test-all: $(VENV)/installed-dev lint
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 studies: $(VENV)/installed
 	$(RUN) -m studies

@@ -1,21 +1,30 @@
-"""Converts VOC, COCO and LVIS to YOLO labels, and YOLO labels to COCO; convert.py coco --help says more.
+"""Converts annotations between VOC, COCO, LVIS, YOLO and Darknet's layout; convert.py coco --help says more.
 
 python convert.py voc  VOCdevkit datasets/voc
 python convert.py coco instances_val2017.json datasets/mycoco --photos val2017
 python convert.py lvis lvis_v1_val.json datasets/lvis --photos coco/images
 python convert.py yolo mydata/data.yaml mydata-coco
+python convert.py voc  VOCdevkit mycoco --to coco             any of them to any other: yolo, coco, voc, darknet
+python convert.py detections runs/detect/exp/detections.json corrected --to voc
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
-from utils.errors import printable, run_command
+from utils.errors import UserError, printable, run_command
+
+if TYPE_CHECKING:
+    from data.formats.annotation_set import AnnotationSet
+
+# What a set can be written as; the registry says the same (data/formats/registry.py), but costs its imports.
+TARGETS = ("yolo", "coco", "voc", "darknet")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the flags and runs the chosen conversion; UserError for whatever the user can mend."""
+    """Parse the flags and run the chosen conversion; UserError for whatever the user can mend."""
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -27,7 +36,7 @@ def _parser() -> Parser:
     formats = parser.add_subparsers(metavar="format", required=True)
     voc = formats.add_parser("voc", help="Pascal VOC folders", description="Pascal VOC folders to a YOLO data set.")
     voc.add_argument("source", metavar="SRC", type=Path, help="folder with Annotations and JPEGImages, or a VOCdevkit")
-    _add_shared(voc, "new folder for images/, labels/, data.yaml and report.*")
+    _add_shared(voc, "yolo", ("link", "copy", "list"))
     voc.add_argument("--names", metavar="A,B,C", help="class names in the order of their ids (default: all, sorted)")
     voc.add_argument("--splits", nargs="+", metavar="SPLIT", help="of train val test trainval (default: what is there)")
     voc.add_argument("--keep-difficult", action="store_true", help="keep objects that are marked difficult")
@@ -35,9 +44,8 @@ def _parser() -> Parser:
         "--pixel-origin",
         choices=("auto", "0", "1"),
         default="auto",
-        help="the number of the first pixel: 1 in VOC's own files, 0 in those of other tools; auto tells them apart",
+        help="the number of the first pixel: 1 in VOC's own files, 0 in those of most tools; auto tells them apart",
     )
-    _add_images(voc, ("link", "copy", "list"))
     voc.set_defaults(run=_run_voc, parser=voc)
     for name in ("coco", "lvis"):
         shown = name.upper()
@@ -45,54 +53,68 @@ def _parser() -> Parser:
             name, help=f"{shown} annotation files", description=f"{shown} files to a YOLO data set."
         )
         coco.add_argument("source", metavar="SRC", type=Path, help="an annotation file, or a folder with annotations/")
-        _add_shared(coco, "new folder for images/, labels/, data.yaml, ids.json and report.*")
+        _add_shared(coco, "yolo", ("link", "copy"))
         coco.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="folders with the photos")
         coco.add_argument("--splits", nargs="+", default=(), metavar="SPLIT", help="split of each annotation file")
         coco.add_argument("--subset", action="store_true", help="only of the photos at hand; the others are counted")
-        _add_images(coco, ("link", "copy"))
         coco.set_defaults(run=_run_coco, parser=coco)
     yolo = formats.add_parser(
         "yolo", help="YOLO labels to COCO files", description="A YOLO data set to COCO annotation files."
     )
-    yolo.add_argument("source", metavar="DATA.yaml", help="data YAML, or a built-in name")
-    _add_shared(yolo, "new folder for annotations/, data.yaml and report.*")
+    yolo.add_argument("source", metavar="DATA", help="data YAML, built-in name, or a folder with YOLO labels")
+    _add_shared(yolo, "coco", ())
     yolo.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
     yolo.set_defaults(run=_run_yolo, parser=yolo)
+    _add_detections(formats)
     return parser
 
 
-def _add_shared(parser: argparse.ArgumentParser, target: str) -> None:
-    parser.add_argument("target", metavar="DST", type=Path, help=target)
+def _add_detections(formats: argparse._SubParsersAction) -> None:
+    parser = formats.add_parser(
+        "detections",
+        help="what detect.py --save-json found, to be corrected in a labelling tool",
+        description="Detections of detect.py --save-json to a set that labelling tools import.",
+    )
+    parser.add_argument("source", metavar="SRC", type=Path, help="detections.json of detect.py --save-json")
+    _add_shared(parser, "coco", ("link", "copy"))
+    parser.add_argument("--names", metavar="A,B,C", help="all class names by id (default: those that were found)")
+    parser.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="photos without detections")
+    parser.add_argument("--conf", type=float, default=0.25, metavar="X", help="least score that is kept (default .25)")
+    parser.set_defaults(run=_run_detections, parser=parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...]) -> None:
+    parser.add_argument("target", metavar="DST", type=Path, help="new folder for annotations, data.yaml and report.*")
+    parser.add_argument("--to", choices=TARGETS, default=to, help=f"what is written (default {to})")
     parser.add_argument("--dry-run", action="store_true", help="say what would come out and write nothing")
     parser.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
-
-
-def _add_images(parser: argparse.ArgumentParser, ways: tuple[str, ...]) -> None:
-    parser.add_argument(
-        "--images", choices=ways, default="link", help="how the photos come: as hard links, as copies, ..."
-    )
+    if ways:
+        parser.add_argument(
+            "--images", choices=ways, default="link", help="how the photos come: as hard links, as copies, ..."
+        )
 
 
 def _run_voc(options: argparse.Namespace) -> None:
-    from data.formats.voc import convert_voc
+    from data.formats.convert import convert_voc
 
-    conversion = convert_voc(
+    found = convert_voc(
         options.source,
         None if options.dry_run else options.target,
-        names=[name.strip() for name in options.names.split(",")] if options.names is not None else None,
+        names=_names(options.names),
         splits=options.splits,
         keep_difficult=options.keep_difficult,
         images=options.images,
         pixel_origin=options.pixel_origin,
         exist_ok=options.exist_ok,
+        to=options.to,
     )
-    _report(options, conversion, "train.py")
+    _report(options, found, "train.py")
 
 
 def _run_coco(options: argparse.Namespace) -> None:
-    from data.formats.coco import convert_coco
+    from data.formats.convert import convert_coco
 
-    conversion = convert_coco(
+    found = convert_coco(
         options.source,
         None if options.dry_run else options.target,
         photos=options.photos,
@@ -100,28 +122,54 @@ def _run_coco(options: argparse.Namespace) -> None:
         images=options.images,
         exist_ok=options.exist_ok,
         subset=options.subset,
+        to=options.to,
     )
-    _report(options, conversion, "train.py")
+    _report(options, found, "train.py")
 
 
 def _run_yolo(options: argparse.Namespace) -> None:
-    from data.data_yaml import data_root, read_data_yaml
-    from data.formats.yolo_to_coco import convert_yolo
+    from data.data_yaml import data_root
+    from data.formats.convert import convert_yolo
+    from data.open.any_layout import open_data_set
 
-    spec = read_data_yaml(options.source, data_root(options.data_root))
-    conversion = convert_yolo(spec, None if options.dry_run else options.target, options.exist_ok)
-    _report(options, conversion, "val.py")
+    spec = open_data_set(options.source, data_root(options.data_root))
+    found = convert_yolo(spec, None if options.dry_run else options.target, options.exist_ok, options.to)
+    _report(options, found, "val.py" if options.to == "coco" else "train.py")
 
 
-def _report(options: argparse.Namespace, conversion: "Conversion", command: str) -> None:  # noqa: F821 - see above
-    from data.formats.yolo_set import summary
+def _run_detections(options: argparse.Namespace) -> None:
+    from data.formats.convert import convert_detections
+
+    if not 0 <= options.conf <= 1:
+        raise UserError(f"--conf {options.conf:g}: expected a score from 0 to 1")
+    found = convert_detections(
+        options.source,
+        None if options.dry_run else options.target,
+        names=_names(options.names),
+        photos=options.photos,
+        conf=options.conf,
+        images=options.images,
+        exist_ok=options.exist_ok,
+        to=options.to,
+    )
+    _report(options, found, "train.py")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _report(options: argparse.Namespace, found: "AnnotationSet", command: str) -> None:
+    from data.formats.annotation_set import summary
 
     target = printable(options.target)
     print(f"{printable(options.source)} -> {target}{' (dry run: nothing is written)' if options.dry_run else ''}")
-    print("\n".join(summary(conversion)))
+    print("\n".join(summary(found)))
     if not options.dry_run:
         print(f"all of it, file by file: {target}/report.csv; pictures with the boxes: {target}/overlays")
-        print(f"next: python {command} --data {target}/data.yaml")
+        file = {"yolo": "/data.yaml", "darknet": "/obj.data"}.get(options.to, "")
+        beside = options.to == "coco" and options.run is _run_yolo
+        print(f"next: python {command} --data {target}{'/data.yaml' if beside else file}")
 
 
 if __name__ == "__main__":

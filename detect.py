@@ -3,6 +3,7 @@
 python detect.py --weights best.pt --source photos/                  drawn into runs/detect/exp
 python detect.py --weights best.onnx --source video.mp4 --save-csv --save-json
 python detect.py --source 0                                          a webcam, with the newest run
+python detect.py --weights best.pt --source photos/ --precision float32   exact; the default is bf16 where it is fast
 
 In Python: from detect import load; model = load("best.pt"); results = model("bus.jpg")
 """
@@ -26,7 +27,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - imported with torch below
-    """A model to call with images, from weights or an exported file; keywords imgsz, conf, nms_iou, max_det, device."""
+    """A model to call with images, from weights or an exported file; keywords as load's in engine/predict/model.py."""
     from engine.predict.model import load as load_model
 
     return load_model(weights, **settings)

@@ -3,6 +3,8 @@
 python val.py                                           the newest run, on its own validation split
 python val.py --weights runs/train/exp/weights/best.pt --split test
 python val.py --weights best.pt --data other.yaml --imgsz 640
+python val.py --weights best.onnx --data my.yaml        any file of export.py
+python val.py --weights best.pt --precision bf16        what detect.py computes in where the device has it
 """
 
 from collections.abc import Sequence

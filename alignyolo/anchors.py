@@ -1,13 +1,15 @@
 """Anchors: where they lie, level by level."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Level(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Level:
     """One level's grid with K anchors on every cell, numbered from `start` in the order (anchor, row, column)."""
 
     stride: int

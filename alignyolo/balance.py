@@ -24,7 +24,7 @@ def balanced_weight(
     if gamma == 0:
         return 1.0
     weight = value**gamma
-    if wloc == "auto":
+    if isinstance(wloc, str):  # auto
         # The floors keep an empty batch, and one whose boxes all miss, from dividing by zero.
         total, count = over_ranks(torch.stack([weight.sum(), weight.new_full((), len(weight))]))
         return weight / (total / count.clamp(min=1)).clamp(min=1e-6)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data.labels.doctor import Checkup
 
 SHOWN = 3
+SAMPLE = 500  # photos of each split that are decoded unless all are asked for
 POLICIES = {
     "mend": "boxes up to 1 % beyond their photo are clipped, others left out",
     "clip": "every box is clipped to its photo",
@@ -30,12 +31,14 @@ POLICIES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
     options = _parser().parse_args(arguments)
-    from data.data_yaml import data_root, read_data_yaml
-    from data.labels.doctor import examine
+    from data.data_yaml import data_root
+    from data.labels.doctor import ALL, examine
+    from data.open.any_layout import open_data_set
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
-    spec = read_data_yaml(options.data, data_root(options.data_root))
-    checkup = examine(spec, settings, cached=options.cache)
+    spec = open_data_set(options.data, data_root(options.data_root))
+    decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
+    checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
     try:
         if options.csv:
@@ -74,13 +77,18 @@ def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Sett
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m data.check", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", metavar="DATA.yaml", help="data YAML, or a built-in name")
+    parser.add_argument("data", metavar="DATA", help="data YAML, built-in name, or a data set in another layout")
     parser.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
     parser.add_argument("--imgsz", nargs="+", default=(640,), metavar="N", help="training size in pixels (default 640)")
     parser.add_argument("--cfg", default="yolov3-tiny", metavar="NAME", help="model whose anchors are tried")
     parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help="largest side ratio (default 4)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every finding as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument(
+        "--decode",
+        action=argparse.BooleanOptionalAction,
+        help=f"decode all photos, as training does (default: {SAMPLE} of each split)",
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(
         "--bad-labels",
@@ -112,7 +120,9 @@ def text(checkup: "Checkup") -> Iterable[str]:
     for split, numbers in checkup.splits.items():
         recall = numbers["best_possible_recall"]
         shown = "" if recall is None else f"  anchors' best possible recall {recall:.4f}"
-        yield f"{split}: {numbers['images']:,} images, {numbers['labels']:,} usable labels{shown}"
+        decoded = numbers.get("decoded", numbers["images"])
+        part = "" if decoded == numbers["images"] else f" ({decoded:,} of them decoded; --decode does all)"
+        yield f"{split}: {numbers['images']:,} images{part}, {numbers['labels']:,} usable labels{shown}"
         total = max(numbers["labels"], 1)
         shares = ", ".join(f"{name} {count / total:.1%}" for name, count in numbers["side_ratio"].items())
         yield f"  side ratio: {shares}"

@@ -1,17 +1,19 @@
 """The data YAML: where a data set's images and labels lie and what its classes are called."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.photo_files import IMAGE_SUFFIXES, exists, photos_below, photos_of_list
 from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable
 from utils.regular_file import require_regular
 
+DIGITS = re.compile("0|[1-9][0-9]{0,5}")
 BUILT_IN = Path(__file__).resolve().parent
-IMAGE_SUFFIXES = (".bmp", ".jpe", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "test")
 KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
 KEYS += ("kpt_shape", "task")
@@ -47,8 +49,20 @@ def data_root(flag: str) -> Path:
     return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
 
 
-def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
-    """Reads a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong."""
+def data_yaml_values(path: Path) -> dict[Any, Any]:
+    """Read what a YAML holds; nothing if it is none, or no data YAML."""
+    try:
+        values = read_mapping(path)
+    except UserError:
+        return {}
+    return values if "names" in values else {}
+
+
+def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) -> DataSpec:
+    """Read a YAML by path or, with its data below data_root, a built-in one by its name; UserError if it is wrong.
+
+    One that names classes alone is wrong too, unless `splitless`.
+    """
     path = find_data_yaml(str(name_or_path))
     values = read_mapping(path)
     for key in values:
@@ -57,7 +71,7 @@ def read_data_yaml(name_or_path: str, data_root: Path) -> DataSpec:
     root = _read_root(values, path, data_root)
     names = _read_names(values, path, root)
     splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
-    if not splits:
+    if not splits and not splitless:
         raise _wrong(path, "no split; expected at least one of train, val, test")
     labels_dir = values.get("labels_dir")
     if labels_dir is not None:
@@ -79,20 +93,25 @@ def list_images(spec: DataSpec, split: str) -> list[Path]:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise _wrong(spec.yaml, f"split {split!r} is empty: no images ({suffixes}) in {where}")
     ordered = sorted(images.values(), key=lambda image: image.parts)
-    if not any(_exists(image) for image in ordered):
+    if not any(exists(image) for image in ordered):
         raise UserError(f"{where}: none of the {len(ordered)} images exists; the first is {printable(ordered[0])}")
     return ordered
+
+
+def is_there(spec: DataSpec, split: str) -> bool:
+    """Tell whether one of a split's folders and list files exists: exports name a test split that they lack."""
+    return any(exists(source) for source in spec.splits[split])
 
 
 def label_path(spec: DataSpec, image: Path) -> Path:
     """An image's label file: in `labels/` for the last `images/` of its path, else beside it; or below labels_dir."""
     file = f"{image.stem}.txt"
     if spec.labels_dir is None:
-        return Path(*_exchange_images(image.parent.parts, ("labels",)), file)
+        return Path(*exchange_images(image.parent.parts, ("labels",)), file)
     if not image.is_relative_to(spec.root):
         raise UserError(f"labels_dir serves images below {printable(spec.root)} only, not {printable(image)}")
     folders = image.parent.relative_to(spec.root).parts
-    return (spec.root / spec.labels_dir).joinpath(*_exchange_images(folders, ()), file)
+    return (spec.root / spec.labels_dir).joinpath(*exchange_images(folders, ()), file)
 
 
 def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
@@ -107,8 +126,8 @@ def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str, ...]:
-    """The folders with the last `images` among them exchanged."""
+def exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str, ...]:
+    """Exchange the last `images` among folders: where a photo's label lies."""
     if "images" not in folders:
         return folders
     last = len(folders) - 1 - folders[::-1].index("images")
@@ -125,9 +144,9 @@ def find_data_yaml(name: str) -> Path:
     if short:
         return BUILT_IN / f"{name}.yaml"
     path = Path(os.path.normpath(Path(name).absolute()))
-    if _exists(path, Path.is_dir):
+    if exists(path, Path.is_dir):
         raise UserError(f"data YAML expected, but this is a folder: {printable(path)}")
-    if not _exists(path):
+    if not exists(path):
         hint = f"; the built-in set of this name is --data {path.stem}" if path.stem in built_in else ""
         raise UserError(f"data YAML not found: {printable(path)}{hint}")
     return path
@@ -139,6 +158,10 @@ def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ..
     if isinstance(names, str) and names:
         names = _read_names_file(_locate(names, root), path)
     if isinstance(names, dict):
+        # Quoted ids ('0': cat) are texts.
+        names = {
+            int(key) if isinstance(key, str) and DIGITS.fullmatch(key) else key: name for key, name in names.items()
+        }
         missing = [index for index in range(len(names)) if index not in names]
         if missing:
             raise _wrong(path, f"names: ids must run from 0 to {len(names) - 1}; {missing[0]} is missing")
@@ -178,7 +201,7 @@ def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
     value = values.get("path")
     folder = "." if value is None else _text(value, "path", path)
     root = Path(os.path.normpath((base / folder).absolute()))
-    if _exists(root, Path.is_dir):
+    if exists(root, Path.is_dir):
         return root
     if built_in:
         fetch = f"python -m data.download {path.stem} fetches it; " if values.get("downloads") else ""
@@ -223,49 +246,27 @@ def _read_keypoints(values: dict[Any, Any], path: Path) -> int:
 
 def _locate(entry: str, root: Path) -> Path:
     place = Path(os.path.normpath(root / entry))
-    if entry.startswith("../") and not _exists(place):
+    if entry.startswith("../") and not exists(place):
         # Roboflow's exports write ../train/images for the folder train/images beside the YAML.
         beside = Path(os.path.normpath(root / entry[3:]))
-        return beside if _exists(beside) else place
+        return beside if exists(beside) else place
     return place
 
 
 def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
-    """The images in a folder, however deep, or on the lines of a list file, relative to that file's folder."""
-    if _exists(source, Path.is_dir):
-        for folder, _, names in os.walk(source):
-            parent = Path(folder)  # parsed once: with 100,000 photos it counts
-            for name in names:
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                    yield parent / name
+    """Yield the images in a folder, however deep, or on the lines of a list file, relative to that file's folder."""
+    if exists(source, Path.is_dir):
+        yield from photos_below(source)
         return
-    if not _exists(source):
+    if not exists(source):
         raise _wrong(spec.yaml, f"{split}: no such folder or list file: {printable(source)}")
     if source.suffix.lower() != ".txt":
         raise _wrong(spec.yaml, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
-    try:
-        lines = require_regular(source).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _wrong(source, f"cannot be read as a UTF-8 list of images: {printable(error)}") from error
-    for number, line in enumerate(lines, 1):
-        entry = line.strip()
-        if not entry:
-            continue
-        if Path(entry).suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{printable(source)}:{number}: not an image path: {printable(entry, 80)!r}")
-        yield Path(os.path.normpath(source.parent / entry))
+    yield from photos_of_list(source)
 
 
 def _wrong(path: Path, what: str) -> UserError:
     return UserError(f"{printable(path)}: {what}")
-
-
-def _exists(path: Path, check: Callable[[Path], bool] = Path.exists) -> bool:
-    """Whether there is such a path; text that no file system takes as a name (too long, NUL) means no."""
-    try:
-        return check(path)
-    except (OSError, ValueError):
-        return False
 
 
 def _text(value: Any, key: str, path: Path) -> str:

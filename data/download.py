@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from data.data_yaml import data_root, find_data_yaml
-from data.formats.archive import is_archive, unpack
+from data.open.archive import is_archive, unpack
 from utils.config.flags import Parser
 from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable, run_command

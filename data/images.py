@@ -5,14 +5,24 @@ import math
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from data.photo_files import UNREAD_SUFFIXES
+from utils.errors import printable
 from utils.regular_file import require_regular
 
-FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"]
+# What OpenCV does not read, or not always: by the first bytes.
+GIF, ISO_MEDIA, HEIF_BRANDS = b"GIF8", b"ftyp", (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
+TIFF, PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG"
+PNG_DEPTH = 24  # the byte that holds the bits of a PNG file's values
+BITS_PER_SAMPLE = 258  # a tag of TIFF
+FLOATS = 0
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 ORIENTATION = 0x0112
 # Markers of a JPEG file. Frames are those of all ways of coding; three numbers among them mean other things.
 START_OF_FRAME, START_OF_SCAN, APP1 = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xDA, 0xE1
@@ -41,16 +51,22 @@ REDUCED = {
 
 
 def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
-    """The photo as (h, w, 3) uint8 RGB, upright, its sides divided by `reduce` (1, 2, 4, 8) and rounded up or down.
+    """Read a photo as (h, w, 3) uint8 RGB, upright, its sides divided by `reduce` (1, 2, 4, 8), rounded up or down.
 
-    ImageError if it cannot be decoded.
+    Deep photos (`read_deep`) are scaled by the bits that they use. ImageError if it cannot be decoded.
     """
     try:
         with require_regular(path).open("rb", buffering=0) as file:
             data = file.readall()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
+    if data[:4] == GIF or data[4:8] == ISO_MEDIA:
+        return _reduced(_decode_with_pillow(path, data), reduce)
     orientation = 1 if _is_plain_jpeg(data) else _header(path, io.BytesIO(data))[1]
+    if _may_be_deep(data):
+        deep = read_deep(path, data)
+        if deep is not None:
+            return _reduced(_upright(deep.image, orientation), reduce)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -61,14 +77,125 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
     return _upright(image, orientation)
 
 
+def used_bits(path: str | os.PathLike) -> int:
+    """Decode a photo, and say how many bits its values use: 8, or of a deep one up to 32, or FLOATS."""
+    try:
+        data = require_regular(path).read_bytes()
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from error
+    if _may_be_deep(data):
+        deep = read_deep(path, data)
+        if deep is not None:
+            return deep.bits
+    read_image(path)
+    return 16 if _may_be_deep(data) else 8
+
+
+def _may_be_deep(data: bytes) -> bool:
+    """Tell whether a file is a PNG of 16 bits, or a TIFF of more than 8."""
+    if data[:4] == PNG:
+        return data[PNG_DEPTH : PNG_DEPTH + 1] == b"\x10"
+    if data[:4] not in TIFF:
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+            bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+            return max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    except (OSError, ValueError, TypeError, SyntaxError, struct.error, Image.DecompressionBombError):
+        return True  # Pillow does not know all of TIFF
+
+
+class Deep(NamedTuple):
+    """A photo of more than 8 bits: (h, w, 3) uint8 RGB, not yet upright, and how many bits its values use."""
+
+    image: np.ndarray
+    bits: int
+
+
+def read_deep(path: str | os.PathLike, data: bytes) -> Deep | None:
+    """Scale a TIFF or PNG file of 16 or 32 bits, or of floats, to 8 bits; None if its values use 8 bits, or all 16.
+
+    Cameras put 10, 12 or 14 bits into 16: the largest value tells how many are used, and 0 to the largest number of
+    that many bits becomes 0 to 255. Floats up to 1 are fractions, larger ones are taken as whole numbers are. Nothing
+    but the file decides, so training, validation and detect.py see the same. ImageError for negative values.
+    """
+    try:
+        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        image = _deep_with_pillow(data)
+    if image is None or image.dtype in (np.uint8, np.int8):
+        return None
+    if not np.isfinite(image).all() or image.min() < 0:
+        raise ImageError(path, "holds negative or infinite values: bring them to 0 to 1, or to whole numbers")
+    largest = float(image.max())
+    if image.dtype.kind == "f" and largest <= 1:
+        top, bits = 1.0, FLOATS
+    else:
+        bits = next((depth for depth in DEPTHS if largest < 2**depth), 0)
+        if not bits:
+            raise ImageError(path, f"holds values up to {largest:g}: bring them to 0 to 1, or below 2^32")
+        top = float(2**bits - 1)
+        if image.dtype == np.uint16 and bits in (8, 16):
+            bits = 16 if largest >= 256 else 8
+            if bits == 16:
+                return None
+    scaled = np.rint(image.astype(np.float64) * (255 / top)).clip(0, 255).astype(np.uint8)
+    channels = 1 if scaled.ndim == 2 else scaled.shape[2]
+    if channels >= 3:
+        return Deep(np.ascontiguousarray(scaled[..., 2::-1]), bits)
+    return Deep(np.repeat(scaled.reshape(*scaled.shape[:2], channels)[..., :1], 3, axis=2), bits)
+
+
+def _deep_with_pillow(data: bytes) -> np.ndarray | None:
+    """Decode what OpenCV does not: 32-bit whole numbers."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+            return np.asarray(image) if image.mode in ("I", "F", "I;16", "I;16B") else None
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+        return None
+
+
+def _decode_with_pillow(path: str | os.PathLike, data: bytes) -> np.ndarray:
+    """Decode AVIF, the first frame of GIF, and HEIF where pillow-heif is installed; upright."""
+    _know_heif(path, data[8:12])
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ImageError(path, f"cannot be decoded ({printable(error, 100)})") from error
+
+
+def _know_heif(path: str | os.PathLike, brand: bytes) -> None:
+    """Let Pillow read HEIF by way of pillow-heif; ImageError that names the package where it is not installed."""
+    if brand not in HEIF_BRANDS or "HEIF" in FORMATS:
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ImageError(path, "HEIC is not read here: pip install pillow-heif, or convert it to JPEG") from None
+    register_heif_opener()
+    FORMATS.append("HEIF")
+
+
+def _reduced(image: np.ndarray, reduce: int) -> np.ndarray:
+    """Divide the sides of a decoded photo, as a JPEG decoder does while it decodes."""
+    if reduce == 1:
+        return image
+    size = (-(-image.shape[1] // reduce), -(-image.shape[0] // reduce))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """The (h, w) of the upright photo, from its header alone; ImageError if there is none."""
+    """Read the (h, w) of the upright photo from its header alone; ImageError if there is none."""
     (height, width), orientation = _header(path, Path(path))
     return (width, height) if orientation >= 5 else (height, width)
 
 
 def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
-    """The stored (h, w) and the orientation, 1 to 8, that is still to be applied to the decoder's output."""
+    """Read the stored (h, w) and the orientation, 1 to 8, that is still to be applied to the decoder's output."""
     try:
         if isinstance(source, Path):
             require_regular(source)
@@ -78,12 +205,24 @@ def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[i
             # TIFF orientation is no EXIF block: both Pillow and OpenCV apply it themselves.
             return (image.height, image.width), _orientation(image.info.get("exif", b""))
     except Image.UnidentifiedImageError as error:
-        reason = "no image, or one whose header is damaged"
-        raise ImageError(path, "the file is empty" if _is_empty(source) else reason) from error
+        raise ImageError(path, "the file is empty" if _is_empty(source) else _why_unread(path, source)) from error
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
     except (Image.DecompressionBombError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(path, str(error)) from error
+
+
+def _why_unread(path: str | os.PathLike, source: Path | io.BytesIO) -> str:
+    """Say why a file has no header that is known: a kind that is not read here, or a damaged one."""
+    suffix = Path(path).suffix.lower()
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            start = file.read(12)
+        if start[4:8] == ISO_MEDIA:
+            _know_heif(path, start[8:12])
+    if suffix in UNREAD_SUFFIXES:
+        return f"{suffix[1:].upper()} is not read here: convert it to PNG, TIFF or JPEG"
+    return "no image, or one whose header is damaged"
 
 
 def _is_plain_jpeg(data: bytes) -> bool:

@@ -12,5 +12,6 @@ def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Targets]:
 
     The targets stay where they are: on the host, where they are assigned.
     """
+    assert isinstance(batch.images, Tensor)  # recipes have been painted already
     images = batch.images.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
     return images, batch.targets

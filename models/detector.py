@@ -1,6 +1,6 @@
 """The contract of every family's detector: images and targets to losses, images to detections (torchvision's)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class AnyDetector(nn.Module):
         """Compute the scalar losses of images (B, 3, H, W) in [0, 1] with their truths."""
         raise NotImplementedError
 
-    def candidates(self, images: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def candidates(self, images: Tensor) -> tuple[Iterable[Tensor], Iterable[Tensor]]:
         """Return per image boxes (A, 4) xyxy pixels and scores (A, C), before NMS, of images (B, 3, H, W)."""
         raise NotImplementedError
 

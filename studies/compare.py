@@ -9,16 +9,21 @@ run again, what was interrupted goes on, so the same command continues a compari
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.settings.configure import plan_run
 from studies.comparison.recipe import OWN_FLAGS, recipe_of
+from studies.trials.installed import check_optuna
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import CompareConfig
 from utils.errors import CommandError, UserError, run_command
+
+if TYPE_CHECKING:
+    from studies.comparison.runs import Run
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...]]:
@@ -34,11 +39,11 @@ def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, 
 
 
 def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
-    """The command line that means these flags and would go on with the comparison."""
+    """The command line that means these flags and would go on with the comparison; the storage is nobody's business."""
     parts = ["python", "-m", "studies.compare"]
     for field in fields(config):
         value = getattr(config, field.name)
-        if value != field.default and not isinstance(value, bool):
+        if value != field.default and not isinstance(value, bool) and field.name != "storage":
             values = value if isinstance(value, tuple) else (value,)
             parts += ["--" + field.name.replace("_", "-"), *map(str, values)]
     return shlex.join([*parts, *shared])
@@ -58,9 +63,8 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
         for variant in recipe.variants:
             plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
-    from engine.run_lock import only_writer
     from studies.comparison.report import write_report
-    from studies.comparison.runs import check_requests, perform_all, plan
+    from studies.comparison.runs import check_requests, plan
     from studies.comparison.tables import read_tables
 
     runs, before = plan(recipe.variants, config.seeds, (*recipe.train, *shared), into, config.split), read_tables(into)
@@ -70,16 +74,24 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     if not config.report_only:
         missing = [run for run in runs if before.lack(run)]
         print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
-        into.mkdir(parents=True, exist_ok=True)
-        with only_writer(into):
-            try:
-                perform_all(missing, config.jobs, config.threads)
-            except CommandError as error:
-                failure = error
+        try:
+            make_missing(runs, before.lack, config)
+        except CommandError as error:
+            failure = error
     path = write_report(runs, recipe, into, command)
     if failure:
         raise failure
     return path
+
+
+def make_missing(runs: "Sequence[Run]", lacking: "Callable[[Run], bool]", config: CompareConfig) -> None:
+    """Makes the runs that are lacking, with all other workers of this comparison; CommandError where some failed."""
+    if not any(lacking(run) for run in runs):
+        return
+    check_optuna()
+    from studies.trials.grid import perform_all
+
+    perform_all(runs, lacking, Path(config.into), config.storage, config.jobs, config.threads)
 
 
 def main() -> int:

@@ -9,16 +9,18 @@ import onnx
 import pytest
 import torch
 
-from data.formats.voc import convert_voc
+from data.formats.convert import convert_voc
 from detect import load
 from engine.export import job as engine_export
 from engine.export.runtimes import open_backend
+from engine.export.weights import torch_backend
 from export import export
 from models.postprocess import Postprocess
-from models.weights.read import read_weights
+from models.weights.read import load_detector, read_weights
 from tests.lively import lively_checkpoint
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
+from utils.config.knobs import Config
 from utils.errors import ExportMismatch, UserError
 from val import validate
 
@@ -37,6 +39,13 @@ def checkpoint(variant, path):
     """A narrow network whose outputs vary: fitted batch normalisation and lively heads."""
     cfg, changes = VARIANTS[variant]
     return lively_checkpoint(path, cfg, changes, NAMES, (96, 128), ap=0.5)
+
+
+def unfolded(path):
+    """The detector itself, with nothing done to make it fast."""
+    contents = read_weights(path)
+    config = Config.from_dict(contents["config"], str(path))
+    return torch_backend(load_detector(contents, config, str(path)), config)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +72,7 @@ def test_files_compute_what_the_model_computes(variant, layout, dynamic, best, t
     files = export(
         weights=str(best[variant]), format=formats, layout=layout, dynamic=dynamic, output=str(tmp_path / "e")
     )
-    reference = open_backend(best[variant])
+    reference = unfolded(best[variant])
     shapes = [(1, 96, 128)] + ([(3, 64, 160)] if dynamic else [])
     for shape in shapes:
         images = torch.rand(shape[0], 3, *shape[1:])
@@ -175,7 +184,7 @@ def test_ultralytics_predicts_with_our_file(dynamic, tmp_path):
     weights = SHARED_DATA / "checkpoints" / "ultralytics-yolov3-tiny-bccd.pt"
     files = export(weights=str(weights), format=["onnx"], imgsz=[320], dynamic=dynamic, output=str(tmp_path / "best"))
     photos = sorted((SHARED_DATA / "bccd" / "JPEGImages").glob("*.jpg"))[:6]
-    ours = load(weights, imgsz=(320,))
+    ours = load(weights, imgsz=(320,), precision="float32")
     theirs = YOLO(str(files[0]), task="detect")
     for path in photos:
         image = cv2.imread(str(path))
@@ -224,7 +233,7 @@ def test_examples_find_what_detect_finds(example, best, photo, tmp_path):
     found = [(NAMES.index(name), float(score), [float(side) for side in box]) for name, score, *box in lines]
     # The printed scores have three digits; boxes are compared within half a pixel, unclipped ones after clipping.
     clipped = [(label, score, np.clip(box, 0, [128, 77] * 2).tolist()) for label, score, box in found]
-    expected = rows_of(load(best["tiny"])(str(tmp_path / "small.png")))
+    expected = rows_of(load(best["tiny"], precision="float32")(str(tmp_path / "small.png")))
     assert len(found) == len(expected) > 0
     for label, score, box in expected:
         same = [row for row in clipped if row[0] == label and abs(row[1] - score) < 1.6e-3]

@@ -58,11 +58,13 @@ ROOMS = {
     ],
     "data": [
         {"check", "download", "loader"},
+        {"open"},
         {"dataset", "formats"},
         {"split"},
         {"sampling"},
         {"augment", "labels", "shapes"},
-        {"data_yaml", "images", "path_array"},
+        {"data_yaml", "images"},
+        {"path_array", "photo_files"},
     ],
     "utils": [
         {"drawing"},

@@ -16,11 +16,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils.errors import UserError, printable
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "ultralytics", "faster-coco-eval", "tensorboard")
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "ultralytics", "hotcoco", "tensorboard")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -164,6 +162,9 @@ class ResultsCsv:
 
 def write_env(path: Path, command: Sequence[str], extra: Mapping[str, object]) -> None:
     """Writes env.json: the date, the command line, versions, hardware and git revision, and `extra`."""
+    # Here alone: what reads and writes a run's other files starts without torch.
+    import torch
+
     document = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(command),

@@ -1,4 +1,4 @@
-"""COCO and LVIS annotation files to a YOLO data set."""
+"""COCO and LVIS annotation files, read as an annotation set."""
 
 import os
 import re
@@ -7,81 +7,94 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
-from data.formats.photo_frame import BadAnnotation, clipped_box, frame
-from data.formats.yolo_set import (
-    Conversion,
+from data.formats.annotation_set import (
+    AnnotationSet,
+    BadAnnotation,
     Finding,
     LabelledObject,
     LabelledPhoto,
-    check_target,
-    write_yolo_set,
+    clipped_box,
+    frame,
+    place_in_set,
 )
+from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
+from data.formats.photo_finder import NOT_FOUND, PhotoFinder
 from data.images import ImageError
-from utils.errors import UserError, nearest, printable
+from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 SPLIT_WORDS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 CROWD = "crowd region: no label, kept in the annotation file"
-NOT_FOUND = "photo not found"
 DIFFICULT = "marked ignore: no label, kept in the annotation file"
+HEAD = 2**16
+LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
-def convert_coco(
-    source: Path,
-    target: Path | None,
-    photos: Sequence[Path] = (),
-    splits: Sequence[str] = (),
-    images: str = "link",
-    exist_ok: bool = False,
-    subset: bool = False,
-) -> Conversion:
-    """Converts COCO or LVIS files to a YOLO data set at `target` (None: writes nothing).
+def looks_like_coco(path: Path) -> bool:
+    """Tell whether a file, or one of those that a folder has in COCO's layouts, begins as a COCO file."""
+    if path.is_dir():
+        return any(looks_like_coco(file) for file in _candidates(path)[:3])
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        with require_regular(path).open("rb") as file:
+            head = file.read(HEAD).lstrip()
+    except OSError:
+        return False
+    return head.startswith(b"{") and bool(LISTS.search(head))
 
-    UserError if nothing comes out. `source` is a file or a folder of them; `photos` are folders with the photos
-    (default: looked for beside the files); `splits` name the split of each file where its name does not. With
-    `subset`, photos that are not there are no finding: they are counted, and the data set is of those at hand.
+
+def read_coco_set(
+    source: Path, photos: Sequence[Path] = (), splits: Sequence[str] = (), subset: bool = False
+) -> AnnotationSet:
+    """Read COCO or LVIS files; UserError if nothing can be used.
+
+    `source` is a file or a folder of them; `photos` are folders with the photos (default: looked for beside the
+    files); `splits` name the split of each file where its name does not. With `subset`, photos that are not there are
+    no finding: they are counted, and the data set is of those at hand.
     """
     source = Path(os.path.normpath(Path(source).absolute()))
-    if images not in ("link", "copy"):
-        raise UserError(f"unknown way to bring images {printable(images)!r}{nearest(images, ('link', 'copy'))}")
     files = _annotation_files(source)
     named = _split_names(files, splits)
     root = source if source.is_dir() else source.parent
-    if target is not None:
-        check_target(Path(target), source, exist_ok)
-    conversion = Conversion(source, (), [], [])
+    found = AnnotationSet(source, (), [], [])
     for path, split in zip(files, named, strict=True):
-        folders, file = photos or _photo_folders(path, root, split), read_coco(path)
+        file = read_coco(path)
+        folders = photos or _photo_folders(path, root, split)
+        finder = PhotoFinder((image.file_name for image in file.images), folders, deep=bool(photos))
         if subset:
-            total, file = len(file.images), _at_hand(file, folders)
-            conversion.facts[f"{split}_photos"] = f"{len(file.images):,} at hand of {total:,} (--subset)"
-        _add_file(conversion, file, split, folders)
-    if not any(photo.objects for photo in conversion.photos):
-        reason = conversion.reasons().most_common(1)
+            total, file = len(file.images), _at_hand(file, finder)
+            found.facts[f"{split}_photos"] = f"{len(file.images):,} at hand of {total:,} (--subset)"
+        _add_file(found, file, split, finder)
+    if not any(photo.objects for photo in found.photos):
+        reason = found.reasons().most_common(1)
         why = f"; most often ({reason[0][1]} times): {reason[0][0][1]}" if reason else ""
         raise UserError(f"no box in {printable(source)} can be converted{why}")
-    if target is not None:
-        write_yolo_set(conversion, Path(target), images, exist_ok)
-    return conversion
+    return found
 
 
 def _annotation_files(source: Path) -> list[Path]:
-    """The file itself, or the annotation files of a folder in the layouts of COCO and of Roboflow."""
+    """Find the file itself, or the annotation files of a folder in the layouts of COCO and of Roboflow."""
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise UserError(f"no such file or folder: {printable(source)}")
-    for pattern in ("annotations/instances_*.json", "annotations/lvis*.json", "annotations/*.json"):
-        if found := sorted(source.glob(pattern)):
-            return found
-    found = sorted(source.glob("*/_annotations.coco.json")) or sorted(source.glob("*.json"))
+    found = _candidates(source)
     if not found:
         raise UserError(f"no annotation file: expected {printable(source)}/annotations/*.json, or name a JSON file")
     return found
 
 
+def _candidates(source: Path) -> list[Path]:
+    for pattern in ("annotations/instances_*.json", "annotations/lvis*.json", "annotations/*.json"):
+        if found := sorted(source.glob(pattern)):
+            return found
+    found = sorted(source.glob("*/_annotations.coco.json"))
+    return found or [path for path in sorted(source.glob("*.json")) if looks_like_coco(path)]
+
+
 def _split_names(files: Sequence[Path], wanted: Sequence[str]) -> list[str]:
-    """The split of each file: as asked, or by the last train, val or test in its name or its folder's."""
+    """Name the split of each file: as asked, or by the last train, val or test in its name or its folder's."""
     if wanted:
         if len(wanted) != len(files):
             raise UserError(f"--splits: {len(wanted)} names for {len(files)} annotation files")
@@ -103,24 +116,27 @@ def _split_of(name: str) -> str:
 
 
 def _photo_folders(path: Path, root: Path, split: str) -> list[Path]:
-    """Where photos usually lie in relation to their annotation file."""
+    """List where photos usually lie in relation to their annotation file; datumaro and others name the subset so."""
     bases = dict.fromkeys([path.parent, path.parent.parent, root])
-    return [base / below for base in bases for below in (f"images/{split}", split, "images", "train", ".")]
+    own = re.sub(r"^instances_", "", path.stem)
+    below = dict.fromkeys((f"images/{split}", f"images/{own}", split, own, "images", "train", "."))
+    return [base / each for base in bases for each in below]
 
 
-def _add_file(conversion: Conversion, file: CocoFile, split: str, folders: Sequence[Path]) -> None:
-    """Adds one split; what cannot be used goes to the findings."""
-    findings, kind = conversion.findings, "LVIS" if file.federated else "COCO"
+def _add_file(found: AnnotationSet, file: CocoFile, split: str, finder: PhotoFinder) -> None:
+    """Add one split; what cannot be used goes to the findings, and what had to be mended to its truths."""
+    findings, kind = found.findings, "LVIS" if file.federated else "COCO"
     for problem in file.problems:
         findings.append(Finding("dropped", split, file.path.name, problem.where, problem.reason, problem.values))
     names = _class_names(file, findings, split)
-    if conversion.names and conversion.names != tuple(names.values()):
+    if found.names and found.names != tuple(names.values()):
         raise UserError(f"{printable(file.path)}: its categories differ from those of the other annotation file")
-    conversion.names = tuple(names.values())
-    conversion.annotations[split] = file.path
-    conversion.facts[f"{split}_annotations"] = f"{kind}, {file.path}"
-    conversion.ids.setdefault("categories", {}).update({name: number for number, name in names.items()})
+    found.names = tuple(names.values())
+    found.facts[f"{split}_annotations"] = f"{kind}, {file.path}"
+    found.ids.setdefault("categories", {}).update({name: number for number, name in names.items()})
     labels = {number: label for label, number in enumerate(names)}
+    mended = _Mended(file, names)
+    file = mended.joined(split, findings)
     by_image = defaultdict(list)
     for item in file.objects:
         by_image[item.image].append(item)
@@ -128,9 +144,11 @@ def _add_file(conversion: Conversion, file: CocoFile, split: str, folders: Seque
     for image in file.images:
         shown = printable(image.file_name)
         try:
-            name = _safe_name(image, taken)
-            photo = _find(name, folders)
-            size = frame(photo, image.size, split, findings)
+            photo, name = finder.find(image.file_name)
+            name = place_in_set(name)
+            if name.with_suffix("") in taken:
+                raise BadAnnotation("another photo would have the same label file", taken[name.with_suffix("")])
+            declared, size = frame(photo, image.size, split, findings)
             taken[name.with_suffix("")] = name.name
         except ImageError as error:
             findings.append(Finding("dropped photo", split, shown, "", printable(error.reason)))
@@ -138,14 +156,86 @@ def _add_file(conversion: Conversion, file: CocoFile, split: str, folders: Seque
         except BadAnnotation as error:
             findings.append(Finding("dropped photo", split, shown, "", error.reason, error.details))
             continue
-        conversion.ids.setdefault("images", {})[f"{split}/{name}"] = image.id
-        objects, ignored = _objects(by_image[image.id], image, size, labels, split, findings)
-        conversion.photos.append(LabelledPhoto(split, photo, objects, str(name), size, ignored))
+        found.ids.setdefault("images", {})[f"{split}/{name}"] = image.id
+        objects, ignored = _objects(by_image[image.id], image, declared, labels, split, findings)
+        found.photos.append(LabelledPhoto(split, photo, objects, str(name), size, ignored))
+        mended.add(image, str(name), declared, size, by_image[image.id])
+    _name_truths(found, split, mended)
     _note_losses(file, split, findings)
 
 
+class _Mended:
+    """The file as its labels have it: photos joined, placed and scaled; it is only used where something differs."""
+
+    def __init__(self, file: CocoFile, names: dict[int, str]) -> None:
+        self.file, self.names = file, names
+        self.reasons: list[str] = ["ids that are texts are numbered"] if file.renumbered else []
+        if any(names[category.id] != category.name for category in file.categories):
+            self.reasons.append("classes of one name are told apart")
+        self.images: list[CocoImage] = []
+        self.objects: list[CocoObject] = []
+
+    def joined(self, split: str, findings: list[Finding]) -> CocoFile:
+        """Join the entries of a photo that is listed under several ids; the same object counts once."""
+        first: dict[str, int] = {}
+        other = {image.id: first.setdefault(image.file_name, image.id) for image in self.file.images}
+        again = [image for image in self.file.images if other[image.id] != image.id]
+        if not again:
+            return self.file
+        self.reasons.append("photos that are listed twice are joined")
+        for image in again:
+            reason = "the photo is listed under several ids: joined"
+            findings.append(Finding("noted", split, printable(image.file_name), "", reason, str(image.id)))
+        own = {(item.image, item.category, item.xywh) for item in self.file.objects if other[item.image] == item.image}
+        objects = []
+        for item in self.file.objects:
+            place = (other[item.image], item.category, item.xywh)
+            if item.image == other[item.image] or place not in own:
+                own.add(place)
+                objects.append(item._replace(image=other[item.image]))
+        images = tuple(image for image in self.file.images if other[image.id] == image.id)
+        return replace(self.file, images=images, objects=tuple(objects))
+
+    def add(
+        self,
+        image: CocoImage,
+        name: str,
+        declared: tuple[int, int],
+        size: tuple[int, int],
+        objects: Iterable[CocoObject],
+    ) -> None:
+        """Take over a photo that can be used, with its objects in the photo's own pixels."""
+        if name != image.file_name:
+            self.reasons.append("photos are found by the end of their names")
+        self.images.append(image._replace(file_name=name, size=size))
+        if declared == size:
+            self.objects += objects
+            return
+        self.reasons.append("annotations of another size are scaled")
+        rows, columns = size[0] / declared[0], size[1] / declared[1]
+        for item in objects:
+            left, top, width, height = item.xywh
+            xywh = (left * columns, top * rows, width * columns, height * rows)
+            self.objects.append(item._replace(xywh=xywh, area=item.area * rows * columns))
+
+    def whole(self) -> CocoFile:
+        """Put together the file that has the labels' classes, photos and sizes."""
+        categories = tuple(category._replace(name=self.names[category.id]) for category in self.file.categories)
+        return replace(self.file, categories=categories, images=tuple(self.images), objects=tuple(self.objects))
+
+
+def _name_truths(found: AnnotationSet, split: str, mended: _Mended) -> None:
+    """Let the split be measured against its file, or against a mended one that agrees with the labels."""
+    if not mended.reasons:
+        found.annotations[split] = mended.file.path
+        return
+    found.truths[split] = mended.whole()
+    reasons = ", ".join(dict.fromkeys(mended.reasons))
+    found.facts[f"{split}_truths"] = f"annotations/{split}.json instead of {mended.file.path.name}: {reasons}"
+
+
 def _class_names(file: CocoFile, findings: list[Finding], split: str) -> dict[int, str]:
-    """The name of each category id in the file's order; repeated ones get their id."""
+    """Name each category id in the file's order; repeated names get their id."""
     counts = Counter(category.name for category in file.categories)
     names = {}
     for category in file.categories:
@@ -155,38 +245,18 @@ def _class_names(file: CocoFile, findings: list[Finding], split: str) -> dict[in
     return names
 
 
-def _safe_name(image: CocoImage, taken: dict[PurePosixPath, str]) -> PurePosixPath:
-    """The photo's place below its folder; BadAnnotation for one that leaves it or that another photo's label has."""
-    name = PurePosixPath(image.file_name)
-    if name.is_absolute() or ".." in name.parts or re.match(r"[A-Za-z]:", image.file_name):
-        raise BadAnnotation("file name leaves the photos' folder", image.file_name)
-    if name.with_suffix("") in taken:
-        raise BadAnnotation("another photo would have the same label file", taken[name.with_suffix("")])
-    return name
-
-
-def _at_hand(file: CocoFile, folders: Iterable[Path]) -> CocoFile:
-    """The file without the photos that are not found; a name that no photo can have is left to the findings."""
+def _at_hand(file: CocoFile, finder: PhotoFinder) -> CocoFile:
+    """Leave out the photos that are not found; a name that no photo can have is left to the findings."""
 
     def is_there(image: CocoImage) -> bool:
         try:
-            return _find(_safe_name(image, {}), folders) is not None
+            return bool(finder.find(image.file_name))
         except BadAnnotation as error:
             return not error.reason.startswith(NOT_FOUND)
 
     images = tuple(image for image in file.images if is_there(image))
     ids = {image.id for image in images}
     return replace(file, images=images, objects=tuple(item for item in file.objects if item.image in ids))
-
-
-def _find(name: PurePosixPath, folders: Iterable[Path]) -> Path:
-    for folder in folders:
-        try:
-            if (folder / name).is_file():
-                return folder / name
-        except (OSError, ValueError) as error:
-            raise BadAnnotation("file name that no file can have", error) from error
-    raise BadAnnotation(f"{NOT_FOUND} (--photos names its folder)")
 
 
 def _objects(
@@ -197,7 +267,7 @@ def _objects(
     split: str,
     findings: list[Finding],
 ) -> tuple[list[LabelledObject], list[LabelledObject]]:
-    """The objects of a photo that get a label, and those that are neither found nor missed."""
+    """Sort the objects of a photo into those that get a label and those that are neither found nor missed."""
     objects: list[LabelledObject] = []
     ignored: list[LabelledObject] = []
     seen = set()
@@ -225,7 +295,7 @@ def _objects(
 
 
 def _why_dropped(xywh: tuple[float, ...], size: tuple[int, int]) -> str | None:
-    """The reason for which an object gets no label, or None."""
+    """Say why an object gets no label, or None."""
     left, top, width, height = xywh
     if width <= 0 or height <= 0:
         return "box without area"
@@ -235,7 +305,7 @@ def _why_dropped(xywh: tuple[float, ...], size: tuple[int, int]) -> str | None:
 
 
 def _note_losses(file: CocoFile, split: str, findings: list[Finding]) -> None:
-    """What labels cannot hold although an evaluation would use it: it stays in the annotation file."""
+    """Note what labels cannot hold although an evaluation would use it: it stays in the annotation file."""
     other = sum(abs(item.area - item.xywh[2] * item.xywh[3]) > 0.01 * item.area + 1e-6 for item in file.objects)
     if other:
         reason = "objects whose area is that of a mask: labels hold boxes only"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
 LARGEST_ID = 2**53
+LONGEST_ID = 200
 SHOWN = 3
 
 
@@ -57,22 +58,26 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CocoFile:
-    """What a file holds, in its own order, and the entries that cannot be used."""
+    """What a file holds, in its own order, and the entries that cannot be used.
+
+    Ids that are texts (`cam1_0007`, UUIDs) are numbered in the order of the file, after all that are numbers.
+    """
 
     path: Path
     categories: tuple[Category, ...]
     images: tuple[CocoImage, ...]
     objects: tuple[CocoObject, ...]
     problems: tuple[Problem, ...]
+    renumbered: bool = False
 
     @property
     def federated(self) -> bool:
-        """Whether this is LVIS: classes have a frequency and photos a list of absent classes."""
+        """Tell whether this is LVIS: classes have a frequency and photos a list of absent classes."""
         return bool(self.categories) and all(category.frequency for category in self.categories)
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Reads a COCO or LVIS file; UserError where it is none. An entry that is wrong becomes a problem of its own."""
+    """Read a COCO or LVIS file; UserError where it is none. An entry that is wrong becomes a problem of its own."""
     document = _load(path)
     if not isinstance(document, dict):
         raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
@@ -82,17 +87,60 @@ def read_coco(path: Path) -> CocoFile:
         if not isinstance(parts[key], list):
             raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(parts[key])}")
     problems: list[Problem] = []
-    categories = tuple(_unique(map(_category, parts["categories"]), "categories", problems))
-    images = tuple(_unique(map(_image, parts["images"]), "images", problems))
+    category_ids, image_ids = Ids(parts["categories"]), Ids(parts["images"])
+    found = [_category(entry, category_ids) for entry in parts["categories"]]
+    categories = tuple(_unique(found, "categories", problems))
+    images = tuple(_unique([_image(entry, image_ids) for entry in parts["images"]], "images", problems))
     if not categories or not images:
         first = f"; the first problem: {problems[0].where}: {problems[0].reason}" if problems else ""
         raise UserError(f"{printable(path)}: no usable {'images' if categories else 'categories'}{first}")
-    known = {image.id for image in images}, {category.id for category in categories}
+    image_ids.known, category_ids.known = {image.id for image in images}, {category.id for category in categories}
     objects = []
     for position, entry in enumerate(parts["annotations"]):
-        found = _object(position, entry, *known)
-        (problems if isinstance(found, Problem) else objects).append(found)
-    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems))
+        item = _object(position, entry, image_ids, category_ids)
+        if isinstance(item, Problem):
+            problems.append(item)
+        else:
+            objects.append(item)
+    renumbered = bool(image_ids.texts or category_ids.texts)
+    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems), renumbered)
+
+
+def document_of(file: CocoFile) -> dict[str, Any]:
+    """Turn a file as read into the contents of a COCO or LVIS file again, without the entries that were problems."""
+    categories: list[dict[str, Any]] = []
+    for category in file.categories:
+        frequency = {"frequency": category.frequency} if category.frequency else {}
+        categories.append({"id": category.id, "name": category.name, **frequency})
+    images: list[dict[str, Any]] = []
+    for image in file.images:
+        height, width = image.size
+        entry: dict[str, Any] = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
+        if file.federated:
+            entry |= {"neg_category_ids": list(image.absent), "not_exhaustive_category_ids": list(image.not_exhaustive)}
+        images.append(entry)
+    annotations: list[dict[str, Any]] = []
+    for number, item in enumerate(file.objects, 1):
+        entry = {"id": number, "image_id": item.image, "category_id": item.category, "bbox": list(item.xywh)}
+        entry |= {"area": item.area, "iscrowd": int(item.crowd)}
+        annotations.append(entry | ({"ignore": 1} if item.difficult else {}))
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+class Ids:
+    """The ids of a list of entries: whole numbers as they are, texts numbered above the largest of those."""
+
+    def __init__(self, entries: Iterable[Any]) -> None:
+        own = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+        texts = [each for each in own if isinstance(each, str) and whole(each) is None and 0 < len(each) <= LONGEST_ID]
+        start = max((number for each in own if (number := whole(each)) is not None), default=0) + 1 if texts else 0
+        self.texts = {text: start + place for place, text in enumerate(dict.fromkeys(texts))}
+        self.known: set[int] = set()
+
+    def number(self, value: Any) -> int | None:
+        """Give the number of an id; None for what is no id."""
+        found = whole(value)
+        return self.texts.get(value) if found is None and isinstance(value, str) else found
 
 
 def _load(path: Path) -> Any:
@@ -111,8 +159,8 @@ def _load(path: Path) -> Any:
         raise UserError(f"{shown}: not valid JSON: {printable(error)}") from None
 
 
-def _unique(found: Iterator[Any], key: str, problems: list[Problem]) -> Iterator[Any]:
-    """The entries that are right and whose id is new."""
+def _unique(found: Iterable[Any], key: str, problems: list[Problem]) -> Iterator[Any]:
+    """Yield the entries that are right and whose id is new."""
     seen = set()
     for position, entry in enumerate(found):
         where = f"{key}[{position}]"
@@ -125,28 +173,28 @@ def _unique(found: Iterator[Any], key: str, problems: list[Problem]) -> Iterator
             yield entry
 
 
-def _category(entry: Any) -> Category | str:
-    """A category, or what is wrong with it."""
+def _category(entry: Any, ids: Ids) -> Category | str:
+    """Read a category, or say what is wrong with it."""
     if not isinstance(entry, dict):
         return f"category is {kind_of(entry)}"
-    number, name = whole(entry.get("id")), entry.get("name")
+    number, name = ids.number(entry.get("id")), entry.get("name")
     if number is None:
-        return "category without a whole number as id"
+        return "category without an id"
     if not isinstance(name, str) or not name.strip():
         return "category without a name"
     frequency = entry.get("frequency")
     return Category(number, printable(name), frequency if frequency in ("r", "c", "f") else "")
 
 
-def _image(entry: Any) -> CocoImage | str:
-    """An image, or what is wrong with it; LVIS names the file in its address only."""
+def _image(entry: Any, ids: Ids) -> CocoImage | str:
+    """Read an image, or say what is wrong with it; LVIS names the file in its address only."""
     if not isinstance(entry, dict):
         return f"image is {kind_of(entry)}"
-    number, name = whole(entry.get("id")), entry.get("file_name")
+    number, name = ids.number(entry.get("id")), entry.get("file_name")
     if not isinstance(name, str) and isinstance(entry.get("coco_url"), str):
         name = "/".join(entry["coco_url"].split("/")[-2:])
     if number is None:
-        return "image without a whole number as id"
+        return "image without an id"
     if not isinstance(name, str) or not PurePosixPath(name).name or "\0" in name:
         return "image without a file name"
     height, width = (whole(entry.get(side)) or 0 for side in ("height", "width"))
@@ -155,15 +203,15 @@ def _image(entry: Any) -> CocoImage | str:
     return CocoImage(number, name.replace("\\", "/"), size, *lists)
 
 
-def _object(position: int, entry: Any, images: set[int], categories: set[int]) -> CocoObject | Problem:
-    """An annotation, or what is wrong with it."""
+def _object(position: int, entry: Any, images: Ids, categories: Ids) -> CocoObject | Problem:
+    """Read an annotation, or say what is wrong with it."""
     where = f"annotations[{position}]"
     if not isinstance(entry, dict):
         return Problem(where, f"annotation is {kind_of(entry)}")
-    image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
-    if image not in images:
+    image, category = images.number(entry.get("image_id")), categories.number(entry.get("category_id"))
+    if image is None or image not in images.known:
         return Problem(where, "image_id of no image", printable(entry.get("image_id"), 40))
-    if category not in categories:
+    if category is None or category not in categories.known:
         return Problem(where, "category_id of no category", printable(entry.get("category_id"), 40))
     xywh = _numbers(entry.get("bbox"), 4) or _polygon_box(entry.get("segmentation"))
     if xywh is None:
@@ -176,7 +224,7 @@ def _object(position: int, entry: Any, images: set[int], categories: set[int]) -
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of reasonable size, None for anything else."""
+    """Read a whole number of reasonable size; None for anything else."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
@@ -192,7 +240,7 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 
 def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
-    """That many finite numbers, None for anything else."""
+    """Read that many finite numbers; None for anything else."""
     if not isinstance(values, list) or len(values) != count:
         return None
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
@@ -205,7 +253,7 @@ def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
 
 
 def _polygon_box(segmentation: Any) -> tuple[float, ...] | None:
-    """The box of polygons, for annotations that have nothing else."""
+    """Find the box of polygons, for annotations that have nothing else."""
     if not isinstance(segmentation, list) or not segmentation:
         return None
     xs: list[float] = []
@@ -220,7 +268,7 @@ def _polygon_box(segmentation: Any) -> tuple[float, ...] | None:
 
 
 def some(texts: Any) -> str:
-    """The first few of some texts, for an error message."""
+    """Show the first few of some texts, for an error message."""
     listed = list(texts)
     shown = ", ".join(printable(text, 60) for text in listed[:SHOWN])
     return shown + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

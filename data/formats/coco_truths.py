@@ -3,6 +3,7 @@
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +16,7 @@ from utils.metrics.truths import Federated, Truths, plain_truths, ragged
 
 
 def split_truths(spec: DataSpec, split: str, index: LabelIndex) -> Truths:
-    """The truths of a split's images, in the order of the index; UserError if the file does not fit the images."""
+    """Load the truths of a split's images, in the order of the index; UserError if the file does not fit the images."""
     path = spec.annotations.get(split)
     if path is None:
         return plain_truths(index.starts, index.boxes, index.labels, spec.num_classes)
@@ -26,17 +27,38 @@ def split_truths(spec: DataSpec, split: str, index: LabelIndex) -> Truths:
         )
     file = read_coco(path)
     truths, notes = truths_of(file, index.images, spec.names)
-    sizes = {image.id: image.size for image in file.images}
-    other = [
-        Path(photo).name
-        for photo, size, number in zip(index.images, index.sizes.tolist(), truths.image_ids.tolist(), strict=True)
-        if sizes[number] not in ((0, 0), tuple(size))
-    ]
+    truths, other = _scaled(truths, file, index)
     if other:
-        notes.append(f"{len(other)} photos are of another size than {path.name} says: {some(other)}")
+        said = f"{len(other)} photos are of another size than {path.name} says, whose boxes are scaled"
+        notes.append(f"{said}: {some(other)}")
     for note in notes:
         print(f"{split} truths: {note}", file=sys.stderr)
     return truths
+
+
+def _scaled(truths: Truths, file: CocoFile, index: LabelIndex) -> tuple[Truths, list[str]]:
+    """Bring truths to the pixels of photos that are larger or smaller than the file says; name those photos.
+
+    UserError where a photo is of another shape: it is another photo, or a turned one.
+    """
+    declared = {image.id: image.size for image in file.images}
+    factors, other = np.ones((len(index), 2)), []
+    for row, (photo, number) in enumerate(zip(index.images, truths.image_ids.tolist(), strict=True)):
+        (height, width), size = declared[number], tuple(index.sizes[row].tolist())
+        if (height, width) in ((0, 0), size):
+            continue
+        if abs(height * size[1] - width * size[0]) > 0.01 * width * size[0]:
+            raise UserError(
+                f"{printable(file.path)}: {printable(Path(photo).name)} is {width}x{height} there, but the photo is "
+                f"{size[1]}x{size[0]}: another photo or a turned one"
+            )
+        factors[row] = size[1] / width, size[0] / height
+        other.append(Path(photo).name)
+    if not other:
+        return truths, other
+    scale = np.tile(np.repeat(factors, np.diff(truths.starts), axis=0), 2)
+    area = truths.area * scale[:, 0] * scale[:, 1]
+    return replace(truths, boxes=truths.boxes * scale, xywh=truths.xywh * scale, area=area), other
 
 
 def truths_of(file: CocoFile, images: Sequence[str], names: Sequence[str]) -> tuple[Truths, list[str]]:

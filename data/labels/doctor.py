@@ -10,21 +10,24 @@ import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.data_yaml import DataSpec, label_paths, list_images
+from data.data_yaml import DataSpec, is_there, label_paths, list_images
+from data.images import FLOATS, ImageError, used_bits
 from data.labels.index import LabelIndex, look_at_labels
 from data.labels.read_files import cache_folder, in_threads, stamp
 from utils.errors import printable
+from utils.hardware import usable_cores
 from utils.regular_file import require_regular
 
 SCHEMA = 2
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
-RATIO_LIMITS = (2, 4)
+ALL = 2**31  # as `decode`: all photos
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.
 KINDS = {
     "malformed line": "error",
@@ -38,10 +41,12 @@ KINDS = {
     "slightly out of range": "warning",
     "missing label": "warning",
     "missing photo": "warning",
+    "missing split": "warning",
     "class without labels": "warning",
     "class not in train": "warning",
     "anchors": "warning",
     "below 2 pixels": "note",
+    "deep photo": "note",
     "rotated boxes": "note",
     "repeated photo": "note",
     "empty label file": "note",
@@ -99,25 +104,56 @@ def examine(
     cache_dir: Path | None = None,
     cached: bool = True,
     loaded: Mapping[str, LabelIndex] | None = None,
+    decode: int = 0,
 ) -> Checkup:
     """Look at all splits; the result is kept until a file or a setting changes. UserError without any image.
 
-    Splits that are `loaded` already are not read again; the others may hold anything.
+    Splits that are `loaded` already are not read again; the others may hold anything. Up to `decode` photos of each
+    split, spread over it, are decoded as training would.
     """
     loaded = loaded or {}
-    splits = [_open(spec, name) for name in spec.splits]
+    absent = [name for name in spec.splits if name == "test" and len(spec.splits) > 1 and not is_there(spec, name)]
+    splits = [_open(spec, name) for name in spec.splits if name not in absent]
     orphans = {split.name: _orphans(split) for split in splits}
-    key = _key(spec, settings, splits, orphans, {name: index.report.policy for name, index in loaded.items()})
+    key = _key(spec, settings, splits, orphans, {name: index.report.policy for name, index in loaded.items()}, decode)
     folder = cache_folder(cache_dir)
     cache = folder / f"check-{hashlib.sha256(os.fsencode(spec.yaml)).hexdigest()[:24]}.json" if folder else None
     found = _load(cache, key) if cached else None
     if found is None:
         findings, facts = _examine_all(spec, settings, splits, orphans, loaded)
+        for split in splits if decode else ():
+            facts[split.name]["decoded"] = _decode(split, decode, findings)
+        for name in absent:
+            details = "no such folder or list file; training needs none"
+            findings.append(Finding("missing split", name, str(spec.splits[name][0]), details))
         order = {kind: place for place, kind in enumerate(KINDS)}
         findings.sort(key=lambda finding: order[finding.kind])
         found = Checkup(tuple(findings), facts, settings.image_size)
         _save(cache, key, found)
     return found
+
+
+def _decode(split: Split, most: int, findings: list[Finding]) -> int:
+    """Decode photos of a split, evenly spread; add those that cannot be decoded and deep ones, and count them all."""
+    known = {finding.where for finding in findings if finding.kind == "unreadable photo"}
+    rows = np.unique(np.linspace(0, len(split.images) - 1, min(most, len(split.images))).round().astype(int))
+    chosen = [split.images[row] for row in rows.tolist() if str(split.images[row]) not in known]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = list(pool.map(_bits_or_reason, chosen))
+    for image, bits in zip(chosen, found, strict=True):
+        if isinstance(bits, str):
+            findings.append(Finding("unreadable photo", split.name, str(image), bits))
+        elif bits != 8:
+            details = "floats" if bits == FLOATS else f"{bits} of its bits are used"
+            findings.append(Finding("deep photo", split.name, str(image), f"{details}: scaled to 8"))
+    return len(rows)
+
+
+def _bits_or_reason(path: Path) -> int | str:
+    try:
+        return used_bits(path)
+    except ImageError as error:
+        return error.reason
 
 
 def _open(spec: DataSpec, name: str) -> Split:
@@ -279,11 +315,12 @@ def _key(
     splits: Sequence[Split],
     orphans: dict[str, list[str]],
     policies: dict[str, str],
+    decode: int,
 ) -> str:
     """Make a digest of all that the findings depend on, by the files' names, sizes and times."""
     # Boxes left out by another policy than the doctor's own count otherwise.
     other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
-    choices = (SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other)
+    choices = (SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
     digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(

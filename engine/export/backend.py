@@ -3,7 +3,7 @@
 import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,20 @@ class Backend:
     run: Callable[[Tensor], Any]
     final: bool = False
     stride: int = 32
+    precision: str = "float32"  # what it computes in
+    limits: Mapping[str, Any] = field(default_factory=dict)  # with `final`: conf, nms_iou and max_det of the file
+    model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
+    source: str = ""  # what the weights say about themselves
+
+
+def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tuple[int, int]:
+    """Choose the input size (h, w) for `--imgsz`, the file's own where it is empty; UserError if it cannot be."""
+    size = (imgsz[0], imgsz[-1]) if imgsz else backend.image_size
+    if any(side % backend.stride for side in size):
+        raise UserError(f"--imgsz {' '.join(map(str, size))}: expected multiples of {backend.stride}")
+    if not backend.dynamic and size != backend.image_size:
+        raise UserError(f"{printable(path)}: was exported for {'x'.join(map(str, backend.image_size))} px alone")
+    return size
 
 
 def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,8 +58,11 @@ def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([center - half, center + half], dim=-1), output[..., 4:]
 
 
-def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute) -> Backend:
-    """The backend of an exported file from its metadata and its computation; UserError if they are not ours."""
+def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, precision: str = "") -> Backend:
+    """The backend of an exported file from its metadata and its computation; UserError if they are not ours.
+
+    `precision` is what a runtime that chooses says it computes in.
+    """
     try:
         values = {key: _literal(metadata[key]) for key in ("names", "imgsz", "batch", "stride", "args")}
         by_number = {int(number): str(name) for number, name in values["names"].items()}  # JSON's keys are text
@@ -53,6 +70,8 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute) -> 
         image_size, dynamic = tuple(values["imgsz"]), bool(values["args"]["dynamic"])
         layout, model = metadata["layout"], json.loads(metadata["model"])
         decoding = Decoding(model["decode"], model["xy_reach"])
+        limits = _literal(metadata.get("nms_limits", {}))
+        precision = precision or ("float16" if values["args"].get("half") else "float32")
     except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{printable(path)}: not exported by this project ({printable(error, 80)} in its metadata)"
@@ -72,7 +91,8 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute) -> 
         ]
 
     batch = None if dynamic else int(values["batch"])
-    return Backend(names, image_size, batch, dynamic, run, layout == "nms", int(values["stride"]))
+    final, stride = layout == "nms", int(values["stride"])
+    return Backend(names, image_size, batch, dynamic, run, final, stride, precision, limits, model, "exported")
 
 
 def _literal(value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.export.backend import Backend
 from engine.export.job import Job
-from utils.config.export_formats import EXPORT_FORMATS, ExportFormat
+from utils.config.export_formats import EXPORT_FORMATS, ExportFormat, listed
 from utils.errors import UserError, printable
 
 
@@ -16,22 +16,28 @@ from utils.errors import UserError, printable
 class Format:
     """What a file in engine/export/formats gives.
 
-    `writer(path, job)` writes the file or folder `path`, and beside it what `facts.beside` lists; `opener(path)` gives
-    the Backend of what was written. Packages that `facts` lists are there when either is called.
+    `writer(path, job)` writes the file or folder `path`, and beside it what `facts.beside` lists.
+    `opener(path, precision)` gives the Backend of what was written, `precision` being one of `facts.precisions`.
+    Packages that `facts` lists are there when either is called.
     """
 
     facts: ExportFormat
     writer: Callable[[Path, Job], None]
-    opener: Callable[[Path], Backend]
+    opener: Callable[[Path, str], Backend]
 
     def require(self) -> None:
         """UserError with the pip command where a package for writing or opening is missing."""
         _require(f"--format {self.facts.name}", {**self.facts.writes, **self.facts.opens})
 
-    def open(self, path: Path) -> Backend:
-        """The Backend of a file; UserError where it or a package for it is missing or damaged."""
+    def open(self, path: Path, precision: str = "float32") -> Backend:
+        """Open a file as a Backend; UserError where it or a package for it is missing or damaged."""
+        if precision not in self.facts.precisions:
+            able = [each.name for each in EXPORT_FORMATS.values() if precision in each.precisions]
+            raise UserError(
+                f"--precision {precision}: for weights and {listed(able)}; {printable(path)} runs as it was exported"
+            )
         _require(printable(path), self.facts.opens)
-        return self.opener(path)
+        return self.opener(path, precision)
 
 
 def format_named(name: str) -> Format:

@@ -36,6 +36,7 @@ class Job:
         config, settings = self.config, self.settings
         described = json.dumps(config.to_dict(), sort_keys=True).encode()
         metrics = {key: value for key, value in self.contents.get("metrics", {}).items() if isinstance(value, float)}
+        limits = {"conf": settings.conf, "nms_iou": settings.nms_iou, "max_det": settings.max_det}
         return {
             "description": f"AlignYOLO {config.run.cfg}",
             "author": "AlignYOLO",
@@ -50,6 +51,7 @@ class Job:
             "args": {"batch": settings.batch_size, "half": settings.half, "dynamic": settings.dynamic, "nms": False},
             "channels": 3,
             "layout": settings.layout,
+            **({"nms_limits": limits} if settings.layout == "nms" else {}),
             "letterbox": "scale = min(H/h, W/w), resized to whole pixels, centred on 114",
             "colour_order": "RGB, 0 to 1",
             "config_sha256": hashlib.sha256(described).hexdigest(),

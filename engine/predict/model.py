@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from data.images import ImageError, read_image
-from engine.export.backend import Backend
-from engine.export.runtimes import open_backend
+from engine.export.backend import Backend, input_size
+from engine.export.runtimes import device_for, open_backend
 from engine.predict.arrays import as_photo, is_array
 from models.postprocess import Postprocess
-from utils.device import choose_device
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
 from utils.ultralytics_only import result, results_class
@@ -111,13 +110,12 @@ def load(
     nms_iou: float = 0.45,
     max_det: int = 300,
     device: str = "",
+    precision: str = "auto",
 ) -> Model:
-    """A model of weights or of an exported file; UserError where it cannot be opened or cannot take `imgsz`."""
+    """Load weights or an exported file; UserError where it cannot be opened or cannot take `imgsz`.
+
+    `precision` auto computes in bf16 where the device does, which moves scores by about .01; float32 is exact.
+    """
     results_class()  # now, since its import touches what all threads of the process share
-    backend = open_backend(weights, choose_device(device))
-    size = (imgsz[0], imgsz[-1]) if imgsz else backend.image_size
-    if any(side % backend.stride for side in size):
-        raise UserError(f"--imgsz {' '.join(map(str, size))}: expected multiples of {backend.stride}")
-    if not backend.dynamic and size != backend.image_size:
-        raise UserError(f"{printable(weights)}: was exported for {'x'.join(map(str, backend.image_size))} px alone")
-    return Model(backend, size, Postprocess(conf, nms_iou, max_det, multi_label=False))
+    backend = open_backend(weights, device_for(Path(weights), device), precision=precision)
+    return Model(backend, input_size(backend, imgsz, weights), Postprocess(conf, nms_iou, max_det, multi_label=False))

@@ -17,14 +17,14 @@ from utils.run_folder import write_atomically, write_json
 
 # Characters of a name that are certain to fit into a file name with what is added to it (255 bytes).
 LONGEST = 55
-CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2")
+CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2", "precision")
 
 
 class Output:
     """What a run writes: drawn pictures and videos, label files, crops, CSV and JSON."""
 
-    def __init__(self, folder: Path, settings: DetectConfig, names: Sequence[str]):
-        self.folder, self.settings, self.names = folder, settings, names
+    def __init__(self, folder: Path, settings: DetectConfig, names: Sequence[str], precision: str):
+        self.folder, self.settings, self.names, self.precision = folder, settings, names, precision
         self.rows: list[dict[str, Any]] = []
         self.frames = self.detections = 0
         self.videos: dict[str, cv2.VideoWriter] = {}
@@ -55,7 +55,7 @@ class Output:
         for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
             corners = dict(zip(("x1", "y1", "x2", "y2"), (round(side, 2) for side in box), strict=True))
             row = {"image": path, "frame": frame, "class": label, "name": self.names[label], "score": round(score, 5)}
-            self.rows.append(row | corners)
+            self.rows.append(row | corners | {"precision": self.precision})
         if self.settings.save:
             self._draw(path, stem, frame, draw_boxes(image, boxes, labels, self.names, scores), fps)
         if self.settings.save_txt:

@@ -18,7 +18,8 @@ def run(settings: DetectConfig) -> Path:
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     if not settings.source:
         raise UserError("--source: expected an image, folder, glob, list file, video, webcam number or stream address")
-    model = load(weights, settings.imgsz, settings.conf, settings.nms_iou, settings.max_det, settings.device)
+    limits = (settings.conf, settings.nms_iou, settings.max_det)
+    model = load(weights, settings.imgsz, *limits, settings.device, settings.precision)
     wanted = wanted_classes(settings.classes, model.backend.names)
     frames = Frames(settings.source, settings.vid_stride)
     output: Output | None = None
@@ -26,7 +27,7 @@ def run(settings: DetectConfig) -> Path:
         for path, frame, image in frames:
             if output is None:  # a source of which nothing can be read leaves no folder behind
                 folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-                output = Output(folder, settings, model.backend.names)
+                output = Output(folder, settings, model.backend.names, model.backend.precision)
             found = model.detect(image, path, wanted=wanted)
             print(line(path, frame, found, model, settings.conf))
             output.add(path, frame, image, found, frames.fps)
@@ -44,7 +45,7 @@ def summary(output: Output, unread: int) -> str:
     images = f"{output.frames} image{'' if output.frames == 1 else 's'}"
     detections = f"{output.detections} detection{'' if output.detections == 1 else 's'}"
     skipped = f", {unread} could not be read" if unread else ""
-    return f"{images}, {detections}{skipped}; written to {printable(output.folder)}"
+    return f"{images}, {detections} in {output.precision}{skipped}; written to {printable(output.folder)}"
 
 
 def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:

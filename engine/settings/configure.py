@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.data_yaml import DataSpec, data_root, read_data_yaml
+from data.data_yaml import DataSpec, data_root
+from data.open.any_layout import open_data_set
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
@@ -17,7 +18,14 @@ from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError
 
 # What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
-DEMO = {"imgsz": (256,), "epochs": 7, "batch_size": 4, "cache": True, "optimizer": "adamw", "hyp": "shapes"}
+DEMO: dict[str, Any] = {
+    "imgsz": (256,),
+    "epochs": 7,
+    "batch_size": 4,
+    "cache": True,
+    "optimizer": "adamw",
+    "hyp": "shapes",
+}
 # What its detectors from torchvision learn with in some minutes.
 DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
 
@@ -142,9 +150,9 @@ def check_device(run: RunConfig) -> None:
 
 
 def open_data(name: str, root: Path) -> DataSpec:
-    """The data YAML of `--data`; the embedded `shapes` set is drawn on first use."""
+    """Open the data set of `--data`; the embedded `shapes` set is drawn on first use."""
     if name == "shapes":
         from data.shapes.demo_set import ensure_shapes  # here, because drawing needs OpenCV and reading a YAML does not
 
         ensure_shapes(root)
-    return read_data_yaml(name, root)
+    return open_data_set(name, root)

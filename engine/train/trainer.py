@@ -356,7 +356,7 @@ class Trainer:
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute(by_ratio)
+            metrics = collected.compute(by_ratio, errors=by_ratio)
             if not metrics.overall["ap50"] > 0:
                 dtype = str(self.dtype).removeprefix("torch.")
                 print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))

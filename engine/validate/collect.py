@@ -29,7 +29,7 @@ def collect(
     ious: Sequence[float] = (),
     group: Group | None = None,
 ) -> CocoMetrics:
-    """The detections on every image, in full precision, beside the truths: the index's unless others are given.
+    """The detections on every image beside the truths: the index's unless others are given.
 
     Each process of a group takes its share of the images; the main one collects all.
 
@@ -53,7 +53,9 @@ def collect(
     return metrics
 
 
-def protocol_line(config: Config, split: str, images: int, truths: Truths | None = None) -> str:
+def protocol_line(
+    config: Config, split: str, images: int, truths: Truths | None = None, precision: str = "float32"
+) -> str:
     """How the numbers are measured, in one line that is printed and stored with them."""
     flags = config.run
     height, width = flags.image_size
@@ -61,6 +63,6 @@ def protocol_line(config: Config, split: str, images: int, truths: Truths | None
     kind = "LVIS" if truths and truths.federated else "COCO"
     return (
         f"split {split} ({images} images, truths: {source})  imgsz {height}x{width} letterbox, rect off  "
-        f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  float32  "
-        f"{kind} metrics by faster-coco-eval {version('faster-coco-eval')}"
+        f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  {precision}  "
+        f"{kind} metrics by hotcoco {version('hotcoco')}"
     )

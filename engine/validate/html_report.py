@@ -15,7 +15,7 @@ from data.images import ImageError, read_image
 from data.labels.index import LabelIndex
 from utils.drawing.draw import draw_boxes
 from utils.drawing.plots import plot_confusion_matrix, plot_f1, plot_precision_recall
-from utils.metrics.coco_eval import RATIO_BINS, counted_detections, side_ratios
+from utils.metrics.coco_eval import ERROR_KINDS, RATIO_BINS, counted_detections, side_ratios
 from utils.metrics.coco_metrics import COLUMNS, TABLE_HEADS, CocoMetrics, Matches, Metrics, match_truths
 
 GALLERY = 12
@@ -23,6 +23,18 @@ FULL_WIDTH_FROM = 20  # classes, of a readable confusion matrix
 SHOWN_SIDE = 440
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 BINS_NOTE = "percent; side ratio: long over short side; sizes are COCO's, with limits at 32 x 32 and 96 x 96 pixels"
+ERRORS_NOTE = (
+    "AP50 lost: percentage points that AP50 would gain if all errors of the kind were mended, each kind by itself; "
+    "counts are over all confidences"
+)
+MEANINGS = {
+    "classification": "IoU of .5 or more with an object of another class",
+    "localisation": "right class, IoU from .1 to .5",
+    "both": "another class, IoU from .1 to .5",
+    "duplicate": "an object that a surer detection found",
+    "background": "IoU below .1 with every object",
+    "missed": "an object without any detection of the first two kinds",
+}
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
 
@@ -62,7 +74,7 @@ def write_report(path: Path, collected: CocoMetrics, metrics: Metrics, index: La
         protocol=protocol,
         cards=_cards(metrics),
         facts=_facts(metrics),
-        tables=[_class_table(metrics), _bins_table(collected, metrics)],
+        tables=[_class_table(metrics), _errors_table(metrics), _bins_table(collected, metrics)],
         plots=_plots(metrics),
         point=_point(metrics),
         galleries=[
@@ -101,6 +113,15 @@ def _class_table(metrics: Metrics) -> Table:
     every = [("all", {"labels": metrics.counts["labels"], **metrics.overall}), *classes]
     rows = [(name, f"{row['labels']:,}", *(_percent(row[key]) for key in COLUMNS)) for name, row in every]
     return Table("Classes, best AP first", "percent; n/a: no labels", ("class", "labels", *TABLE_HEADS), rows, True)
+
+
+def _errors_table(metrics: Metrics) -> Table:
+    """What each kind of error costs in AP50, and how many there are."""
+    rows = [
+        (name, MEANINGS[name], f"{metrics.error_counts[name]:,}", _percent(metrics.overall[f"tide_{name}"]))
+        for name in ERROR_KINDS.values()
+    ]
+    return Table("Errors by kind (TIDE)", ERRORS_NOTE, ("error", "meaning", "count", "AP50 lost"), rows)
 
 
 def _bins_table(collected: CocoMetrics, metrics: Metrics) -> Table:

@@ -5,8 +5,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from data.data_yaml import data_root
 from data.dataset import DetectionDataset
 from data.formats.coco_truths import split_truths
@@ -19,12 +17,10 @@ from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts
+from engine.validate.weights import open_measured
 from models.kernels.kept_memory import freed_memory_kept
-from models.weights.read import is_nameless, load_detector, read_weights
-from models.yolov3.export_network import folded
 from utils.checkpoint import newest
-from utils.config.knobs import Config, ValConfig
-from utils.device import choose_device
+from utils.config.knobs import ValConfig
 from utils.errors import UserError, printable
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
@@ -34,14 +30,11 @@ from utils.run_folder import new_run_folder
 def run(settings: ValConfig) -> Metrics:
     """Validates a checkpoint as the flags say and writes a run folder; UserError for wrong input."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
-    checkpoint = read_weights(weights)
-    config = with_flags(Config.from_dict(checkpoint["config"], str(weights)), settings)
-    if not config.run.data:
-        raise UserError(f"{printable(weights)}: imported weights know no data set: name one with --data")
-    device = choose_device(settings.device)
+    measured = open_measured(weights, settings)
+    config, device = measured.config, measured.device
 
     spec = open_data(config.run.data, data_root(config.run.data_root))
-    if is_nameless(checkpoint) and len(spec.names) == len(config.names):
+    if measured.nameless and len(spec.names) == len(config.names):
         config = replace(config, names=spec.names)
     if spec.names != config.names:
         raise UserError(
@@ -56,14 +49,9 @@ def run(settings: ValConfig) -> Metrics:
     workers, _ = loading_processes(settings.workers, config.run.batch_size, config.run.image_size)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
-    detector = load_detector(checkpoint, config, str(weights))
-    # Without the batch normalisation as a step of its own: a sixth faster.
-    detector.network = folded(detector.network).to(device, memory_format=torch.channels_last)
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-    protocol = protocol_line(config, settings.split, len(index), truths)
-    print(
-        f"weights {printable(weights)} ({checkpoint.get('source') or 'epoch ' + str(checkpoint['epoch'])})\n{protocol}"
-    )
+    protocol = protocol_line(config, settings.split, len(index), truths, measured.precision)
+    print(f"weights {printable(weights)} ({measured.source})\n{protocol}")
     records = ValRecords(folder, config, protocol)
     start = time.perf_counter()
     names = (index, config.names, device)
@@ -74,12 +62,12 @@ def run(settings: ValConfig) -> Metrics:
                 keep()
             records.batch(number, batch, detections)
 
-        collected = collect(detector, loader, *names, on_batch, truths, settings.iou_list)
-    metrics = collected.compute(by_ratio=True)
+        collected = collect(measured.detector, loader, *names, on_batch, truths, settings.iou_list)
+    metrics = collected.compute(by_ratio=True, errors=True)
     speed = len(index) / (time.perf_counter() - start)
     print(metrics.table(settings.per_class))
     if not metrics.overall["ap50"] > 0:
-        print(diagnose(collected, "float32"))
+        print(diagnose(collected, measured.precision))
     records.finish(metrics)
     if settings.report:
         attempt("report.html", write_report, folder / "report.html", collected, metrics, index, protocol)
@@ -89,20 +77,3 @@ def run(settings: ValConfig) -> Metrics:
         write_texts(folder / "labels", collected, index)
     print(f"{speed:.1f} images/s, metrics included; written to {printable(folder)}")
     return metrics
-
-
-def with_flags(config: Config, settings: ValConfig) -> Config:
-    """The training run's config with what the flags change for this validation."""
-    given = {
-        "data": settings.data,
-        "data_root": settings.data_root,
-        "imgsz": settings.imgsz,
-        "batch_size": settings.batch_size,
-    }
-    changes = {name: value for name, value in given.items() if value}
-    stride = max(config.model.strides)
-    if any(side % stride for side in settings.imgsz):
-        raise UserError(f"--imgsz {' '.join(map(str, settings.imgsz))}: expected multiples of {stride}")
-    changes |= {"conf": settings.conf, "nms_iou": settings.nms_iou, "max_det": settings.max_det}
-    changes["plots"] = settings.plots
-    return replace(config, run=replace(config.run, **changes))

@@ -20,7 +20,7 @@ PART = 1 << 23
 
 def norm_silu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """silu(norm(x)) in training, normalised by the batch (B, C, H, W): keeps x, and neither of its two results."""
-    norm.num_batches_tracked.add_(1)
+    _count_batch(norm)
     return _NormSiLU.apply(x, norm.weight, norm.bias, norm)
 
 
@@ -29,9 +29,15 @@ def norm_silu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tenso
 
     To the bit where an image fills the CPU's vectors, as with 16 channels; what is left over torch rounds otherwise.
     """
-    norm.num_batches_tracked.add_(1)
+    _count_batch(norm)
     window = [[length, length] for length in (pool.kernel_size, pool.stride, pool.padding)]
     return _NormSiLUPool.apply(x, norm.weight, norm.bias, norm, window)
+
+
+def _count_batch(norm: nn.BatchNorm2d) -> None:
+    """Count the batch as torch's own normalisation does."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
 
 
 def saves_memory(x: Tensor, norm: nn.Module | None = None) -> bool:
@@ -59,7 +65,9 @@ class _NormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         statistics = norm.running_mean, norm.running_var
-        y, mean, inverse_std = torch.native_batch_norm(x, weight, bias, *statistics, True, norm.momentum, norm.eps)
+        y, mean, inverse_std = torch.native_batch_norm(
+            x, weight, bias, *statistics, True, norm.momentum or 0.0, norm.eps
+        )
         ctx.save_for_backward(x, weight, bias, mean, inverse_std)
         ctx.eps = norm.eps
         return functional.silu(y, inplace=True)

@@ -182,4 +182,5 @@ def _gather_gradient(y: Tensor, axis: int) -> Tensor:
 def _pairs(like: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """An array for two values in each place of like along the axis, and the even and odd places of it."""
     pairs = like.new_empty(*like.shape[: axis + 1], 2, *like.shape[axis + 1 :])
-    return pairs.flatten(axis, axis + 1), *pairs.unbind(axis + 1)
+    even, odd = pairs.unbind(axis + 1)
+    return pairs.flatten(axis, axis + 1), even, odd

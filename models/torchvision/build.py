@@ -6,7 +6,7 @@ rates are meant for their mean.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,9 +17,11 @@ from models.choices import build_assigner, build_balance, build_similarity, matc
 from models.postprocess import Postprocess
 from models.torchvision.dense_detectors import DenseDetector, resnet_fpn, retinanet, ssd300
 from models.torchvision.dense_loss import BoxCoder, BoxTerm, RetinaNetLoss, SSDLoss
-from models.torchvision.faster_rcnn import TwoStageDetector, TwoStageLoss, faster_rcnn
+from models.torchvision.faster_rcnn import FasterRCNNNetwork, TwoStageDetector, TwoStageLoss, faster_rcnn
 from utils.config.knobs import Config, Hyperparameters
 from utils.distributed import Group
+
+NetworkKind = TypeVar("NetworkKind", bound=nn.Module)
 
 
 def build_matcher(hyper: Hyperparameters, forced: str) -> Any:
@@ -31,11 +33,11 @@ def build_box_term(hyper: Hyperparameters, coder: BoxCoder) -> BoxTerm:
     """Bind the box loss of the config to a torchvision detector's codes."""
     if hyper.box_loss in SIMILARITIES:
         return BoxTerm(coder, build_similarity(hyper), weight=build_balance(hyper))
-    smooth = {"beta": hyper.smooth_l1_beta} if hyper.box_loss == "smooth_l1" else {}
-    return BoxTerm(coder, encoded=hyper.box_loss, weight=build_balance(hyper), **smooth)
+    term = BoxTerm(coder, encoded=hyper.box_loss, weight=build_balance(hyper))
+    return replace(term, beta=hyper.smooth_l1_beta) if hyper.box_loss == "smooth_l1" else term
 
 
-def seeded(config: Config, build: Callable[[], nn.Module]) -> nn.Module:
+def seeded(config: Config, build: Callable[[], NetworkKind]) -> NetworkKind:
     """Build a network with its weights drawn from the config's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
@@ -61,7 +63,7 @@ def postprocess_of(config: Config) -> Postprocess:
 
 def build_retinanet(config: Config, observe: Callable | None, group: Group) -> DenseDetector:
     """Build the RetinaNet of a config."""
-    model, hyper = config.model, config.hyper
+    model, hyper = config.torchvision, config.hyper
     network = seeded(config, lambda: retinanet(model.backbone, len(config.names), model.fpn_channels, model.norm))
     loss = RetinaNetLoss(
         **shared_settings(config, network.box_coder, observe, group),
@@ -87,11 +89,11 @@ def build_ssd(config: Config, observe: Callable | None, group: Group) -> DenseDe
 
 def build_faster_rcnn(config: Config, observe: Callable | None, group: Group) -> TwoStageDetector:
     """Build the Faster R-CNN of a config; its first stage has thresholds of its own."""
-    model, hyper = config.model, config.hyper
+    model, hyper = config.torchvision, config.hyper
     second: DenseThreshold = build_matcher(hyper, forced="none")
     first = replace(second, positive=hyper.rpn_positive, negative=hyper.rpn_negative, forced="best")
 
-    def network_of() -> nn.Module:
+    def network_of() -> FasterRCNNNetwork:
         backbone = resnet_fpn(model.backbone, model.fpn_channels, model.norm, first=1, extra=None)
         return faster_rcnn(backbone, len(config.names), first, second)
 

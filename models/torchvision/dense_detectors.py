@@ -4,7 +4,8 @@ The classes are subclassed, not patched. Their own resizing is left out (letterb
 [0, 1] are normalised with the mean and deviation that torchvision uses for each. Nothing is downloaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from alignyolo.anchors import DenseAnchors
 from alignyolo.targets import Targets
 from models.detector import AnyDetector
-from models.torchvision.dense_loss import DenseOutput
+from models.torchvision.dense_loss import BoxCoder, DenseOutput
 
 NORMS = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
 
 
-def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tensor]) -> DenseAnchors:
+def dense_anchors(generator: Any, images: Tensor, features: Sequence[Tensor]) -> DenseAnchors:
     """Lay the anchors over any one of a batch's images, in full precision whatever the features' is."""
     height, width = images.shape[-2:]
     shapes = [images.new_empty((0, 0, *feature.shape[-2:])) for feature in features]
@@ -36,6 +37,13 @@ def dense_anchors(generator: nn.Module, images: Tensor, features: Sequence[Tenso
 
 class DenseForward:
     """The way through torchvision's detectors with dense anchors, in front of the class that holds the layers."""
+
+    backbone: nn.Module
+    transform: Any
+    head: nn.Module
+    anchor_generator: Any
+    box_coder: BoxCoder
+    scores: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> DenseOutput:
         """What the network says of every anchor over images (B, 3, H, W) in [0, 1]."""
@@ -87,6 +95,8 @@ def ssd300(num_classes: int) -> SSDNetwork:
 
 class DenseDetector(AnyDetector):
     """A network of torchvision's with dense anchors, its loss and its postprocessing."""
+
+    network: Any  # a DenseForward with its layers
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -109,7 +110,7 @@ class FasterRCNNNetwork(GeneralizedRCNN):
         with torch.autocast(images.device.type, enabled=False), torch.random.fork_rng(devices, enabled=self.training):
             features = {name: each.to(images.dtype) for name, each in features.items()}
             per_image = None
-            if self.training:
+            if self.training and targets is not None:
                 torch.manual_seed(self.sampling_seed(targets))
                 per_image = per_image_targets(targets, len(images), images.dtype)
             boxes, losses = self.rpn(ImageList(images, sizes), features, per_image)
@@ -130,7 +131,9 @@ def per_image_targets(targets: Targets, batch_size: int, dtype: torch.dtype) -> 
     return answer
 
 
-def faster_rcnn(backbone: nn.Module, num_classes: int, rpn: DenseThreshold, roi: DenseThreshold) -> FasterRCNNNetwork:
+def faster_rcnn(
+    backbone: BackboneWithFPN, num_classes: int, rpn: DenseThreshold, roi: DenseThreshold
+) -> FasterRCNNNetwork:
     """Faster R-CNN on a feature pyramid with torchvision's settings, randomly initialised."""
     channels = backbone.out_channels
     generator = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
@@ -160,10 +163,13 @@ class TwoStageLoss:
 
     def __call__(self, proposals: Proposals, first: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """Scalar losses {box, objectness, class}; objectness is the region proposal network's two losses."""
-        positive = (proposals.labels > 0).nonzero().flatten()
-        rows = proposals.rows[positive]
+        labels, owners = proposals.labels, proposals.rows
+        assert labels is not None
+        assert owners is not None
+        positive = (labels > 0).nonzero().flatten()
+        rows = owners[positive]
         truths = targets.boxes[rows].to(proposals.boxes.dtype)
-        codes = proposals.codes[positive, proposals.labels[positive]]
+        codes = proposals.codes[positive, labels[positive]]
         around = {
             "image_size": proposals.image_size,
             "over_ranks": self.over_ranks,
@@ -171,14 +177,14 @@ class TwoStageLoss:
         }
         value, boxes = self.box(codes, proposals.boxes[positive], truths, **around)
         boxes = boxes.detach()
-        box = (self.box.weight(boxes, truths, **around) * value).sum() / len(proposals.labels)
-        classes = functional.cross_entropy(proposals.logits, proposals.labels)
+        box = (self.box.weight(boxes, truths, **around) * value).sum() / len(labels)
+        classes = functional.cross_entropy(proposals.logits, labels)
         if self.observe is not None:
             assignment = sampled_assignment(proposals, positive, rows, len(targets.boxes))
             self.observe(assignment, targets, iou(boxes, truths), 1 - value.detach())
         return {
             "box": box * self.box_gain,
-            "objectness": sum(first.values()) * self.obj_gain,
+            "objectness": torch.stack(list(first.values())).sum() * self.obj_gain,
             "class": classes * self.cls_gain,
         }
 
@@ -186,7 +192,7 @@ class TwoStageLoss:
 def sampled_assignment(proposals: Proposals, positive: Tensor, rows: Tensor, num_truths: int) -> Assignment:
     """The positives (P,) among the sampled proposals, which stand in the place of anchors, for the log."""
     overlap = torch.zeros(len(positive), device=positive.device)
-    ignored = torch.zeros(len(proposals.counts), len(proposals.labels), dtype=torch.bool, device=positive.device)
+    ignored = torch.zeros(len(proposals.counts), len(proposals.boxes), dtype=torch.bool, device=positive.device)
     unmatched = torch.ones(num_truths, dtype=torch.bool, device=positive.device)
     unmatched[rows] = False
     return Assignment(positive, proposals.image[positive], rows, overlap, ignored, unmatched)
@@ -194,6 +200,8 @@ def sampled_assignment(proposals: Proposals, positive: Tensor, rows: Tensor, num
 
 class TwoStageDetector(AnyDetector):
     """Faster R-CNN with its loss and its postprocessing."""
+
+    network: Any  # a FasterRCNNNetwork
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:

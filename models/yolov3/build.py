@@ -58,7 +58,7 @@ def scaled_gains(hyper: Hyperparameters, levels: int, num_classes: int, image_si
 def build_loss(config: Config, observe: Callable | None = None, group: Group | None = None) -> DetectionLoss:
     """Build the detection loss of a config, over the processes of a group."""
     group = group or Group()
-    hyper, model = config.hyper, config.model
+    hyper, model = config.hyper, config.yolov3
     levels = len(model.strides)
     return DetectionLoss(
         similarity=build_similarity(hyper),
@@ -77,7 +77,7 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
 
 def build_yolov3(config: Config, observe: Callable | None, group: Group) -> Detector:
     """Build the YOLOv3 detector of a config, its weights drawn from the config's seed."""
-    flags, model = config.run, config.model
+    flags, model = config.run, config.yolov3
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(flags.seed)
         network = build_network(model, len(config.names), config.hyper.cpu_kernels == "on")

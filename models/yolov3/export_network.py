@@ -19,8 +19,35 @@ def folded(network: Network) -> Network:
     network = copy.deepcopy(network).eval().float().requires_grad_(False)
     for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:
         block.conv = fuse_conv_bn_eval(block.conv, block.norm)
-        block.norm = nn.Identity()
+        block.norm = nn.Identity()  # type: ignore[assignment]
     return network
+
+
+class Bfloat16Network(nn.Module):
+    """A copy of the network that computes its features in bfloat16 and its last convolutions in float32.
+
+    Rounded outputs would cost a tenth of a pixel more, and the last convolutions take hardly any time.
+    """
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = folded(network).to(torch.bfloat16)
+        self.network.head.float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to raw outputs (B, A, 5 + C) in float32."""
+        network = self.network
+        with torch.autocast(images.device.type, enabled=False):
+            features = network.neck(*network.backbone(images.to(torch.bfloat16)))
+            return network.head([feature.float() for feature in features])
+
+
+def for_detection(network: nn.Module, bf16: bool = False) -> nn.Module:
+    """Copy a network of any family as fast as it can be without another answer, or with `bf16` with a rounded one.
+
+    A family without a form of its own for bf16 computes in it under autocast.
+    """
+    return Bfloat16Network(network) if bf16 and isinstance(network, Network) else folded(network)
 
 
 class ZeroPaddedPool(nn.Module):

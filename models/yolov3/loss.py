@@ -107,7 +107,8 @@ OBJECTNESS_TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Processes(NamedTuple):
+@dataclass(frozen=True)
+class Processes:
     """The processes whose gradients are averaged: how many, and a function that sums a tensor over them."""
 
     count: int = 1
@@ -155,7 +156,7 @@ class DetectionLoss:
         """
         with torch.autocast(targets.boxes.device.type, enabled=False):
             predictions = None
-            if self.assigner.needs_predictions:
+            if self.assigner.needs_predictions and raw is not None:
                 predictions = self.predictions(raw.detach().float(), anchors)
             return self.assigner(Context(anchors, targets, batch_size, predictions))
 

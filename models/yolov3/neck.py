@@ -84,4 +84,4 @@ class TinyNeck(nn.Module):
         return self.out4(self.lateral4(m5, c4)), self.out5(m5)
 
 
-NECKS: dict[str, type[nn.Module]] = {"darknet53": YOLOv3Neck, "darknet_tiny": TinyNeck}
+NECKS: dict[str, type[YOLOv3Neck] | type[TinyNeck]] = {"darknet53": YOLOv3Neck, "darknet_tiny": TinyNeck}

@@ -16,9 +16,11 @@ class Head(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], anchors_per_cell: int, num_classes: int):
         super().__init__()
         self.outputs = 5 + num_classes
-        self.convs = nn.ModuleList(nn.Conv2d(inputs, anchors_per_cell * self.outputs, 1) for inputs in channels)
-        for conv, stride in zip(self.convs, strides, strict=True):
+        convs = [nn.Conv2d(inputs, anchors_per_cell * self.outputs, 1) for inputs in channels]
+        for conv, stride in zip(convs, strides, strict=True):
+            assert conv.bias is not None
             self._start_rare(conv.bias, stride, num_classes)
+        self.convs = nn.ModuleList(convs)
 
     def _start_rare(self, bias: Tensor, stride: int, num_classes: int) -> None:
         """Starts objectness at about 8 objects in a 640 px image, and classes at .6 / C (RetinaNet, section 3.3)."""

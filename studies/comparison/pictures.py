@@ -17,9 +17,8 @@ from utils.metrics.coco_metrics import IOU_COLUMNS
 def draw_figures(results: Results, curves: Sequence[Row], path: Path) -> None:
     """Writes all pictures that the results allow as one PNG."""
     figure = new_figure(18, 8.8 + 0.2 * max(len(results.others) - 4, 0))
-    upper, lower = figure.subfigures(2, 1)
-    first, second = upper.subfigures(1, 2)
-    third, fourth = lower.subfigures(1, 2)
+    parts: Any = figure.subfigures(2, 2)
+    (first, second), (third, fourth) = parts
     draw_curves(curves, results, first)
     if results.others:
         draw_differences(results, second)

@@ -1,21 +1,17 @@
-"""The runs of a comparison: ordinary train.py runs, one process each, and what they left behind."""
+"""The runs of a comparison: ordinary train.py runs, the commands that make them, and what they left behind."""
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.train.stop_signals import PARENT
 from studies.comparison.recipe import Variant
-from utils.errors import CommandError, DivergedError, UserError, printable
+from utils.errors import DivergedError, UserError, printable
 from utils.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
+TRAIN, VAL = str(ROOT / "train.py"), str(ROOT / "val.py")
 
 
 @dataclass(frozen=True)
@@ -96,41 +92,25 @@ def check_requests(runs: Sequence[Run]) -> None:
             )
 
 
-def perform_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
-    """Trains and scores runs; CommandError names what failed after everything else was tried."""
-    missing = list(runs)
-    with ThreadPoolExecutor(jobs) as pool:
-        codes = list(pool.map(lambda run: perform(run, threads), missing))
-    failed = [run for run, code in zip(missing, codes, strict=True) if code not in (0, DivergedError.exit_code)]
-    if failed:
-        logs = ", ".join(str(run.log) for run in failed[:3])
-        raise CommandError(f"{len(failed)} of {len(missing)} runs failed and have to be started again; see {logs}")
-
-
-def perform(run: Run, threads: int) -> int:
-    """Trains a run, or goes on with it, and scores it; returns the exit code."""
+def note_request(run: Run, code: int | None = None) -> None:
+    """Writes what a run's folder is made for, and the exit code once there is one."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    write_json(run.request, {"arguments": list(run.arguments)})
-    environment = {**os.environ, PARENT: str(os.getpid()), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    with run.log.open("a", encoding="utf-8") as log:
+    write_json(run.request, {"arguments": list(run.arguments), **({} if code is None else {"exit_code": code})})
 
-        def call(*command: str) -> int:
-            script = [sys.executable, str(ROOT / command[0]), *command[1:]]
-            return subprocess.run(script, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
 
-        code = 0
-        if not (run.folder / "metrics.json").is_file():
-            started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
-            code = call("train.py", "--resume", str(run.folder)) if started else UserError.exit_code
-            # Nothing to resume.
-            code = call("train.py", *run.arguments, *run.place) if code == UserError.exit_code else code
-        if not code and run.split != "val":
-            best = str(run.folder / "weights" / "best.pt")
-            place = ["--project", str(run.folder), "--name", run.split, "--exist-ok", "--no-plots"]
-            code = call("val.py", "--weights", best, "--split", run.split, *device(run.arguments), *place)
-    write_json(run.request, {"arguments": list(run.arguments), "exit_code": code})
-    outcome = {0: "done", DivergedError.exit_code: "diverged"}.get(code, f"failed, see {run.log}")
-    print(f"{run.variant.name} seed {run.seed}: {outcome}", flush=True)
+def commands(run: Run) -> Generator[list[str], int, int]:
+    """Trains a run, or goes on with it, and scores it: yields commands, is sent their exit codes, returns the last."""
+    note_request(run)
+    code = 0
+    if not (run.folder / "metrics.json").is_file():
+        started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
+        code = (yield [TRAIN, "--resume", str(run.folder)]) if started else UserError.exit_code
+        # Nothing to resume.
+        code = (yield [TRAIN, *run.arguments, *run.place]) if code == UserError.exit_code else code
+    if not code and not run.done:
+        best = str(run.folder / "weights" / "best.pt")
+        place = ["--project", str(run.folder), "--name", run.split, "--exist-ok", "--no-plots"]
+        code = yield [VAL, "--weights", best, "--split", run.split, *device(run.arguments), *place]
     return code
 
 

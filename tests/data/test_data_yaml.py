@@ -7,7 +7,7 @@ import pytest
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from data.data_yaml import BUILT_IN, label_path, list_images, read_data_yaml
+from data.data_yaml import BUILT_IN, is_there, label_path, list_images, read_data_yaml
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 
@@ -272,3 +272,17 @@ def test_coco128_photos_and_labels():
         images = list_images(spec, split)
         assert len(images) == 128
         assert sum(label_path(spec, image).is_file() for image in images) == labelled
+
+
+def test_ids_in_quotes_are_ids(folder):
+    assert read(folder, "val: images/val\nnames: {'1': dog, '0': cat}\n").names == ("cat", "dog")
+    assert "2 is missing" in complaint(folder, "val: images/val\nnames: {'0': cat, '1': dog, '3': cow}\n")
+
+
+def test_a_test_split_that_is_not_there_stops_nobody_who_does_not_ask_for_it(folder):
+    """Roboflow's YAML names it, its part is deleted or was never made."""
+    spec = read(folder, GOOD + "test: ../test/images\n")
+    assert is_there(spec, "val")
+    assert not is_there(spec, "test")
+    with pytest.raises(UserError, match="test: no such folder or list file"):
+        list_images(spec, "test")

@@ -13,7 +13,7 @@ import pytest
 import data.download
 from data.data_yaml import read_data_yaml
 from data.download import main, read_downloads
-from data.formats.archive import unpack
+from data.open.archive import unpack
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.config.yaml_file import read_mapping
 from utils.errors import UserError

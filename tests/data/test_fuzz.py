@@ -12,11 +12,10 @@ import pytest
 
 from data.data_yaml import list_images, read_data_yaml
 from data.download import read_downloads
-from data.formats.coco import convert_coco
 from data.formats.coco_json import read_coco
 from data.formats.coco_truths import truths_of
-from data.formats.voc import convert_voc
-from data.formats.yolo_to_coco import _read_ids
+from data.formats.convert import convert_coco, convert_voc
+from data.formats.yolo import read_ids
 from data.labels.doctor import Settings, examine
 from data.labels.index import load_labels
 from utils.config.yaml_file import read_mapping
@@ -165,7 +164,7 @@ def try_json(folder, rng):
     (folder / "set" / "ids.json").write_bytes(path.read_bytes())
     for action in (
         lambda: truths_of(read_coco(path), [str(folder / "set/images/a.png")], ["cat", "dog"]),
-        lambda: _read_ids(folder / "set" / "ids.json"),
+        lambda: read_ids(folder / "set" / "ids.json"),
         lambda: convert_coco(path, None),
     ):
         try:

@@ -1,11 +1,12 @@
 """Reading photos: orientation, odd formats, odd names, broken files."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.data_yaml import IMAGE_SUFFIXES
-from data.images import ImageError, image_size, read_image
+from data.images import FLOATS, ImageError, image_size, read_image, used_bits
+from data.photo_files import IMAGE_SUFFIXES
 from tests.paths import SHARED_DATA, needs_shared_data
 
 LOSSLESS = {"png": {}, "webp": {"lossless": True}, "tiff": {}, "jpg": {"quality": 100, "subsampling": 0}}
@@ -162,3 +163,65 @@ def test_real_photos_equal_pillows_decoding():
         image = read_image(path)
         assert image_size(path) == image.shape[:2] == expected.shape[:2]
         assert np.abs(image - expected).mean() < 1
+
+
+def deep_photo(kind: str) -> np.ndarray:
+    """A ramp from 0 to the largest value, as cameras and microscopes store it."""
+    ramp = np.linspace(0, 1, 24 * 40).reshape(24, 40)
+    if kind.startswith("float"):
+        return (ramp * {"float of 1": 1, "float of 4095": 4095}[kind]).astype(np.float32)
+    return np.rint(ramp * (2 ** int(kind.split()[0]) - 1)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "10 bits", "12 bits", "14 bits", "16 bits", "float of 1", "float of 4095"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_photos_are_scaled_by_the_bits_that_they_use(kind, suffix, channels, tmp_path):
+    values = deep_photo(kind)
+    if values.dtype == np.float32 and suffix == "png":
+        pytest.skip("PNG holds no floats")
+    path = tmp_path / f"deep.{suffix}"
+    stored = values if channels == 1 else np.dstack([values, values[::-1], values[:, ::-1]])  # BGR
+    cv2.imwrite(str(path), stored)
+    if channels == 3 and values.dtype == np.float32:
+        with pytest.raises(ImageError, match="no image"):  # Pillow does not know its header: left out, by name
+            image_size(path)
+        return
+    expected = np.rint(np.linspace(0, 255, 24 * 40)).reshape(24, 40)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    red = expected if channels == 1 else expected[:, ::-1]
+    assert np.abs(image[..., 0] - red).max() <= 1
+    assert np.abs(image[..., 2] - expected).max() <= 1
+    assert read_image(path, reduce=2).shape == (12, 20, 3)
+    assert image_size(path) == (24, 40)
+    assert used_bits(path) == (FLOATS if kind == "float of 1" else int(kind.split()[0].replace("float", "12")))
+
+
+def test_whole_numbers_of_32_bits(tmp_path):
+    ramp = np.linspace(0, 4095, 24 * 40).reshape(24, 40).astype(np.int32)
+    Image.fromarray(ramp).save(tmp_path / "deep.tif")
+    assert read_image(tmp_path / "deep.tif").max() == 255
+    assert used_bits(tmp_path / "deep.tif") == 12
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_deep_photos_without_a_range_are_refused_by_name(value, tmp_path):
+    values = deep_photo("float of 1")
+    values[3, 3] = value
+    cv2.imwrite(str(tmp_path / "deep.tif"), values)
+    with pytest.raises(ImageError, match="negative or infinite values: bring them to 0 to 1"):
+        read_image(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_avif_and_gif_are_pillows(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(a_photo()).save(tmp_path / "a.avif", exif=exif, quality=95)
+    Image.fromarray(a_photo()).save(tmp_path / "b.gif")
+    for name in ("a.avif", "b.gif"):
+        with Image.open(tmp_path / name) as opened:
+            expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        np.testing.assert_array_equal(read_image(tmp_path / name), expected)
+        assert image_size(tmp_path / name) == expected.shape[:2]

@@ -9,7 +9,7 @@ import pytest
 
 from data.check import main as doctor
 from data.formats.coco_json import read_coco
-from data.formats.voc import BadAnnotation, read_annotation
+from data.formats.voc.xml_file import BadAnnotation, read_annotation
 from data.images import ImageError, image_size, read_image
 from data.labels.read_files import read_text
 from detect import detect

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from engine.run_lock import only_writer
-from studies.compare import compare, parse_flags
 from tests.paths import ROOT
 from train import train
 from utils.errors import UserError
@@ -75,14 +74,3 @@ def test_resuming_a_live_run_and_starting_over_it_are_refused(flags, tmp_path):
         live.communicate()
     assert (folder / "weights" / "last.pt").read_bytes() == before
     assert train(resume=str(folder), epochs=2) == folder
-
-
-def test_a_second_comparison_in_a_folder_is_refused(small_shapes, tmp_path):
-    live = holder(tmp_path)
-    arguments = ["--losses", "iou", "--seeds", "0", "--into", str(tmp_path), "--data", str(small_shapes)]
-    try:
-        with pytest.raises(UserError, match="another process writes in this folder"):
-            compare(*parse_flags(arguments), "")
-    finally:
-        live.kill()
-        live.communicate()

@@ -20,6 +20,7 @@ class ExportFormat:
     dynamic: bool = True
     graph: bool = True  # a computation, not the weights alone: it has a layout and a shape
     opset: bool = False  # goes through an ONNX graph
+    precisions: tuple[str, ...] = ("float32", "auto")  # of --precision; these two run a file as it was exported
     beside: tuple[str, ...] = ()  # suffixes of further files that lie beside the first
     writes: Mapping[str, str] = field(default_factory=dict)
     opens: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +48,7 @@ EXPORT_FORMATS = {
             layouts=_ALL_LAYOUTS,
             half=True,
             opset=True,
+            precisions=("float32", "bf16", "auto"),
             writes=_ONNX,
             opens={"openvino": "openvino"},
         ),

@@ -19,6 +19,8 @@ BOX_LOSSES = tuple(SIMILARITIES)
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LARGEST = 3.4e38  # what float32, in which losses are computed, holds
 LR_SCHEDULES = ("linear", "cosine", "steps")
+PRECISIONS = ("float32", "bf16", "auto")
+PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
 
 
@@ -286,7 +288,7 @@ class RunConfig:
 class ValConfig:
     """The flags of val.py; what is not given comes from the checkpoint's own run."""
 
-    weights: str = knob("", "checkpoint (default: best.pt of the newest run)")
+    weights: str = knob("", "weights, or a file of export.py (default: best.pt of the newest run)")
     data: str = knob("", "data YAML or built-in name (default: the one it was trained on)")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     split: str = knob("val", "split of the data set", choices=("train", "val", "test"))
@@ -297,6 +299,7 @@ class ValConfig:
     report: bool = knob(True, "write report.html: tables, curves, the worst misses and false alarms")
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(0, "images per batch, 0 = as in training", 0, 65536)
+    precision: str = knob("float32", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
     conf: float = knob(0.001, "lowest score that counts", 0, 1)
@@ -334,6 +337,7 @@ class CompareConfig:
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")
     split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
     jobs: int = knob(1, "training processes at the same time", 1, 1024)
     threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
     report_only: bool = knob(False, "start nothing: write the report of what is finished")
@@ -386,13 +390,14 @@ class ExportConfig:
 class DetectConfig:
     """The flags of detect.py."""
 
-    weights: str = knob("", "weights: .pt, .weights, .onnx, .torchscript, openvino (default: the newest run's best.pt)")
+    weights: str = knob("", "weights, or a file of export.py (default: best.pt of the newest run)")
     source: str = knob("", "image, folder, glob, list file (.txt), video, webcam number, or stream address")
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     conf: float = knob(0.25, "lowest score that is reported", 0, 1)
     nms_iou: float = knob(0.45, "NMS threshold", 0, 1)
     max_det: int = knob(300, "detections per image", 1, 10000)
     classes: tuple[str, ...] = knob((), "report only these class names")
+    precision: str = knob("auto", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     vid_stride: int = knob(1, "use every N-th frame of a video or stream", 1, 100000)
     save: bool = knob(True, "save pictures and videos with the detections drawn")
@@ -413,6 +418,20 @@ class Config:
     model: ModelConfig | TorchvisionConfig
     hyper: Hyperparameters
     names: tuple[str, ...]
+
+    @property
+    def yolov3(self) -> ModelConfig:
+        """Return the model of a YOLOv3; TypeError for another family's."""
+        if not isinstance(self.model, ModelConfig):
+            raise TypeError(f"expected a YOLOv3, not {self.model.detector}")
+        return self.model
+
+    @property
+    def torchvision(self) -> TorchvisionConfig:
+        """Return the model of a detector of torchvision; TypeError for a YOLOv3's."""
+        if not isinstance(self.model, TorchvisionConfig):
+            raise TypeError(f"expected a detector of torchvision, not {self.model.detector}")
+        return self.model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types only."""

@@ -1,13 +1,11 @@
-"""COCO's and LVIS's precision and recall, by faster-coco-eval: the one place that knows its API."""
+"""COCO's and LVIS's precision and recall, and TIDE's errors, by hotcoco: the one place that knows its API."""
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import hotcoco
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from utils.metrics.truths import Truths, to_xywh
@@ -15,6 +13,15 @@ from utils.metrics.truths import Truths, to_xywh
 MAX_DETECTIONS = 100  # per image and class, as COCO counts
 MAX_DETECTIONS_LVIS = 300  # per image, as LVIS counts
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
+ERROR_KINDS = {
+    "Cls": "classification",
+    "Loc": "localisation",
+    "Both": "both",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
+IN_NO_RANGE = -1.0  # an area below all ranges
 # Long over short side.
 RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, 1e10)}
 
@@ -28,67 +35,37 @@ class Boxes(NamedTuple):
     scores: NDArray
 
     def take(self, rows: NDArray) -> "Boxes":
-        """The chosen rows (a mask or indices)."""
-        return Boxes(*(part[rows] for part in self))
+        """Return the chosen rows (a mask or indices); a mask that takes all of them copies nothing."""
+        return self if rows.dtype == bool and rows.all() else Boxes(*(part[rows] for part in self))
 
 
-class _Detections(COCO):
-    """Detections that are evaluated as a whole: an index of millions, which nobody looks up, costs time and memory."""
+class Errors(NamedTuple):
+    """What each of TIDE's kinds of error costs in AP50, as fractions (NaN without truths), and how many there are."""
 
-    def createIndex(self):
-        """None: `loadAnns` gives all that there is, in its order."""
-
-    def getAnnIds(self, **_):
-        """The evaluator asks for those of all images and of all classes that there are."""
-        return range(1, 1 + len(self.dataset["annotations"]))
-
-    def loadAnns(self, ids):
-        """All annotations."""
-        return self.dataset["annotations"]
-
-
-class _Evaluation(COCOeval_faster):
-    """faster-coco-eval, and VOC's difficult objects: ignored, however many detections find them."""
-
-    def _prepare(self):
-        super()._prepare()
-        self.difficult = [truth for truth in self.cocoGt.dataset["annotations"] if truth["difficult"]]
-        for truth in self.difficult:
-            truth["ignore"] = 1
-
-    def computeIoU(self, imgId, catId):
-        """IoUs (D, T); a crowd's is taken over the detection alone, a difficult object's is the usual one."""
-        ious = super().computeIoU(imgId, catId)
-        for truth in self.cocoGt.imgToAnns[imgId] if self.difficult else ():
-            if truth["difficult"] and truth["category_id"] == catId:
-                truth["iscrowd"] = 1  # from here on: this is how the matcher knows what may be found again and again
-        return ious
+    lost: dict[str, float]
+    counts: dict[str, int]
 
 
 def coco_precision_recall(
     truths: Truths, detections: Boxes, num_classes: int, ious: Sequence[float] = tuple(COCO_IOUS)
 ) -> tuple[NDArray, NDArray]:
-    """Precision (K IoUs, 101 recalls, C, 4 areas) and final recall (K IoUs, C, 4 areas); NaN without truths."""
+    """Return precision (K IoUs, 101 recalls, C, 4 areas) and final recall (K IoUs, C, 4 areas); NaN without truths."""
     precision = np.full((len(ious), 101, num_classes, 4), np.nan)
     recall = np.full((len(ious), num_classes, 4), np.nan)
     classes = np.unique(truths.labels)
     if not len(classes):
         return precision, recall
-    with _garbage_collection_paused():
-        evaluation = _evaluation(truths, detections.take(np.isin(detections.labels, classes)), classes)
-        evaluation.params.iouThrs = np.asarray(ious, np.float64)
-        evaluation.params.maxDets = [MAX_DETECTIONS if truths.federated is None else MAX_DETECTIONS_LVIS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision[:, :, classes] = evaluation.eval["precision"][..., 0]
-    recall[:, classes] = evaluation.eval["recall"][..., 0]
+    evaluation = _evaluation(truths, detections, classes)
+    evaluation.params.iou_thrs = list(map(float, ious))
+    found = _accumulated(evaluation)
+    precision[:, :, classes], recall[:, classes] = found["precision"][..., 0], found["recall"][..., 0]
     return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
 
 def precision_by_ratio(
     truths: Truths, detections: Boxes, num_classes: int, limits: Sequence[tuple[float, float]]
 ) -> NDArray:
-    """Precision (10 IoUs, 101 recalls, C, len(limits)) of objects with these side ratios, long over short.
+    """Return precision (10 IoUs, 101 recalls, C, len(limits)) of objects with these side ratios, long over short.
 
     COCO's own rule for sizes: truths outside the limits are ignored, and so are unmatched detections outside them.
     """
@@ -96,18 +73,42 @@ def precision_by_ratio(
     classes = np.unique(truths.labels)
     if not len(classes):
         return precision
-    with _garbage_collection_paused():
-        # The evaluator sorts boxes into ranges by their `area`, whatever that number means.
-        own = replace(truths, area=side_ratios(truths.xywh))
-        known = detections.take(np.isin(detections.labels, classes))
-        evaluation = _evaluation(own, known, classes, side_ratios(to_xywh(known.boxes)))
-        evaluation.params.areaRng = [list(each) for each in limits]
-        evaluation.params.areaRngLbl = [str(number) for number in range(len(limits))]
-        evaluation.params.maxDets = [MAX_DETECTIONS if truths.federated is None else MAX_DETECTIONS_LVIS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision[:, :, classes] = evaluation.eval["precision"][..., 0]
+    # The evaluator sorts boxes into ranges by their `area`, whatever that number means.
+    own = replace(truths, area=side_ratios(truths.xywh))
+    evaluation = _evaluation(own, detections, classes, side_ratios(to_xywh(detections.boxes)))
+    evaluation.params.area_rng = [list(map(float, each)) for each in limits]
+    evaluation.params.area_rng_lbl = [str(number) for number in range(len(limits))]
+    precision[:, :, classes] = _accumulated(evaluation)["precision"][..., 0]
     return np.where(precision < 0, np.nan, precision)
+
+
+def tide_errors(truths: Boxes, detections: Boxes, num_classes: int) -> Errors:
+    """Tell what false alarms and misses cost in AP50 by their kind, over truths and detections that all count.
+
+    The kinds are TIDE's (Bolya et al. 2020, section 2.2), at IoU .5 and, where background begins, .1. A cost is what
+    AP50, the mean over classes with truths, would gain if every error of the kind were mended.
+    """
+    if not len(truths.labels):
+        counts = dict.fromkeys(ERROR_KINDS.values(), 0) | {"background": len(detections.labels)}
+        return Errors(dict.fromkeys(ERROR_KINDS.values(), float("nan")), counts)
+    images = 1 + max(truths.image.max(), detections.image.max(initial=0))
+    truth_set = hotcoco.COCO.from_arrays(
+        [{"id": number} for number in range(images)],
+        [{"id": number, "name": str(number)} for number in range(num_classes)],
+        truths.image,
+        truths.labels,
+        to_xywh(truths.boxes),
+    )
+    evaluation = hotcoco.COCOeval(truth_set, truth_set.load_res(_result_rows(detections.image, detections)), "bbox")
+    evaluation.params.iou_thrs = [0.5]
+    evaluation.params.max_dets = [MAX_DETECTIONS_LVIS]
+    evaluation.params.area_rng, evaluation.params.area_rng_lbl = [[0.0, 1e10]], ["all"]
+    evaluation.evaluate()
+    found = evaluation.tide_errors(pos_thr=0.5, bg_thr=0.1)
+    return Errors(
+        {name: float(found["delta_ap"][kind]) for kind, name in ERROR_KINDS.items()},
+        {name: int(found["counts"][kind]) for kind, name in ERROR_KINDS.items()},
+    )
 
 
 def side_ratios(xywh: NDArray) -> NDArray:
@@ -121,8 +122,9 @@ def counted_detections(detections: Boxes, truths: Truths) -> Boxes:
     that are known to be present or absent there. Of equal scores the earlier ones, in the order given.
     """
     if truths.federated is None:
-        return detections.take(_best_rows(detections, (detections.labels, detections.image), MAX_DETECTIONS))
-    best = detections.take(_best_rows(detections, (detections.image,), MAX_DETECTIONS_LVIS))
+        groups = detections.image * (1 + detections.labels.max(initial=0)) + detections.labels
+        return detections.take(_best_rows(detections, groups, MAX_DETECTIONS))
+    best = detections.take(_best_rows(detections, detections.image, MAX_DETECTIONS_LVIS))
     known = np.concatenate([np.column_stack([truths.image, truths.labels]), truths.federated.absent])
     return best.take(among(best, known))
 
@@ -133,64 +135,104 @@ def among(boxes: Boxes, pairs: NDArray) -> NDArray:
     return np.isin(boxes.image * step + boxes.labels, pairs[:, 0] * step + pairs[:, 1])
 
 
-def _best_rows(boxes: Boxes, keys: tuple[NDArray, ...], limit: int) -> NDArray:
-    """Rows of the `limit` highest scores for each value of the keys, in the order given."""
-    order = np.lexsort((-boxes.scores, *keys))
-    opens = np.zeros(len(order), bool)
-    for key in keys:
-        opens |= np.diff(key[order], prepend=-1) != 0
+def _best_rows(boxes: Boxes, groups: NDArray, limit: int) -> NDArray:
+    """Return a mask of the `limit` highest scores of each group (K,); of equal scores the earlier rows."""
+    kept = np.ones(len(groups), bool)
+    values, counts = np.unique(groups, return_counts=True)
+    # Few groups have too many, and only those need sorting.
+    rows = np.flatnonzero(np.isin(groups, values[counts > limit]))
+    order = rows[np.lexsort((-boxes.scores[rows], groups[rows]))]
+    opens = np.diff(groups[order], prepend=-1) != 0
     position = np.arange(len(order))
     rank = position - np.maximum.accumulate(np.where(opens, position, 0))
-    return np.sort(order[rank < limit])
+    kept[order[rank >= limit]] = False
+    return kept
 
 
 def _evaluation(
     truths: Truths, detections: Boxes, classes: NDArray, detection_area: NDArray | None = None
-) -> _Evaluation:
-    """The evaluator of these detections; images keep their ids, whose order decides between equal scores."""
-    ids = truths.image_ids.tolist()
-    images, federated = [{"id": i} for i in ids], truths.federated
-    categories = [{"id": label} for label in classes.tolist()]
-    if federated is not None:
+) -> hotcoco.COCOeval:
+    """Return the evaluator of the detections of these classes, their area as given or that of their boxes.
+
+    Images are numbered in the order of their ids, which decides between equal scores.
+    """
+    number = np.empty(len(truths.image_ids), np.int64)
+    number[np.argsort(truths.image_ids, kind="stable")] = np.arange(len(number))
+    kept = np.isin(detections.labels, classes)
+    detections = detections.take(kept)
+    rows = _with_difficult_repeated(truths, detections)
+    truth_set = hotcoco.COCO.from_arrays(
+        _images(truths, number),
+        _categories(truths, classes),
+        number[truths.image[rows]],
+        truths.labels[rows],
+        truths.xywh[rows],
+        area=np.where(truths.difficult, IN_NO_RANGE, truths.area)[rows],
+        iscrowd=truths.crowd[rows],
+    )
+    detection_set = truth_set.load_res(_result_rows(number[detections.image], detections))
+    if detection_area is not None and len(detections.labels):
+        detection_set.update_anns(ids=np.arange(1, 1 + len(detections.labels)), area=detection_area[kept])
+    federated = truths.federated is not None
+    evaluation = hotcoco.COCOeval(truth_set, detection_set, "bbox", lvis_style=federated)
+    evaluation.params.max_dets = [MAX_DETECTIONS_LVIS if federated else MAX_DETECTIONS]
+    return evaluation
+
+
+def _accumulated(evaluation: hotcoco.COCOeval) -> dict[str, NDArray]:
+    """Return the evaluator's arrays; it writes -1 where there are no truths."""
+    evaluation.evaluate()
+    evaluation.accumulate()
+    found: dict[str, NDArray] | None = evaluation.eval
+    assert found is not None
+    return found
+
+
+def _with_difficult_repeated(truths: Truths, detections: Boxes) -> NDArray:
+    """Return the rows of the truths, those of difficult objects as often as detections could find them.
+
+    VOC's rule is that a difficult object counts neither as found nor as missed, however many detections find it. What
+    lies in no range of areas is neither, but once each: so there is one for each detection of its image and class.
+    """
+    rows = np.arange(len(truths.labels))
+    if not truths.difficult.any():
+        return rows
+    step = 1 + max(truths.labels.max(initial=0), detections.labels.max(initial=0))
+    pairs, count = np.unique(detections.image * step + detections.labels, return_counts=True)
+    wanted = truths.image * step + truths.labels
+    place = np.searchsorted(pairs, wanted).clip(max=max(len(pairs) - 1, 0))
+    there = count[place] * (pairs[place] == wanted) if len(pairs) else np.zeros(len(rows), np.int64)
+    return np.repeat(rows, np.where(truths.difficult, there, 1))
+
+
+def _images(truths: Truths, number: NDArray) -> list[dict]:
+    """Return the images, with what LVIS knows about them."""
+    images: list[dict] = [{"id": each} for each in number.tolist()]
+    if truths.federated is not None:
         for key, pairs in (
-            ("neg_category_ids", federated.absent),
-            ("not_exhaustive_category_ids", federated.not_exhaustive),
+            ("neg_category_ids", truths.federated.absent),
+            ("not_exhaustive_category_ids", truths.federated.not_exhaustive),
         ):
             for image in images:
                 image[key] = []
             for row, label in pairs.tolist():
                 images[row][key].append(label)
+    return images
+
+
+def _categories(truths: Truths, classes: NDArray) -> list[dict]:
+    """Return the categories, with LVIS's frequency."""
+    categories: list[dict] = [{"id": label, "name": str(label)} for label in classes.tolist()]
+    if truths.federated is not None:
         for category in categories:
-            category["frequency"] = federated.frequency[category["id"]]
-    rows = _annotations(truths.image_ids[truths.image], truths.labels, truths.xywh, truths.area)
-    for row, crowd, difficult in zip(rows, truths.crowd.tolist(), truths.difficult.tolist(), strict=True):
-        row["iscrowd"], row["difficult"] = int(crowd), difficult
-    truth_set = COCO({"images": images, "categories": categories, "annotations": rows})
-    xywh = to_xywh(detections.boxes)
-    area = xywh[:, 2] * xywh[:, 3] if detection_area is None else detection_area
-    rows = _annotations(truths.image_ids[detections.image], detections.labels, xywh, area, detections.scores)
-    detection_set = _Detections({"annotations": rows})
-    return _Evaluation(truth_set, detection_set, "bbox", lvis_style=federated is not None)
+            category["frequency"] = truths.federated.frequency[category["id"]]
+    return categories
 
 
-def _annotations(
-    image_ids: NDArray, labels: NDArray, xywh: NDArray, area: NDArray, scores: NDArray | None = None
-) -> list[dict]:
-    """COCO annotations, numbered from 1 because faster-coco-eval reads 0 as unmatched."""
-    columns = [part.tolist() for part in (image_ids, labels, xywh, area, area if scores is None else scores)]
-    return [
-        {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "score": score}
-        for number, (image, label, box, area, score) in enumerate(zip(*columns, strict=True), 1)
-    ]
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Python's cyclic collector walks millions of annotation dicts again and again, for a third of the whole time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def _result_rows(image: NDArray, detections: Boxes) -> NDArray:
+    """Return COCO results as rows (K, 7): image, left, top, width, height, score, category."""
+    rows = np.empty((len(image), 7))
+    rows[:, 0], rows[:, 5], rows[:, 6] = image, detections.scores, detections.labels
+    rows[:, 1:3] = detections.boxes[:, :2]
+    np.subtract(detections.boxes[:, 2:], detections.boxes[:, :2], out=rows[:, 3:5])
+    return rows

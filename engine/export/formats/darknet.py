@@ -13,6 +13,6 @@ def write(path: Path, job: Job) -> None:
     write_darknet(path, job.detector.network, job.config, job.contents.get("darknet"))
 
 
-def open_file(path: Path) -> Backend:
+def open_file(path: Path, precision: str) -> Backend:
     """The files in PyTorch."""
-    return open_weights(path)
+    return open_weights(path, precision=precision)

@@ -19,7 +19,7 @@ def write(path: Path, job: Job) -> None:
     write_onnx(build_graph(job), path, job.metadata())
 
 
-def open_file(path: Path) -> Backend:
+def open_file(path: Path, precision: str) -> Backend:
     """An ONNX file in onnxruntime."""
     onnxruntime = silent_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as errors

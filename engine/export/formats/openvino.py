@@ -9,7 +9,15 @@ import yaml
 from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
 from utils.config.export_formats import EXPORT_FORMATS
-from utils.errors import UserError, printable
+from utils.errors import CommandError, UserError, printable
+
+# What is not said OpenVINO chooses: bfloat16 on a CPU that has it, and the numbers differ from PyTorch's.
+HINTS = {
+    "float32": {"INFERENCE_PRECISION_HINT": "f32"},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16"},
+    "auto": {},
+}
+RAN = {"f32": "float32", "f16": "float16"}
 
 
 def write(path: Path, job: Job) -> None:
@@ -22,11 +30,14 @@ def write(path: Path, job: Job) -> None:
     path.mkdir(parents=True)
     model = openvino.Core().read_model(graph.SerializeToString())
     name = path.name.removeprefix(".exporting-").removesuffix(EXPORT_FORMATS["openvino"].suffix)
-    openvino.save_model(model, str(path / f"{name}.xml"), compress_to_fp16=job.settings.half)
+    try:
+        openvino.save_model(model, str(path / f"{name}.xml"), compress_to_fp16=job.settings.half)
+    except RuntimeError as error:
+        raise CommandError(f"{printable(path)}: OpenVINO cannot write it ({printable(error, 120)})") from None
     (path / "metadata.yaml").write_text(yaml.safe_dump(job.metadata(), sort_keys=False), "utf-8")
 
 
-def open_file(path: Path) -> Backend:
+def open_file(path: Path, precision: str) -> Backend:
     """An OpenVINO folder, or the .xml in it."""
     import openvino
 
@@ -37,11 +48,14 @@ def open_file(path: Path) -> Backend:
         if not opened.read(64).lstrip(b"\xef\xbb\xbf \r\n").startswith((b"<?xml", b"<net")):
             raise UserError(f"{printable(file)}: not an OpenVINO model: no XML")
     try:
-        # Float32 arithmetic: a CPU may otherwise take bfloat16, and the numbers would differ from PyTorch's.
-        compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.Core().compile_model(str(file), "CPU", HINTS[precision])
         metadata = yaml.safe_load((file.parent / "metadata.yaml").read_text("utf-8"))
     except (RuntimeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(path)}: not an OpenVINO model ({printable(error, 120)})") from None
+    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    ran = RAN.get(chosen, chosen)
+    if precision not in ("auto", ran):
+        raise UserError(f"--precision {precision}: OpenVINO computes in {ran} on this CPU")
     requests = threading.local()  # one a thread: a request computes one batch at a time
 
     def compute(images: np.ndarray) -> list[np.ndarray]:
@@ -49,4 +63,4 @@ def open_file(path: Path) -> Backend:
             requests.own = compiled.create_infer_request()
         return [np.array(part) for part in requests.own.infer({0: images}).values()]
 
-    return from_metadata(path, metadata, compute)
+    return from_metadata(path, metadata, compute, ran)

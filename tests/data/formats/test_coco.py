@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from data.data_yaml import list_images, read_data_yaml
-from data.formats.coco import convert_coco
 from data.formats.coco_json import read_coco
 from data.formats.coco_truths import truths_of
-from data.formats.yolo_to_coco import convert_yolo
+from data.formats.convert import convert_coco, convert_yolo
 from tests.data.formats.coco_files import make_coco
 from tests.paths import needs_shared_data
 from utils.errors import UserError

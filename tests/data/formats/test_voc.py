@@ -15,9 +15,11 @@ from torchvision.datasets import VOCDetection
 
 import convert
 from data.data_yaml import label_path, list_images, read_data_yaml
-from data.formats import yolo_set
+from data.formats.annotation_set import BadAnnotation
 from data.formats.coco_truths import split_truths
-from data.formats.voc import BadAnnotation, convert_voc, read_annotation
+from data.formats.convert import convert_voc
+from data.formats.voc.xml_file import read_annotation
+from data.formats.write import yolo as yolo_set
 from data.split import load_split
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.errors import UserError

@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 import data.labels.doctor
 from data.check import main
 from data.data_yaml import read_data_yaml
-from data.labels.doctor import Settings, examine
+from data.labels.doctor import ALL, Settings, examine
 from data.split import load_split
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from utils.drawing.draw import write_image
@@ -46,6 +48,7 @@ def sick(tmp_path):
         "train/tiny": "0 .5 .5 .002 .2\n",
         "train/empty": "\n",
         "train/broken": "0 .5 .5 .2 .2\n",
+        "train/deep": "0 .5 .5 .2 .2\n",
         "train/turned": "0 .5 .2 .8 .5 .5 .8 .2 .5\n",
         "train/slender": "0 .5 .5 .9 .01\n",
         "val/fine": "0 .5 .5 .2 .2\n2 .5 .5 .2 .2\n",
@@ -54,6 +57,8 @@ def sick(tmp_path):
     for name, text in labels.items():
         photo(name)
         (root / "labels" / f"{name}.txt").write_text(text)
+    (root / "images" / "train" / "deep.png").unlink()
+    cv2.imwrite(str(root / "images" / "train" / "deep.png"), random.integers(0, 4096, (90, 90), np.uint16))
     photo("train/unlabelled")
     write_image(root / "images" / "train" / "tiny.bmp", random.integers(0, 255, (90, 90, 3), np.uint8))
     (root / "labels" / "train" / "unseen.txt").write_text("0 .5 .5 .1 .1\n")
@@ -61,7 +66,9 @@ def sick(tmp_path):
     shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "val" / "copy.png")
     shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "train" / "again.png")
     (root / "labels" / "train" / "again.txt").write_text("0 .5 .5 .2 .2\n")
-    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog, cow, owl]\n")
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: images/val\ntest: images/test\nnames: [cat, dog, cow, owl]\n"
+    )
     return root
 
 
@@ -73,12 +80,14 @@ EXPECTED = {
     "no area": "flat.txt:1",
     "duplicate": "twice.txt:2",
     "below 2 pixels": "tiny.txt:1",
+    "deep photo": "deep.png",
     "rotated boxes": "turned.txt:1",
     "shared label": "tiny.png",
     "empty label file": "empty.txt",
     "unreadable photo": "broken.png",
     "missing label": "unlabelled.png",
     "missing photo": "unseen.txt",
+    "missing split": "images/test",
     "shared photo": "val/copy.png",
     "repeated photo": "train/",
     "class not in train": "cow",
@@ -97,7 +106,7 @@ def contents(root):
 
 @pytest.mark.parametrize("kind", data.labels.doctor.KINDS)
 def test_every_kind_is_found_where_it_is(kind, sick, tmp_path):
-    found = [finding for finding in checkup(sick, tmp_path).findings if finding.kind == kind]
+    found = [finding for finding in checkup(sick, tmp_path, decode=ALL).findings if finding.kind == kind]
     assert any(EXPECTED[kind] in finding.where for finding in found), found
     if kind not in ("class without labels", "below 2 pixels", "anchors"):
         assert len(found) == 1
@@ -220,3 +229,29 @@ def test_what_is_done_about_boxes_beyond_the_photo(policy, boxes, tmp_path):
     assert len(index.boxes) == boxes
     assert index.boxes.min() >= 0
     assert index.boxes.max() <= 100
+
+
+def test_photos_that_nobody_can_decode_are_found_as_training_would_find_them(tmp_path, monkeypatch):
+    """Their headers are right; a copy was cut off. A sample is decoded unless all are asked for, and that is said."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    for number in range(6):
+        path = tmp_path / "images" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_image(path, random.integers(0, 255, (60, 60, 3), np.uint8))
+        (tmp_path / "images" / f"{number}.txt").write_text("0 .5 .5 .2 .2\n")
+        if number % 2:
+            path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    (tmp_path / "labels").symlink_to(tmp_path / "images")
+    assert not checkup(tmp_path, tmp_path).errors
+    for decode in (ALL, 6):
+        found = checkup(tmp_path, tmp_path, decode=decode)
+        assert [Path(finding.where).name for finding in found.errors] == ["1.png", "3.png", "5.png"]
+        assert {finding.details for finding in found.errors} == {"cannot be decoded"}
+        assert found.splits["train"]["decoded"] == 6
+    assert checkup(tmp_path, tmp_path, decode=2).splits["train"]["decoded"] == 2
+    assert checkup(tmp_path, tmp_path, decode=ALL).errors
+    with monkeypatch.context() as patch:
+        patch.setattr("data.labels.doctor.used_bits", None)
+        assert checkup(tmp_path, tmp_path, decode=ALL).errors, "from the cache"

@@ -9,7 +9,7 @@ import pytest
 from data.labels.index import load_labels
 from engine.validate.html_report import write_report
 from utils.drawing.draw import write_image
-from utils.metrics.coco_eval import COCO_IOUS, coco_precision_recall, precision_by_ratio, side_ratios
+from utils.metrics.coco_eval import COCO_IOUS, ERROR_KINDS, coco_precision_recall, precision_by_ratio, side_ratios
 from utils.metrics.coco_metrics import CocoMetrics
 
 NAMES = ["cat", "<script>alert(1)</script>", "犬"]
@@ -48,7 +48,7 @@ def collected(tmp_path, detections):
 def test_the_page_is_whole_and_holds_all_it_shows(found, tmp_path):
     detections = ([[120, 80, 180, 120], [10, 100, 60, 190]], [0.9, 0.8], [0, 2])
     metrics, index = collected(tmp_path, [part[:found] for part in detections] if found else (np.zeros((0, 4)), [], []))
-    write_report(tmp_path / "report.html", metrics, metrics.compute(by_ratio=True), index, "split val <x>")
+    write_report(tmp_path / "report.html", metrics, metrics.compute(by_ratio=True, errors=True), index, "split val <x>")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert not page.open
@@ -58,6 +58,8 @@ def test_the_page_is_whole_and_holds_all_it_shows(found, tmp_path):
     assert len(page.sources) == 3 + 2 * (2 if found else 1), "three plots, and a pair for each case"
     assert not re.search(r"https?://", text)
     assert "default-src 'none'" in text
+    cells = [part for part in page.texts if part.strip() in ERROR_KINDS.values()]
+    assert cells == list(ERROR_KINDS.values())
     cells = [part for part in page.texts if part.startswith("side ratio")]
     assert cells[-3:] == ["side ratio below 2", "side ratio 2 to 4", "side ratio from 4"]
 

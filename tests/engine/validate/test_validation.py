@@ -14,11 +14,10 @@ from pycocotools.cocoeval import COCOeval
 import engine.validate.run
 import models.kernels.kept_memory
 from data.data_yaml import read_data_yaml
-from data.formats.coco import convert_coco
 from data.formats.coco_truths import split_truths
-from data.formats.voc import convert_voc
-from data.formats.yolo_to_coco import convert_yolo
+from data.formats.convert import convert_coco, convert_voc, convert_yolo
 from data.split import load_split
+from engine.validate.weights import Measured
 from tests.data.formats.coco_files import make_coco
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.config.knobs import Hyperparameters, ValConfig
@@ -79,11 +78,8 @@ def validate(monkeypatch, folder, data, split="test", detector=None, cpu_kernels
     model, hyper = types.SimpleNamespace(strides=(32,)), Hyperparameters(cpu_kernels=cpu_kernels)
     config = types.SimpleNamespace(run=run, names=spec.names, model=model, hyper=hyper)
     detector = detector or ShakenTruths(index, size)
-    checkpoint = {"config": {}, "names": [*spec.names], "model": detector.network.state_dict(), "epoch": 1}
-    monkeypatch.setattr(engine.validate.run, "read_weights", lambda *_, **__: checkpoint)
-    monkeypatch.setattr(engine.validate.run.Config, "from_dict", lambda *_: config)
-    monkeypatch.setattr(engine.validate.run, "with_flags", lambda *_: config)
-    monkeypatch.setattr(engine.validate.run, "load_detector", lambda *_: detector)
+    measured = Measured(detector, config, torch.device("cpu"), "float32", "epoch 1")
+    monkeypatch.setattr(engine.validate.run, "open_measured", lambda *_: measured)
     settings = ValConfig(weights="x.pt", split=split, workers=0, device="cpu", project=str(folder), **flags)
     return engine.validate.run.run(settings)
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.paths import needs_shared_data
 from tests.utils.metrics.test_coco_metrics import coco128_truths, expected_columns
+from utils.metrics.coco_eval import Boxes, coco_precision_recall, counted_detections, precision_by_ratio, side_ratios
 from utils.metrics.coco_metrics import CocoMetrics
-from utils.metrics.truths import Federated, Truths, ragged
+from utils.metrics.truths import Federated, Truths, ragged, to_xywh
 
 NAMES = [f"class {number}" for number in range(80)]
 
@@ -55,15 +57,50 @@ def collected(document, results, num_classes=80, ious=()):
     return metrics.compute()
 
 
-def pycocotools_on(document, results):
+def pycocotools_on(document, results, ious=None):
     with contextlib.redirect_stdout(io.StringIO()):
         truth_set = COCO()
         truth_set.dataset = copy.deepcopy(document)
         truth_set.createIndex()
         evaluation = COCOeval(truth_set, truth_set.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation.params.iouThrs = evaluation.params.iouThrs if ious is None else np.array(ious)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
+
+
+class WithDifficult(COCOeval):
+    """pycocotools' evaluation, and VOC's rule: what is marked difficult is ignored, however often it is found."""
+
+    def _prepare(self):
+        super()._prepare()
+        for truth in self.cocoGt.dataset["annotations"]:
+            truth["ignore"] = truth["iscrowd"] or truth["difficult"]
+
+    def computeIoU(self, image, category):
+        ious = super().computeIoU(image, category)
+        for truth in self.cocoGt.imgToAnns[image]:
+            if truth["category_id"] == category and truth["difficult"]:
+                truth["iscrowd"] = 1  # from here on: the matcher lets a crowd be found again and again
+        return ious
+
+
+def arrays(evaluation):
+    """Precision (K, 101, C, A) and recall (K, C, A) of an oracle as ours are: NaN where there are no truths."""
+    parts = evaluation.eval["precision"][..., -1], evaluation.eval["recall"][..., -1]
+    return [np.where(part < 0, np.nan, part) for part in parts]
+
+
+def detections_of(document, results):
+    """The results as our arrays."""
+    rows = {image["id"]: row for row, image in enumerate(document["images"])}
+    xywh = np.array([item["bbox"] for item in results], float).reshape(-1, 4)
+    return Boxes(
+        np.array([rows[item["image_id"]] for item in results], int),
+        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
+        np.array([item["category_id"] - 1 for item in results], int),
+        np.array([item["score"] for item in results], float),
+    )
 
 
 def scene(seed, per_image=(0, 400)):
@@ -116,6 +153,9 @@ def test_crowds_areas_ties_and_hundreds_of_detections_equal_pycocotools(seed):
     for label, name in enumerate(NAMES):
         for key, value in expected_columns(evaluation, slice(label, label + 1)).items():
             assert metrics.per_class[name][key] == pytest.approx(value, abs=1e-6, nan_ok=True), (name, key)
+    every = coco_precision_recall(truths_of(document), detections_of(document, results), 80)
+    for ours, theirs in zip(every, arrays(evaluation), strict=True):
+        np.testing.assert_array_equal(ours, theirs, "every array to the bit")
 
 
 @needs_shared_data
@@ -136,6 +176,62 @@ def test_precision_and_recall_leave_out_what_lies_on_a_crowd_as_pycocotools_does
     assert metrics.confusion[:, :-1].sum() == labels == metrics.counts["labels"]
 
 
+@needs_shared_data
+@pytest.mark.parametrize("seed", range(2))
+def test_difficult_objects_and_crowds_are_pycocotools_with_vocs_rule_to_the_bit(seed):
+    document, results = scene(seed, per_image=(0, 60))
+    random = np.random.default_rng(seed)
+    for truth in document["annotations"]:
+        truth["difficult"] = truth["ignore"] = int(not truth["iscrowd"] and random.random() < 0.3)
+    for item in [*results]:  # many find the same object
+        if random.random() < 0.2:
+            results.append({**item, "score": round(random.random(), 2)})
+    truths = truths_of(document)
+    assert truths.difficult.sum() > 100 and truths.crowd.sum() > 50
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_set = COCO()
+        truth_set.dataset = copy.deepcopy(document)
+        truth_set.createIndex()
+        evaluation = WithDifficult(truth_set, truth_set.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    ours = coco_precision_recall(truths, detections_of(document, results), 80)
+    for mine, theirs in zip(ours, arrays(evaluation), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@needs_shared_data
+def test_precision_by_side_ratio_is_pycocotools_by_another_area():
+    document, results = scene(5)
+    truths, found = truths_of(document), detections_of(document, results)
+    limits = [(0, 2), (2, 4), (4, 1e10)]
+    document = copy.deepcopy(document)
+    for truth in document["annotations"]:
+        truth["area"] = max(truth["bbox"][2:]) / min(truth["bbox"][2:])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_set = COCO()
+        truth_set.dataset = document
+        truth_set.createIndex()
+        detection_set = truth_set.loadRes(copy.deepcopy(results))
+        for item, ratio in zip(detection_set.dataset["annotations"], side_ratios(to_xywh(found.boxes)), strict=True):
+            item["area"] = ratio
+        evaluation = COCOeval(truth_set, detection_set, "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = limits, ["a", "b", "c"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    np.testing.assert_array_equal(precision_by_ratio(truths, found, 80, limits), arrays(evaluation)[0])
+
+
+@pytest.mark.parametrize("federated", [False, True])
+def test_no_detections_are_a_precision_of_zero(federated):
+    document, _ = federated_scene(0)
+    truths = truths_of(document, 12)
+    truths = truths if federated else replace(truths, federated=None)
+    none = Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
+    for part in (*coco_precision_recall(truths, none, 12), precision_by_ratio(truths, none, 12, [(0, 1e10)])):
+        assert set(np.unique(part[np.isfinite(part)])) == {0.0}
+
+
 def test_more_thresholds_are_reported_and_change_nothing_else():
     document = {
         "images": [{"id": 5}],
@@ -145,10 +241,12 @@ def test_more_thresholds_are_reported_and_change_nothing_else():
     results = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 10, 4], "score": 0.5}]
     metrics = collected(document, results, 1, ious=(0.3, 0.4, 0.97))
     assert metrics.overall["ap"] == 0
-    assert metrics.at_iou["0.3"] == {"all": 1.0, "class 0": 1.0}
+    # pycocotools' 1, to the bit: it divides by the number found and a little more, lest that be none.
+    value = pycocotools_on(document, results, [0.3]).eval["precision"][0, :, 0, 0, -1].mean()
+    assert metrics.at_iou["0.3"] == {"all": value, "class 0": value} == pytest.approx({"all": 1.0, "class 0": 1.0})
     assert metrics.at_iou["0.97"]["all"] == 0
     assert "AP at IoU 0.3: 100" in metrics.table()
-    assert metrics.to_json()["at_iou"]["0.3"]["all"] == 1
+    assert metrics.to_json()["at_iou"]["0.3"]["all"] == value
 
 
 def test_difficult_objects_are_neither_found_nor_missed_however_often():
@@ -239,3 +337,6 @@ def test_federated_evaluation_equals_the_lvis_package(seed, monkeypatch, tmp_pat
         own = precision[:, :, label, 0]
         assert metrics.per_class[NAMES[label]]["ap"] == pytest.approx(own[own > -1].mean(), abs=1e-6)
     assert "AP rare" in metrics.table()
+    truths, found = truths_of(document, 12), detections_of(document, results)
+    ours = coco_precision_recall(truths, counted_detections(found, truths), 12)[0]
+    np.testing.assert_array_equal(ours, np.where(precision < 0, np.nan, precision))

@@ -1,0 +1,37 @@
+"""Darknet's own layout of an annotation set, which CVAT and datumaro import too ("YOLO 1.1"): obj.data and lists."""
+
+from pathlib import Path
+
+from data.formats.annotation_set import AnnotationSet
+from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
+from data.formats.write.yolo import label_text
+from utils.errors import printable
+from utils.run_folder import encoded
+
+
+def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
+    """Write obj.data, obj.names, <split>.txt and obj_<split>_data/ with photos and labels, all or nothing.
+
+    Lists name photos as CVAT's do, with data/ before them, though that folder is not there.
+    """
+    target = Path(target).absolute()
+
+    def fill(draft: Path) -> None:
+        lines = [f"classes = {len(found.names)}\n"]
+        for split in found.counts():
+            folder = f"obj_{split}_data"
+            photos = [photo for photo in found.photos if photo.split == split]
+            for photo in photos:
+                place = draft / folder / photo.name
+                bring(photo.photo, place, images)
+                place.with_suffix(".txt").write_text(label_text(photo.objects), "utf-8")
+            listed = "".join(f"data/{folder}/{photo.name}\n" for photo in photos)
+            (draft / f"{split}.txt").write_bytes(encoded(listed))
+            lines.append(f"{'valid' if split == 'val' else split} = data/{split}.txt\n")
+        (draft / "obj.data").write_text("".join([*lines, "names = data/obj.names\n", "backup = backup/\n"]), "utf-8")
+        names = "".join(f"{printable(name)}\n" for name in found.names)
+        (draft / "obj.names").write_text(names, "utf-8")
+        write_report(found, draft)
+        write_overlays(found, draft / "overlays")
+
+    write_folder(target, fill, lambda: check_target(target, found.source, exist_ok))

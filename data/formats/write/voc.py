@@ -1,0 +1,76 @@
+"""Pascal VOC folders of an annotation set: Annotations, JPEGImages, ImageSets/Main, labelmap.txt."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from data.formats.annotation_set import AnnotationSet, LabelledObject, LabelledPhoto
+from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
+from utils.run_folder import encoded
+
+
+def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
+    """Write a VOC folder to `target`, all or nothing.
+
+    Edges are fractions of pixels counted from 0, as datumaro and globox write them: nothing is rounded away.
+    """
+    target = Path(target).absolute()
+
+    def fill(draft: Path) -> None:
+        (draft / "ImageSets" / "Main").mkdir(parents=True)
+        places = voc_places(found)
+        for split in found.counts():
+            names = [places[split, photo.name] for photo in found.photos if photo.split == split]
+            lines = "".join(f"{name[: name.rindex('.')]}\n" for name in names)
+            (draft / "ImageSets" / "Main" / f"{split}.txt").write_bytes(encoded(lines))
+        for photo in found.photos:
+            place = places[photo.split, photo.name]
+            bring(photo.photo, draft / "JPEGImages" / place, images)
+            xml = (draft / "Annotations" / place).with_suffix(".xml")
+            xml.parent.mkdir(parents=True, exist_ok=True)
+            xml.write_bytes(_xml(found, photo, place))
+        labelmap = "# label:color_rgb:parts:actions\n" + "".join(f"{name}:::\n" for name in found.names)
+        (draft / "labelmap.txt").write_text(labelmap, "utf-8")
+        write_report(found, draft)
+        write_overlays(found, draft / "overlays")
+
+    write_folder(target, fill, lambda: check_target(target, found.source, exist_ok))
+
+
+def voc_places(found: AnnotationSet) -> dict[tuple[str, str], str]:
+    """Place all photos in one folder: below a folder of their split where two splits have photos of one name."""
+    first: dict[str, Path] = {}
+    shared = any(first.setdefault(_stem(photo.name), photo.photo) != photo.photo for photo in found.photos)
+    return {
+        (photo.split, photo.name): f"{photo.split}/{photo.name}" if shared else photo.name for photo in found.photos
+    }
+
+
+def _stem(name: str) -> str:
+    return name[: name.rindex(".")]
+
+
+def _xml(found: AnnotationSet, photo: LabelledPhoto, name: str) -> bytes:
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "folder").text = "JPEGImages"
+    ElementTree.SubElement(root, "filename").text = name
+    ElementTree.SubElement(ElementTree.SubElement(root, "source"), "database").text = "AlignYOLO"
+    size = ElementTree.SubElement(root, "size")
+    for key, value in (("width", photo.size[1]), ("height", photo.size[0]), ("depth", 3)):
+        ElementTree.SubElement(size, key).text = str(value)
+    ElementTree.SubElement(root, "segmented").text = "0"
+    for item in (*photo.objects, *photo.ignored):
+        if item.kind != "crowd":
+            _add_object(root, found.names[item.label], item, photo.size)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, "utf-8") + b"\n"
+
+
+def _add_object(root: ElementTree.Element, name: str, item: LabelledObject, size: tuple[int, int]) -> None:
+    entry = ElementTree.SubElement(root, "object")
+    difficult = str(int(item.kind == "difficult"))
+    for key, text in (("name", name), ("pose", "Unspecified"), ("truncated", "0"), ("difficult", difficult)):
+        ElementTree.SubElement(entry, key).text = text
+    box = ElementTree.SubElement(entry, "bndbox")
+    edges = (item.x - item.width / 2, item.y - item.height / 2, item.x + item.width / 2, item.y + item.height / 2)
+    for key, edge, side in zip(("xmin", "ymin", "xmax", "ymax"), edges, (size[1], size[0]) * 2, strict=True):
+        ElementTree.SubElement(box, key).text = str(round(edge * side, 6))

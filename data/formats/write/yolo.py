@@ -1,0 +1,101 @@
+"""The one writer of YOLO sets: photos, labels, data.yaml, and truth files where labels cannot hold what is known."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.data_yaml import exchange_images
+from data.formats.annotation_set import AnnotationSet, LabelledObject
+from data.formats.coco_json import document_of
+from data.formats.write.coco import coco_document, write_ids
+from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
+from utils.errors import UserError, nearest, printable
+from utils.run_folder import encoded, json_text
+
+IMAGE_MODES = ("link", "copy", "list")
+ALL_MODES = (*IMAGE_MODES, "symlink")
+
+
+def write_yolo_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
+    """Write photos, labels, data.yaml, names.txt and report to `target`, all or nothing; UserError if that fails."""
+    if images not in ALL_MODES:
+        raise UserError(f"unknown way to bring images {printable(images)!r}{nearest(images, ALL_MODES)}")
+    target = Path(target).absolute()
+
+    def fill(draft: Path) -> None:
+        _write_photos(found, draft, images)
+        annotations = _write_truths(found, draft, target)
+        _write_yaml(found, draft / "data.yaml", target, images, annotations)
+        names = "".join(f"{printable(name)}\n" for name in found.names)
+        (draft / "names.txt").write_text(names, "utf-8")
+        write_ids(found, draft)
+        write_report(found, draft)
+        write_overlays(found, draft / "overlays")
+
+    write_folder(target, fill, lambda: check_target(target, found.source, exist_ok))
+
+
+def _write_photos(found: AnnotationSet, draft: Path, images: str) -> None:
+    """Write labels, and photos as links or copies, or as lines of a list file per split."""
+    lines: dict[str, list[str]] = {}
+    for split, photo, objects, name, *_ in found.photos:
+        if images == "list":
+            below = exchange_images(photo.relative_to(found.source).parent.parts, ())
+            label = draft.joinpath("labels", *below, f"{photo.stem}.txt")
+            lines.setdefault(split, []).append(f"{photo}\n")
+        else:
+            label = (draft / "labels" / split / name).with_suffix(".txt")
+            bring(photo, draft / "images" / split / name, images)
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(label_text(objects), "utf-8")
+    for split, photos in lines.items():
+        (draft / f"{split}.txt").write_bytes(encoded("".join(photos)))
+
+
+def label_text(objects: list[LabelledObject]) -> str:
+    """Write objects as lines `class cx cy w h`; seven digits are a thousandth of a pixel of the largest photos."""
+    return "".join(f"{item.label} {item.x:.7f} {item.y:.7f} {item.width:.7f} {item.height:.7f}\n" for item in objects)
+
+
+def _write_truths(found: AnnotationSet, draft: Path, target: Path) -> dict[str, Path]:
+    """Name a COCO file for each split that needs one, so that an evaluation knows what labels cannot hold.
+
+    That is the original file, or a mended one where the labels are not what the original says.
+    """
+    files = dict(found.annotations)
+    for split in found.counts():
+        document = document_of(found.truths[split]) if split in found.truths else None
+        ignored = any(photo.ignored for photo in found.photos if photo.split == split)
+        if document is None and split not in files and ignored:
+            document = coco_document(found, split)
+        if document is not None:
+            (draft / "annotations").mkdir(exist_ok=True)
+            path = draft / "annotations" / f"{split}.json"
+            path.write_text(json_text(document), "utf-8")
+            files[split] = target / "annotations" / f"{split}.json"
+    return files
+
+
+def _write_yaml(found: AnnotationSet, path: Path, target: Path, images: str, annotations: dict[str, Path]) -> None:
+    """Write the data YAML; with `list` its paths are absolute, because the photos stay where they are.
+
+    Without `path:` the splits are relative to the file, for ultralytics too, which takes `path: .` for its own folder.
+    """
+    values: dict[str, Any] = {}
+    if images == "list":
+        values = {"path": str(found.source), "labels_dir": str(target / "labels")}
+    for split in found.counts():
+        entry = str(target / f"{split}.txt") if images == "list" else f"images/{split}"
+        values.setdefault(split.rstrip("0123456789"), []).append(entry)
+    for key, entries in values.items():
+        if isinstance(entries, list) and len(entries) == 1:
+            values[key] = entries[0]
+    for split, file in annotations.items():
+        key = split.rstrip("0123456789")
+        if len(values.get(key, "")) and isinstance(values[key], str) and key != "train":
+            inside = file.is_relative_to(target) and images != "list"
+            values.setdefault("annotations", {})[key] = str(file.relative_to(target) if inside else file)
+    values["names"] = dict(enumerate(found.names))
+    note = f"# Made by convert.py from {printable(found.source)}; see {REPORT} for what was dropped.\n"
+    path.write_text(note + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")

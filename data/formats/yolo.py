@@ -1,0 +1,92 @@
+"""YOLO labels, read as an annotation set: a data YAML's splits, checked as training checks them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data.data_yaml import DataSpec, is_there
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
+from data.formats.coco_json import whole
+from data.formats.write.coco import IDS
+from data.labels.index import LabelIndex
+from data.split import load_split
+from utils.errors import UserError, printable
+
+
+def read_yolo(spec: DataSpec) -> AnnotationSet:
+    """Read all splits of a YOLO set; classes and photos keep the ids of ids.json beside the data YAML.
+
+    An earlier conversion leaves that file.
+    """
+    found = AnnotationSet(spec.root, spec.names, [], [], ids=read_ids(spec.yaml.parent / IDS))
+    known = found.ids.pop("images", {})
+    for split in spec.splits:
+        if split == "test" and not is_there(spec, split) and len(spec.splits) > 1:
+            place = printable(spec.splits[split][0])
+            found.findings.append(Finding("noted", split, place, "", "the split is not there"))
+            continue
+        index = load_split(spec, split)
+        names = _photo_names(spec, split, index)
+        for image, name in zip(index.images, names, strict=True):
+            # A conversion wrote images/<split>/<name>; so the end of the path is the key.
+            key = f"{Path(image.removesuffix(name)).name}/{name}"
+            if key in known:
+                found.ids.setdefault("images", {})[f"{split}/{name}"] = known[key]
+        _add_split(found, split, index, names)
+    return found
+
+
+def read_ids(path: Path) -> dict[str, dict[str, int]]:
+    """Read the ids that a conversion to YOLO left; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        ids = json.loads(path.read_text("utf-8"))
+        found = {
+            key: {str(name): whole(number) for name, number in ids[key].items()} for key in ("categories", "images")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{printable(path)}: not the ids of a conversion: {printable(error)}") from None
+    for key, numbers in found.items():
+        if None in numbers.values() or len(set(numbers.values())) < len(numbers):
+            raise UserError(f"{printable(path)}: {key}: expected a whole number of its own for each name")
+    return {key: {name: number for name, number in own.items() if number is not None} for key, own in found.items()}
+
+
+def _photo_names(spec: DataSpec, split: str, index: LabelIndex) -> list[str]:
+    """Name each photo below the folder that its split names, or below the folder of all of them."""
+    folders = [folder for folder in spec.splits[split] if folder.is_dir()]
+    common = Path(os.path.commonpath([str(Path(image).parent) for image in index.images]))
+    names = []
+    for image in map(Path, index.images):
+        own = next((folder for folder in folders if image.is_relative_to(folder)), common)
+        names.append(image.relative_to(own if len(folders) == 1 else common).as_posix())
+    return names
+
+
+def _add_split(found: AnnotationSet, split: str, index: LabelIndex, names: list[str]) -> None:
+    """Add a split, with what its labels' check left out."""
+    for row, name in enumerate(names):
+        boxes, labels = index.of(row)
+        height, width = index.sizes[row].tolist()
+        scaled = boxes.astype(np.float64) / [width, height, width, height]
+        centre, side = (scaled[:, :2] + scaled[:, 2:]) / 2, scaled[:, 2:] - scaled[:, :2]
+        objects = [
+            LabelledObject(label, *xy, *wh)
+            for label, xy, wh in zip(labels.tolist(), centre.tolist(), side.tolist(), strict=True)
+        ]
+        found.photos.append(LabelledPhoto(split, Path(index.images[row]), objects, name, (height, width)))
+    report = index.report
+    for where, reason in report.dropped:
+        found.findings.append(Finding("dropped", split, printable(where), "", reason))
+    for path, reason in report.unreadable:
+        found.findings.append(Finding("dropped photo", split, printable(path), "", printable(reason)))
+    for action, count, reason in (
+        ("clipped", report.clipped, "boxes up to 1 % beyond the photo"),
+        ("noted", report.missing, "photos without a label file: background"),
+        ("noted", report.turned, "rotated boxes: their upright box"),
+    ):
+        if count:
+            found.findings.append(Finding(action, split, "", "", reason, str(count)))

@@ -1,0 +1,56 @@
+"""Darknet's .data files (obj.data): where its lists of photos and its class names lie."""
+
+import os
+from pathlib import Path
+
+from data.data_yaml import DataSpec
+from data.photo_files import exists
+from utils.errors import UserError, printable
+from utils.regular_file import require_regular
+
+SPLIT_KEYS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+LARGEST = 2**16
+
+
+def read_darknet_data(path: Path) -> DataSpec:
+    """Read a .data file: lines `key = value` with train, valid, names, classes; UserError where it is wrong."""
+    path = Path(os.path.normpath(path.absolute()))
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{printable(path)}: expected a Darknet .data file, which is shorter")
+        lines = require_regular(path).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{printable(path)}: cannot be read as a Darknet .data file: {printable(error, 100)}") from None
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if text and not equals:
+            raise UserError(f"{printable(path)}:{number}: expected `key = value`, found {printable(text, 60)!r}")
+        if text:
+            values[key] = value
+    splits = {split: (_locate(values[key], path.parent),) for key, split in SPLIT_KEYS.items() if values.get(key)}
+    if not splits or not values.get("names"):
+        raise UserError(f"{printable(path)}: expected `train = list.txt` and `names = obj.names`")
+    names = _names(_locate(values["names"], path.parent), path)
+    count = values.get("classes", str(len(names)))
+    if count != str(len(names)):
+        raise UserError(f"{printable(path)}: classes = {printable(count, 20)}, but {values['names']} has {len(names)}")
+    return DataSpec(path, path.parent, splits, names)
+
+
+def _locate(entry: str, folder: Path) -> Path:
+    """Find a file that the .data names: beside it where Darknet's own folder, such as data/, is not there."""
+    parts = Path(entry.replace("\\", "/")).parts
+    places = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+    return Path(os.path.normpath(next((place for place in places if exists(place, Path.is_file)), places[0])))
+
+
+def _names(file: Path, path: Path) -> tuple[str, ...]:
+    try:
+        names = [printable(line.strip()) for line in require_regular(file).read_text("utf-8-sig").rstrip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{printable(path)}: names: {printable(file)}: {printable(error, 100)}") from None
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UserError(f"{printable(file)}: expected a class name a line, each another one")
+    return tuple(names)

@@ -1,0 +1,99 @@
+"""Which files are photos, by their names, and where they lie below a folder or on the lines of a list."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from utils.errors import UserError, printable
+from utils.regular_file import require_regular
+
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES += (".webp",)
+# Photos too: they are listed, and those that cannot be read here are named, with what would read them.
+HEIF_SUFFIXES = (".heic", ".heif")
+UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2")
+LISTED_SUFFIXES = IMAGE_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES
+ENTRIES_TRIED = 20
+
+
+def is_photo_name(name: str) -> bool:
+    """Tell whether a file of this name is taken for a photo: by its suffix, and hidden files are none."""
+    return name.lower().endswith(LISTED_SUFFIXES) and not name.startswith(".")
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield every folder at or below this one with the names in it; linked ones last, and each of them once.
+
+    So a link back up ends nowhere, and a folder keeps the path that it has without links, where it has one.
+    """
+    waiting, seen = [os.fspath(folder)], set()
+    while waiting:
+        links: list[str] = []
+        for start in waiting:
+            if os.path.realpath(start) in seen:
+                continue
+            for parent, folders, names in os.walk(start):
+                if parent != start and os.path.realpath(parent) in seen:
+                    folders.clear()
+                    continue
+                seen.add(os.path.realpath(parent))
+                links += [link for name in folders if os.path.islink(link := os.path.join(parent, name))]  # noqa: PTH114, PTH118 - faster
+                yield Path(parent), names
+        waiting = sorted(links)
+
+
+def photos_below(folder: Path) -> Iterator[Path]:
+    """Yield the photos at or below a folder."""
+    for parent, names in walk(folder):
+        for name in names:
+            if is_photo_name(name):
+                yield parent / name
+
+
+def photos_of_list(source: Path) -> Iterator[Path]:
+    """Yield the photos on the lines of a list file, relative to its folder; UserError at a line that is no photo.
+
+    Lists are written on one machine and read on another: where a line leads nowhere but its end does, as in
+    `data/images/a.jpg` (CVAT), `C:\\set\\images\\a.jpg` or `/content/set/images/a.jpg`, what stands before is left out.
+    """
+    try:
+        lines = require_regular(source).read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"cannot be read as a UTF-8 list of images: {printable(error)}"
+        raise UserError(f"{printable(source)}: {reason}") from error
+    entries = [(number, entry) for number, line in enumerate(lines, 1) if (entry := line.strip())]
+    for number, entry in entries:
+        if not entry.lower().endswith(LISTED_SUFFIXES):
+            raise UserError(f"{printable(source)}:{number}: not an image path: {printable(entry, 80)!r}")
+    before = _foreign_start([entry for _, entry in entries[:ENTRIES_TRIED]], source.parent)
+    for _, entry in entries:
+        if before and (parts := _parts(entry))[: len(before)] == before:
+            yield source.parent.joinpath(*parts[len(before) :])
+        else:
+            yield Path(os.path.normpath(source.parent / entry))
+
+
+def _foreign_start(entries: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """Find the first folders of the lines that are another machine's; none where one of the lines leads to a photo."""
+    if any(exists(folder / entry) for entry in entries):
+        return ()
+    for entry in entries:
+        parts = _parts(entry)
+        for length in range(1, len(parts)):
+            if ".." not in parts[length:] and exists(folder.joinpath(*parts[length:])):
+                return parts[:length]
+    return ()
+
+
+def _parts(entry: str) -> tuple[str, ...]:
+    """Split a path of any machine into its parts, the first of which is `.` where it is relative."""
+    parts = PurePosixPath(entry.replace("\\", "/")).parts
+    return parts if parts[:1] == ("/",) or parts[0].endswith(":") else (".", *parts)
+
+
+def exists(path: Path, check: Callable[[Path], bool] = Path.exists) -> bool:
+    """Tell whether there is such a path; text that no file system takes as a name (too long, NUL) means no."""
+    try:
+        return check(path)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,116 @@
+"""Opens what val.py measures: a checkpoint, or a file of export.py."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.export.backend import Backend, input_size
+from engine.export.runtimes import device_for, open_backend
+from engine.export.weights import torch_backend, uses_bf16
+from models.postprocess import Postprocess
+from models.weights.read import is_nameless, load_detector, read_weights
+from models.yolov3.export_network import for_detection
+from utils.config.export_formats import format_of_path
+from utils.config.knobs import Config, Hyperparameters, RunConfig, ValConfig, build, model_kind
+from utils.errors import UserError, printable
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A detector with its config, ready to be measured on `device`."""
+
+    detector: nn.Module
+    config: Config
+    device: torch.device
+    precision: str  # what it computes in
+    source: str  # what the weights say about themselves
+    nameless: bool = False  # class names are only numbers
+
+
+class BackendDetector(nn.Module):
+    """A Backend with this project's NMS, called as a detector is: images (B, 3, H, W) to detections per image."""
+
+    def __init__(self, backend: Backend, postprocess: Postprocess):
+        super().__init__()
+        self.backend, self.postprocess = backend, postprocess
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Run the batch whole, or in parts of the size that the file was exported for, the last one filled up."""
+        size = self.backend.batch or len(images)
+        found: list[dict[str, Tensor]] = []
+        for part in images.split(size):
+            filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
+            found += self._detections(filled.contiguous())[: len(part)]
+        return found
+
+    def _detections(self, images: Tensor) -> list[dict[str, Tensor]]:
+        outputs = self.backend.run(images)
+        if not self.backend.final:
+            return [self.postprocess.select(*image) for image in zip(*outputs, strict=True)]
+        limit = self.postprocess
+        kept = [each["scores"] > limit.confidence for each in outputs]
+        return [
+            {part: values[rows][: limit.max_detections] for part, values in each.items()}
+            for each, rows in zip(outputs, kept, strict=True)
+        ]
+
+
+def open_measured(weights: Path, settings: ValConfig) -> Measured:
+    """Open a checkpoint or an exported file as the flags of val.py say; UserError for wrong input."""
+    device = device_for(weights, settings.device)
+    if format_of_path(weights):
+        return _open_exported(weights, settings)
+    checkpoint = read_weights(weights)
+    config = with_flags(Config.from_dict(checkpoint["config"], str(weights)), settings)
+    if not config.run.data:
+        raise UserError(f"{printable(weights)}: imported weights know no data set: name one with --data")
+    source = checkpoint.get("source") or f"epoch {checkpoint['epoch']}"
+    detector: nn.Module = load_detector(checkpoint, config, str(weights))
+    bf16 = uses_bf16(settings.precision, device)
+    # Without the batch normalisation as a step of its own: a sixth faster.
+    detector.network = for_detection(detector.network, bf16).to(device, memory_format=torch.channels_last)
+    if bf16:
+        detector = BackendDetector(torch_backend(detector, config, bf16), detector.postprocess)
+    return Measured(detector, config, device, "bf16" if bf16 else "float32", source, is_nameless(checkpoint))
+
+
+def _open_exported(weights: Path, settings: ValConfig) -> Measured:
+    """Open a file of export.py, which knows its classes and its size, but no data set."""
+    backend = open_backend(weights, precision=settings.precision)
+    if not settings.data:
+        raise UserError(f"{printable(weights)}: an exported file knows no data set: name one with --data")
+    model = build(model_kind(backend.model), backend.model, str(weights))
+    run = RunConfig(imgsz=input_size(backend, settings.imgsz, weights))
+    config = with_flags(Config(run, model, Hyperparameters(), backend.names), settings)
+    precision = f"{backend.precision} ({weights.suffix.lstrip('.') or 'OpenVINO'} file)"
+    if backend.final:
+        config = replace(config, run=_within(config.run, backend))
+        precision += ", NMS in the file"
+    postprocess = Postprocess(config.run.conf, config.run.nms_iou, config.run.max_det)
+    return Measured(BackendDetector(backend, postprocess), config, torch.device("cpu"), precision, "exported")
+
+
+def _within(run: RunConfig, backend: Backend) -> RunConfig:
+    """The same settings as far as a file with NMS allows; those of the file are what is reported."""
+    limits = {"conf": run.conf, "nms_iou": run.nms_iou, "max_det": run.max_det, **backend.limits}
+    conf, max_det = max(run.conf, limits["conf"]), min(run.max_det, limits["max_det"])
+    return replace(run, conf=conf, nms_iou=limits["nms_iou"], max_det=max_det)
+
+
+def with_flags(config: Config, settings: ValConfig) -> Config:
+    """The training run's config with what the flags change for this validation."""
+    given = {
+        "data": settings.data,
+        "data_root": settings.data_root,
+        "imgsz": settings.imgsz,
+        "batch_size": settings.batch_size,
+    }
+    changes = {name: value for name, value in given.items() if value}
+    stride = max(config.model.strides)
+    if any(side % stride for side in settings.imgsz):
+        raise UserError(f"--imgsz {' '.join(map(str, settings.imgsz))}: expected multiples of {stride}")
+    changes |= {"conf": settings.conf, "nms_iou": settings.nms_iou, "max_det": settings.max_det}
+    changes["plots"] = settings.plots
+    return replace(config, run=replace(config.run, **changes))

@@ -1,0 +1,153 @@
+"""The runs of a comparison as trials that wait to be taken; which of them are finished their folders say."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from studies.comparison.runs import Run, commands, note_request
+from studies.trials.jobs import Commands, Job, unlocked
+from studies.trials.shared_study import EXIT_CODE, SharedStudy, Timing, journal_in, open_study, process_label
+from studies.trials.workers import work
+from utils.errors import CommandError, DivergedError
+
+RUN = "run"
+LIVE = (TrialState.WAITING, TrialState.RUNNING)
+
+
+def perform_all(
+    runs: Sequence[Run],
+    lacking: Callable[[Run], bool],
+    into: Path,
+    storage: str = "",
+    jobs: int = 1,
+    threads: int = 0,
+    timing: Timing | None = None,
+    steps: Callable[[Run], Commands] = commands,
+) -> None:
+    """Makes the runs that are lacking, together with all workers that were started with the same runs.
+
+    CommandError names what failed after everything else was tried.
+    """
+    if not any(lacking(run) for run in runs):
+        return
+    study, new = open_study(study_name(runs, into), storage, journal_in(into), timing or Timing(), direction="maximize")
+    grid = Grid(study, runs, lacking, threads, steps)
+    # Of several workers that start together the one that makes the study adds the runs.
+    if new or grid.first:
+        grid.add_missing()
+    work(grid, jobs)
+    if grid.failed:
+        logs = ", ".join(str(grid.runs[key].log) for key in list(grid.failed)[:3])
+        raise CommandError(f"{len(grid.failed)} of {len(runs)} runs failed and have to be started again; see {logs}")
+
+
+def study_name(runs: Sequence[Run], into: Path) -> str:
+    """The same for all workers of a comparison, another one for other runs."""
+    asked = json.dumps([[key_of(run), run.arguments, run.split] for run in runs])
+    return f"{into.as_posix()} {hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+
+
+def key_of(run: Run) -> str:
+    """What a trial says which run it is."""
+    return f"{run.variant.name} seed{run.seed}"
+
+
+class Grid:
+    """Fixed trials: every run that lacks is one, until it is finished or has failed since this worker started."""
+
+    def __init__(
+        self,
+        study: SharedStudy,
+        runs: Sequence[Run],
+        lacking: Callable[[Run], bool],
+        threads: int,
+        steps: Callable[[Run], Commands],
+    ):
+        self.study, self.lacking, self.threads, self.steps = study, lacking, threads, steps
+        self.runs = {key_of(run): run for run in runs}
+        self.first = len(study.trials())
+        self.failed: set[str] = set()
+        self.due, self.idle = 0.0, 0
+
+    def add_missing(self) -> None:
+        """Adds a trial for every run that lacks and has none. Two workers may add the same: see `take`."""
+        live = {trial.user_attrs.get(RUN) for trial in self.study.trials() if trial.state in LIVE}
+        for key, run in self.runs.items():
+            # In this order: a run's folder is finished before its trial is.
+            if key not in live and key not in self.failed and self.lacking(run):
+                self.study.add({RUN: key})
+
+    def take(self) -> tuple[Trial, Job] | None:
+        """The first run that waits; of two trials of a run the later one is dropped."""
+        if time.monotonic() < self.due:
+            return None
+        trials = self.study.trials()
+        self.failed |= {
+            trial.user_attrs[RUN] for trial in trials[self.first :] if EXIT_CODE in trial.user_attrs
+        } & self.runs.keys()
+        self.study.retry_dead(trials, self.abandoned)
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            if self.idle:
+                self.add_missing()
+            self.idle += 1
+            self.due = time.monotonic() + self.study.timing.look
+            return None
+        self.idle = 0
+        trial = self.study.ask()
+        key = str(trial.user_attrs.get(RUN))
+        if key not in self.runs or self.has_earlier(trial, key) or not self.lacking(self.runs[key]):
+            self.study.tell(trial, TrialState.FAIL)
+            return None
+        run = self.runs[key]
+        self.study.note(trial, "by", process_label())
+        return trial, Job(self.steps(run), run.log, self.threads)
+
+    def has_earlier(self, trial: Trial, key: str) -> bool:
+        """Whether an earlier trial of the same run waits or runs."""
+        earlier = self.study.trials()[: trial.number]
+        return any(each.state in LIVE and each.user_attrs.get(RUN) == key for each in earlier)
+
+    def abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether no process of this machine writes to the log of a trial's run."""
+        run = self.runs.get(str(trial.user_attrs.get(RUN)))
+        return run is not None and unlocked(run.log)
+
+    def attend(self, trial: Trial, job: Job) -> None:
+        """Beats; a trial that others took for dead is stopped, as they go on with it."""
+        if job.locked:
+            self.study.claim(trial)
+        if not self.study.beat(trial):
+            job.stop()
+
+    def finish(self, trial: Trial, job: Job, code: int) -> None:
+        """Says how a run went."""
+        key = str(trial.user_attrs[RUN])
+        run = self.runs[key]
+        if job.stopped:
+            self.study.tell(trial, TrialState.FAIL)
+            return
+        # A run that says it is done and left no metrics would be begun again for ever.
+        code = code or int(self.lacking(run))
+        note_request(run, code)
+        outcome = {0: "done", DivergedError.exit_code: "diverged"}.get(code, f"failed, see {run.log}")
+        print(f"{run.variant.name} seed {run.seed}: {outcome}", flush=True)
+        if code:
+            if code != DivergedError.exit_code:
+                self.failed.add(key)
+                self.study.note(trial, EXIT_CODE, code)
+            self.study.tell(trial, TrialState.FAIL)
+        else:
+            self.study.tell(trial, TrialState.COMPLETE, float(run.metrics().get("ap") or 0))
+
+    def release(self, trial: Trial) -> None:
+        """Lets a run that this worker leaves wait for another one."""
+        if self.study.tell(trial, TrialState.FAIL):
+            self.study.add({RUN: trial.user_attrs[RUN]})
+
+    def over(self) -> bool:
+        """Whether every run is finished or has failed."""
+        return not any(key not in self.failed and self.lacking(run) for key, run in self.runs.items())

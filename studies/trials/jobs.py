@@ -1,0 +1,101 @@
+"""A run's processes one after another, with a lock that lasts as long as any of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import IO
+
+from engine.train.stop_signals import PARENT
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two machines' workers from one folder
+    fcntl = None  # type: ignore[assignment]
+
+# Yields the arguments of a Python process, is sent its exit code, and returns the exit code of the whole.
+Commands = Generator[Sequence[str], int, int]
+
+
+class Job:
+    """Runs commands in the background, their output in a log that is locked meanwhile."""
+
+    def __init__(self, commands: Commands, log: Path, threads: int):
+        self.commands, self.log, self.stopped = commands, log, False
+        # Its trainers end with this process, also when it is killed.
+        self.environment = {
+            **os.environ,
+            PARENT: str(os.getpid()),
+            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        }
+        self.output: IO[str] | None = None
+        self.process: subprocess.Popen | None = None
+
+    @property
+    def locked(self) -> bool:
+        """Whether this job holds the lock of its run."""
+        return self.output is not None
+
+    def poll(self) -> int | None:
+        """Goes on with what is due, without waiting; the exit code once all is over."""
+        if self.output is None:
+            self.output = locked(self.log)
+            return None if self.output is None else self._advance(None)
+        code = self.process.poll() if self.process else 0
+        if code is None:
+            return None
+        return self._finish(code) if self.stopped else self._advance(code)
+
+    def _advance(self, code: int | None) -> int | None:
+        """Starts the next command, which may depend on the exit code of the last; the exit code where none is left."""
+        try:
+            command = next(self.commands) if code is None else self.commands.send(code)
+        except StopIteration as end:
+            return self._finish(end.value)
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdout=self.output, stderr=subprocess.STDOUT, env=self.environment
+        )
+        return None
+
+    def _finish(self, code: int) -> int:
+        if self.output:
+            self.output.close()
+        return code
+
+    def stop(self) -> None:
+        """Asks the process to end in good order, and starts no other."""
+        self.stopped = True
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Stops and waits."""
+        self.stop()
+        if self.process:
+            self.process.wait()
+        self._finish(0)
+
+
+def locked(log: Path) -> IO[str] | None:
+    """A log opened for adding, with a lock that processes which write to it inherit; None where others hold it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    output = log.open("a", encoding="utf-8")
+    try:
+        if fcntl:
+            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        output.close()
+        return None
+    return output
+
+
+def unlocked(log: Path) -> bool:
+    """Whether no process writes to a log."""
+    if not fcntl or not log.is_file():
+        return False
+    output = locked(log)
+    if output:
+        output.close()
+    return output is not None

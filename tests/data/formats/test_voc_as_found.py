@@ -1,0 +1,161 @@
+"""VOC sets as tools write them: layouts, image sets, photos without XML, and where pixels are counted from."""
+
+import numpy as np
+import pytest
+
+from data.formats.convert import convert_voc
+from data.formats.voc.xml_file import Seen, choose_origin
+from tests.data.formats.small_sets import photo, read_back
+from utils.errors import UserError
+
+BOX = [("p", 10.0, 20.0, 40.0, 60.0)]
+
+
+def xml(name, *boxes, size="<size><width>128</width><height>96</height></size>", database="x", folder="y"):
+    boxes = boxes or ((10.0, 20.0, 40.0, 60.0),)
+    objects = "".join(
+        f"<object><name>p</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for a, b, c, d in boxes
+    )
+    source = f"<folder>{folder}</folder><source><database>{database}</database></source>"
+    return f"<annotation><filename>{name}</filename>{source}{size}{objects}</annotation>"
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+LAYOUTS = {
+    "VOC's own": ("Annotations/{}.xml", "JPEGImages/{}.jpg"),
+    "Label Studio: images beside Annotations": ("Annotations/{}.xml", "images/{}.jpg"),
+    "a public set: annots beside images": ("annots/{}.xml", "images/{}.jpg"),
+    "XML beside the photo, as labelImg saves it": ("{}.xml", "{}.jpg"),
+    "both in a folder": ("all/{}.xml", "all/{}.jpg"),
+    "photos in folders": ("Annotations/sub/{}.xml", "JPEGImages/sub/{}.jpg"),
+    "an upper-case suffix": ("Annotations/{}.XML", "JPEGImages/{}.JPG"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_folders_are_known_by_what_they_hold(layout, tmp_path):
+    annotation, place = LAYOUTS[layout]
+    for name in ("a", "b"):
+        write(tmp_path / "in" / annotation.format(name), xml(f"{name}.jpg"))
+        photo(tmp_path / "in" / place.format(name))
+    convert_voc(tmp_path / "in", tmp_path / "out")
+    found = read_back(tmp_path / "out" / "data.yaml", tmp_path)
+    assert {(split, name.lower()): boxes for (split, name), boxes in found.items()} == {
+        ("train", "a.jpg"): BOX,
+        ("train", "b.jpg"): BOX,
+    }
+
+
+def test_roboflows_splits_with_xml_beside_the_photo(tmp_path):
+    for folder in ("train", "valid", "test"):
+        write(tmp_path / "in" / folder / f"{folder}.xml", xml(f"{folder}.jpg"))
+        photo(tmp_path / "in" / folder / f"{folder}.jpg")
+    convert_voc(tmp_path / "in", tmp_path / "out")
+    found = read_back(tmp_path / "out" / "data.yaml", tmp_path)
+    assert found == {("train", "train.jpg"): BOX, ("val", "valid.jpg"): BOX, ("test", "test.jpg"): BOX}
+
+
+def test_image_sets_that_name_photos_in_folders(tmp_path):
+    """datumaro and CVAT: `sub/a` in the image set, Annotations/sub/a.xml, JPEGImages/sub/a.jpg."""
+    for name in ("sub/a", "other/a"):
+        write(tmp_path / "in" / "Annotations" / f"{name}.xml", xml(f"{name}.jpg"))
+        photo(tmp_path / "in" / "JPEGImages" / f"{name}.jpg")
+    write(tmp_path / "in" / "ImageSets" / "Main" / "train.txt", "sub/a\nother/a\n")
+    found = convert_voc(tmp_path / "in", tmp_path / "out")
+    assert [photo.name for photo in found.photos] == ["sub/a.jpg", "other/a.jpg"]
+    assert len(list((tmp_path / "out" / "labels" / "train").rglob("a.txt"))) == 2
+
+
+@pytest.mark.parametrize("split", ["default", "train", "my subset", None])
+def test_photos_without_an_annotation_are_background_and_noted(split, tmp_path):
+    """datumaro and Label Studio write no XML for a photo without objects; CVAT calls an unsplit set `default`."""
+    for name in ("a", "b", "c"):
+        photo(tmp_path / "in" / "JPEGImages" / f"{name}.jpg")
+    write(tmp_path / "in" / "Annotations" / "a.xml", xml("a.jpg"))
+    write(tmp_path / "in" / "Annotations" / "c.xml", "<annotation><object>")
+    if split:
+        write(tmp_path / "in" / "ImageSets" / "Main" / f"{split}.txt", "a\nb\nc\n")
+    found = convert_voc(tmp_path / "in", tmp_path / "out")
+    assert read_back(tmp_path / "out" / "data.yaml", tmp_path) == {("train", "a.jpg"): BOX, ("train", "b.jpg"): []}
+    listed = {(finding.action, finding.file): finding.reason for finding in found.findings}
+    assert listed == {
+        ("noted", "b.jpg"): "no annotation: taken as background",
+        ("dropped photo", "c.xml"): "annotation is no XML",
+    }
+
+
+def test_photos_in_no_image_set_are_counted(tmp_path):
+    for name in ("a", "b"):
+        photo(tmp_path / "in" / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "in" / "Annotations" / f"{name}.xml", xml(f"{name}.jpg"))
+    write(tmp_path / "in" / "ImageSets" / "Main" / "val.txt", "a\n")
+    assert convert_voc(tmp_path / "in", None).facts["left_out"] == "1 photos are in no image set that is read"
+
+
+def test_two_photos_that_would_share_a_label_file(tmp_path):
+    write(tmp_path / "in" / "Annotations" / "a.xml", xml("a.jpg"))
+    for name in ("a.jpg", "a.png"):
+        photo(tmp_path / "in" / "JPEGImages" / name)
+    found = convert_voc(tmp_path / "in", tmp_path / "out")
+    assert [photo.name for photo in found.photos] == ["a.jpg"]
+    assert ("dropped photo", "another photo would have the same label file") in found.reasons()
+
+
+def test_the_order_of_a_labelmap(tmp_path):
+    photo(tmp_path / "in" / "JPEGImages" / "a.jpg")
+    write(tmp_path / "in" / "Annotations" / "a.xml", xml("a.jpg"))
+    write(tmp_path / "in" / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nz:1,1,1::\np:::\n")
+    assert convert_voc(tmp_path / "in", None).names == ("z", "p")
+
+
+def test_xml_of_another_kind_is_no_voc(tmp_path):
+    write(tmp_path / "in" / "annotations.xml", "<annotations><image/></annotations>")
+    with pytest.raises(UserError, match="no VOC folder"):
+        convert_voc(tmp_path / "in", None)
+
+
+def test_supervision_counts_from_one(tmp_path):
+    """What supervision 0.31.2 writes for (540, 400, 640, 480) and (0, 0, 100, 120): minima raised by one."""
+    photo(tmp_path / "in" / "JPEGImages" / "a.jpg", 640, 480)
+    size = "<size><width>640</width><height>480</height><depth>3</depth></size>"
+    boxes = [(541, 401, 640, 480), (1, 1, 100, 120)]
+    write(
+        tmp_path / "in" / "Annotations" / "a.xml", xml("a.jpg", *boxes, size=size, database="roboflow.ai", folder="VOC")
+    )
+    convert_voc(tmp_path / "in", tmp_path / "out")
+    (found,) = read_back(tmp_path / "out" / "data.yaml", tmp_path).values()
+    assert found == [("p", 0.0, 0.0, 100.0, 120.0), ("p", 540.0, 400.0, 640.0, 480.0)]
+
+
+def drawn_boxes(writer, count=4000, seed=0):
+    """Boxes of whole pixels cut off at the photo's borders, as a tool of this kind writes them; none starts at 0."""
+    random = np.random.default_rng(seed)
+    centre, side = random.uniform(0, 200, (count, 2)), random.uniform(5, 60, (count, 2))
+    edges = np.rint(np.concatenate([centre - side / 2, centre + side / 2], 1)).clip(0, 200)
+    # Hands do not meet the border exactly: most by a pixel or two.
+    missed = random.geometric(0.5, edges.shape) - 1
+    edges = np.where(edges <= 0, missed, np.where(edges >= 200, 200 - missed, edges))
+    edges = edges[((edges[:, 2:] - edges[:, :2]) > 3).all(1)]
+    first = edges[:, :2] + 1 if writer == "from 1" else edges[:, :2].clip(1)
+    return [tuple(map(float, row)) for row in np.concatenate([first, edges[:, 2:]], 1)]
+
+
+@pytest.mark.parametrize(("writer", "origin"), [("from 1", 1), ("from 0, which it writes as 1", 0)])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_borders_tell_where_pixels_start(writer, origin, seed):
+    """Where no source is named: as many objects are cut off at the left and top as at the right and bottom."""
+    boxes = drawn_boxes(writer, seed=seed)
+    found, reason = choose_origin([Seen(boxes, (200, 200), False, "")], "auto")
+    assert found == origin, reason
+    assert choose_origin([Seen(boxes, (200, 200), False, "")], "0") == (0, "as asked")
+
+
+def test_fractions_and_few_boxes_tell_nothing():
+    boxes = drawn_boxes("from 1")
+    assert choose_origin([Seen(boxes[:10], (200, 200), False, "")], "auto")[0] == 0
+    assert choose_origin([Seen([*boxes, (1.5, 1, 9, 9)], (200, 200), False, "")], "auto")[0] == 0

@@ -1,0 +1,128 @@
+"""Every writer: what it writes is read back by our own readers as it was, box for box."""
+
+import json
+import shutil
+
+import pytest
+
+from data.data_yaml import read_data_yaml
+from data.formats.convert import convert_coco, convert_detections, convert_voc, convert_yolo
+from data.formats.registry import WRITERS
+from data.open.any_layout import open_data_set
+from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
+from tests.paths import SHARED_DATA, needs_shared_data
+from utils.errors import UserError
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A COCO set with folders, a photo without objects, fractions of pixels, two splits and classes out of order."""
+    boxes = [(0, 0, 30.25, 40.5), (100.123, 50, 27.877, 46), (10, 10.5, 5, 5)]
+    for split in ("train", "val"):
+        names = [f"{split}0.jpg", f"deep/{split}1.jpg", f"{split}2.png"]
+        document = coco_document(names, boxes, categories=("zebra", "cat", "mouse"))
+        document["annotations"] = [item for item in document["annotations"] if item["image_id"] != 2]
+        for number, item in enumerate(document["annotations"]):
+            item["category_id"] = 1 + number % 2
+        for name in names:
+            photo(tmp_path / "in" / "images" / split / name)
+        write_json(tmp_path / "in" / "annotations" / f"instances_{split}.json", document)
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("images", ["link", "copy", "symlink"])
+@pytest.mark.parametrize("to", WRITERS)
+def test_what_is_written_is_read_back(to, images, coco, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    convert_coco(coco, tmp_path / "yolo")
+    expected = read_back(tmp_path / "yolo" / "data.yaml", tmp_path)
+    assert sum(map(len, expected.values())) == 12
+    assert sum(not boxes for boxes in expected.values()) == 2
+    convert_coco(coco, tmp_path / "out", to=to, images=images)
+    source = {"yolo": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    spec = open_data_set(str(tmp_path / "out" / source), tmp_path)
+    assert read_back(spec, tmp_path) == expected
+    assert spec.names == ("zebra", "cat", "mouse")
+    for file in (tmp_path / "out").rglob("*.jpg"):
+        if "overlays" not in file.parts:
+            assert file.is_symlink() == (images == "symlink")
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_a_failure_leaves_nothing(to, coco, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"data.formats.write.{to}.write_report", full)
+    with pytest.raises(UserError, match="No space left"):
+        convert_coco(coco, tmp_path / "out", to=to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@needs_shared_data
+@pytest.mark.parametrize("to", ["voc", "coco", "darknet"])
+def test_real_labels_survive_every_format(to, tmp_path, monkeypatch):
+    """The 48 photos of neu-det's first classes: VOC to another format and back are the boxes of VOC to YOLO."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for xml in sorted((SHARED_DATA / "neu-det" / "Annotations").glob("*_1[0-7].xml")):
+        photo_file = SHARED_DATA / "neu-det" / "JPEGImages" / f"{xml.stem}.jpg"
+        for file, folder in ((xml, "Annotations"), (photo_file, "JPEGImages")):
+            (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / "in" / folder)
+    convert_voc(tmp_path / "in", tmp_path / "yolo")
+    expected = read_back(tmp_path / "yolo" / "data.yaml", tmp_path)
+    assert len(expected) == 48
+    convert_yolo(read_data_yaml(str(tmp_path / "yolo" / "data.yaml"), tmp_path), tmp_path / "out", to=to)
+    source = "data.yaml" if to == "coco" else "obj.data" if to == "darknet" else ""
+    assert read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path) == expected
+
+
+@pytest.fixture
+def detections(tmp_path):
+    """What detect.py --save-json writes for two photos and a video."""
+    for name in ("a", "b", "none"):
+        photo(tmp_path / "photos" / f"{name}.jpg")
+    rows = [
+        {
+            "image": str(tmp_path / "photos" / f"{name}.jpg"),
+            "frame": None,
+            "class": label,
+            "name": "cat" if label == 0 else "dog",
+        }
+        | {"score": score, "x1": 10.5, "y1": 20.25, "x2": 40.0, "y2": 60.0}
+        for name, label, score in (("a", 0, 0.9), ("a", 1, 0.1), ("b", 1, 0.5))
+    ]
+    rows.append({**rows[0], "image": "clip.mp4", "frame": 3})
+    (tmp_path / "detections.json").write_text(json.dumps(rows))
+    return tmp_path / "detections.json"
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_detections_become_a_set_to_correct(to, detections, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = convert_detections(detections, tmp_path / "out", to=to, photos=[tmp_path / "photos"])
+    source = {"yolo": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    assert read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path) == {
+        ("train", "a.jpg"): [("cat", 10.5, 20.25, 40.0, 60.0)],
+        ("train", "b.jpg"): [("dog", 10.5, 20.25, 40.0, 60.0)],
+        ("train", "none.jpg"): [],
+    }
+    assert [finding.file for finding in found.findings] == ["clip.mp4"]
+    if to == "coco":
+        document = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+        assert [item["score"] for item in document["annotations"]] == [0.9, 0.5]
+
+
+def test_what_detections_do_not_say(detections):
+    rows = [row for row in json.loads(detections.read_text()) if row["class"] == 1]
+    detections.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="class 0 was never found, so its name is not known: give all with --names"):
+        convert_detections(detections, None)
+    assert convert_detections(detections, None, names=["cat", "dog"]).names == ("cat", "dog")
+    with pytest.raises(UserError, match="--names: class 1 is called 'dog'"):
+        convert_detections(detections, None, names=["dog", "cat"])
+    with pytest.raises(UserError, match="has a score of 0.95 or more"):
+        convert_detections(detections, None, names=["cat", "dog"], conf=0.95)
+    detections.write_text("[3]")
+    with pytest.raises(UserError, match="row 0: expected image, class, name, score"):
+        convert_detections(detections, None)

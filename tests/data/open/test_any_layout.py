@@ -1,0 +1,251 @@
+"""What `--data` takes: every layout, as a folder and as the .zip that it came as, gives the same boxes."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data.data_yaml import read_data_yaml
+from data.formats.convert import convert_coco, convert_voc, convert_yolo
+from data.open.any_layout import open_data_set
+from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
+from tests.paths import SHARED_DATA, needs_shared_data
+from utils.errors import UserError
+
+BOX = (32.0, 24.0, 96.0, 72.0)
+LINE = "0 0.5 0.5 0.5 0.5\n"
+XML = """<annotation><filename>{}</filename><size><width>128</width><height>96</height></size><object><name>thing</name>
+<bndbox><xmin>32.0</xmin><ymin>24.0</ymin><xmax>96.0</xmax><ymax>72.0</ymax></bndbox></object></annotation>"""
+
+
+def put(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def yolo_photo(root: Path, name: str, labels: str | None = None) -> None:
+    """A photo with a label, in `labels` instead of `images`, or beside it."""
+    photo(root / f"{name}.jpg")
+    put(root / f"{name.replace('images', labels) if labels else name}.txt", LINE)
+
+
+def roboflow_yolo(root):
+    for split in ("train", "valid"):
+        yolo_photo(root, f"{split}/images/{split}", "labels")
+    put(
+        root / "data.yaml",
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: [thing]\n",
+    )
+
+
+def cvat_ultralytics(root):
+    for split in ("train", "valid"):
+        yolo_photo(root, f"images/{split}/{split}", "labels")
+        put(root / f"{split}.txt", f"data/images/{split}/{split}.jpg\n")
+    put(root / "data.yaml", "path: .\ntrain: train.txt\nval: valid.txt\nnames:\n  0: thing\n")
+
+
+def supervision_yolo(root):
+    for split in ("train", "valid"):
+        yolo_photo(root, f"images/{split}/{split}", "labels")
+    put(root / "data.yaml", "nc: 1\nnames: [thing]\n")
+
+
+def label_studio_yolo(root):
+    for split in ("train", "valid"):
+        yolo_photo(root, f"images/{split}", "labels")
+    put(root / "classes.txt", "thing\n")
+    put(root / "notes.json", "{}")
+
+
+def darknet(root):
+    for split in ("train", "valid"):
+        yolo_photo(root, f"obj_{split}_data/{split}")
+        put(root / f"{split}.txt", f"data/obj_{split}_data/{split}.jpg\n")
+    put(root / "obj.names", "thing\n")
+    lists = "train = data/train.txt\nvalid = data/valid.txt\n"
+    put(root / "obj.data", f"classes = 1\n{lists}names = data/obj.names\nbackup = b\n")
+
+
+def coco(root):
+    for split in ("train", "valid"):
+        photo(root / "images" / split / f"{split}.jpg")
+        write_json(root / "annotations" / f"instances_{split}.json", coco_document([f"{split}.jpg"]))
+
+
+def roboflow_coco(root):
+    for split in ("train", "valid"):
+        photo(root / split / f"{split}.jpg")
+        write_json(root / split / "_annotations.coco.json", coco_document([f"{split}.jpg"]))
+
+
+def label_studio_coco(root):
+    for split in ("train", "valid"):
+        photo(root / "images" / f"{split}.jpg")
+    write_json(root / "result.json", coco_document(["../upload/1/train.jpg", "../upload/1/valid.jpg"]))
+
+
+def voc(root):
+    for split in ("train", "valid"):
+        photo(root / "JPEGImages" / f"{split}.jpg")
+        put(root / "Annotations" / f"{split}.xml", XML.format(f"{split}.jpg"))
+        put(root / "ImageSets" / "Main" / f"{split.removesuffix('id')}.txt", f"{split}\n")
+
+
+def roboflow_voc(root):
+    for split in ("train", "valid"):
+        photo(root / split / f"{split}.jpg")
+        put(root / split / f"{split}.xml", XML.format(f"{split}.jpg"))
+
+
+def cvat_xml(root):
+    images = ""
+    for split in ("train", "valid"):
+        photo(root / "images" / split / f"{split}.jpg")
+        box = '<box label="thing" occluded="0" xtl="32.00" ytl="24.00" xbr="96.00" ybr="72.00" z_order="0"></box>'
+        images += f'<image id="0" name="{split}.jpg" subset="{split}" width="128" height="96">{box}</image>'
+    labels = "<labels><label><name>thing</name></label></labels>"
+    meta = f"<version>1.1</version><meta><task>{labels}</task></meta>"
+    put(root / "annotations.xml", f"<annotations>{meta}{images}</annotations>")
+
+
+YOLO = (roboflow_yolo, cvat_ultralytics, supervision_yolo, label_studio_yolo, darknet)
+OTHERS = (coco, roboflow_coco, label_studio_coco, voc, roboflow_voc, cvat_xml)
+LAYOUTS = {each.__name__: each for each in (*YOLO, *OTHERS)}
+UNSPLIT = ("label_studio_yolo", "label_studio_coco")
+
+
+@pytest.mark.parametrize("as_archive", [False, True, "in a folder"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_boxes(layout, as_archive, tmp_path, capsys):
+    source = tmp_path / "source"
+    LAYOUTS[layout](source)
+    if as_archive:
+        with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+            for path in sorted(source.rglob("*")):
+                if path.is_file():
+                    file.write(path, path.relative_to(tmp_path if as_archive == "in a folder" else source))
+        shutil.rmtree(source)
+        source = tmp_path / "export.zip"
+    before = sorted(source.rglob("*")) if source.is_dir() else None
+    for _ in range(2):
+        spec = open_data_set(str(source), tmp_path / "root", tmp_path / "cache")
+        assert spec.names == ("thing",)
+        found = read_back(
+            spec if "test" not in spec.splits else read_data_yaml(str(without_test(spec.yaml)), tmp_path), tmp_path
+        )
+        assert found == {
+            ("train", "train.jpg"): [("thing", *BOX)],
+            ("train" if layout in UNSPLIT else "val", "valid.jpg"): [("thing", *BOX)],
+        }
+    said = capsys.readouterr().err
+    assert "--data" in said
+    if (tmp_path / "cache" / "sets").exists():
+        assert len(list((tmp_path / "cache" / "sets").iterdir())) == 1, "converted once"
+        assert " photos " in said
+    assert before in (None, [path for path in sorted(source.rglob("*")) if path.name != "without_test.yaml"])
+
+
+def without_test(yaml: Path) -> Path:
+    lines = [line for line in yaml.read_text().splitlines() if not line.startswith("test:")]
+    return put(yaml.with_name("without_test.yaml"), "\n".join(lines))
+
+
+def test_a_file_is_opened_by_its_own_name_too(tmp_path):
+    coco(tmp_path / "coco")
+    darknet(tmp_path / "darknet")
+    cvat_xml(tmp_path / "cvat")
+    for name in ("coco/annotations/instances_train.json", "darknet/obj.data", "cvat/annotations.xml"):
+        spec = open_data_set(str(tmp_path / name), tmp_path, tmp_path / "cache")
+        assert read_back(spec, tmp_path)["train", "train.jpg"] == [("thing", *BOX)]
+
+
+def test_a_changed_source_is_converted_again(tmp_path):
+    voc(tmp_path / "voc")
+    first = open_data_set(str(tmp_path / "voc"), tmp_path, tmp_path / "cache")
+    xml = tmp_path / "voc" / "Annotations" / "train.xml"
+    xml.write_text(xml.read_text().replace("96.0", "100.0"))
+    second = open_data_set(str(tmp_path / "voc"), tmp_path, tmp_path / "cache")
+    assert first.yaml != second.yaml
+    assert read_back(second, tmp_path)["train", "train.jpg"] == [("thing", 32.0, 24.0, 100.0, 72.0)]
+
+
+def test_an_unknown_layout_lists_what_was_looked_for(tmp_path):
+    photo(tmp_path / "set" / "a.jpg")
+    with pytest.raises(UserError) as error:
+        open_data_set(str(tmp_path / "set"), tmp_path, tmp_path / "cache")
+    looked_for = ("data YAML", ".data file", "classes.txt", "images, annotations and categories", "<annotation>")
+    for word in (*looked_for, ".zip"):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="data YAML not found"):
+        open_data_set(str(tmp_path / "nothing.zip"), tmp_path)
+    with pytest.raises(UserError, match="did you mean 'shapes'"):
+        open_data_set("shape", tmp_path)
+
+
+def test_an_archive_that_would_leave_its_folder_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr("../outside.txt", "x")
+    with pytest.raises(UserError, match="leaves the target folder"):
+        open_data_set(str(tmp_path / "bad.zip"), tmp_path / "root", tmp_path / "cache")
+    assert not (tmp_path / "outside.txt").exists()
+    assert not list((tmp_path / "root").rglob("*.done"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train = a.txt\nnames\n", "obj.data:2: expected `key = value`"),
+        ("names = obj.names\n", "expected `train = list.txt`"),
+        ("train = a.txt\nnames = gone.names\n", "names: .*gone.names"),
+        ("classes = 3\ntrain = a.txt\nnames = obj.names\n", "classes = 3, but obj.names has 1"),
+    ],
+)
+def test_a_wrong_darknet_file_is_one_line(text, message, tmp_path):
+    darknet(tmp_path)
+    put(tmp_path / "obj.data", text)
+    with pytest.raises(UserError, match=message):
+        open_data_set(str(tmp_path / "obj.data"), tmp_path)
+
+
+def routes(name: str, folder: Path):
+    """A shared set by each route: as it is, and converted to YOLO, COCO and a .zip of that."""
+    source = SHARED_DATA / name
+    if name == "coco128":
+        spec = read_data_yaml("coco128", SHARED_DATA)
+        yield spec
+        convert_yolo(spec, folder / "darknet", to="darknet")
+        yield open_data_set(str(folder / "darknet" / "obj.data"), folder, folder / "cache")
+    else:
+        yield open_data_set(str(source), folder, folder / "cache")
+        convert_voc(source, folder / "yolo")
+        spec = read_data_yaml(str(folder / "yolo" / "data.yaml"), folder)
+        yield spec
+    convert_yolo(spec, folder / "voc", to="voc")
+    yield open_data_set(str(folder / "voc"), folder, folder / "cache")
+    if name != "coco128":
+        convert_voc(source, folder / "coco", to="coco")
+        yield open_data_set(str(folder / "coco"), folder, folder / "cache")
+        convert_coco(folder / "coco", folder / "again")
+        yield read_data_yaml(str(folder / "again" / "data.yaml"), folder)
+    archive = shutil.make_archive(str(folder / "export"), "zip", folder / "voc")
+    yield open_data_set(archive, folder / "root", folder / "cache")
+
+
+REAL = ("bccd", "neu-det")
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", ["coco128", *(pytest.param(each, marks=pytest.mark.slow) for each in REAL)])
+def test_real_photos_by_each_route(name, tmp_path):
+    expected = None
+    for spec in routes(name, tmp_path):
+        found = read_back(spec, tmp_path)
+        expected = expected or found
+        assert len(found) == {"bccd": 364, "coco128": 256, "neu-det": 1800}[name]
+        assert found == expected
+    assert json.dumps(sorted(map(str, expected)))

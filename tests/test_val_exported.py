@@ -1,0 +1,127 @@
+"""val.py and detect.py on files of export.py: the same table as of the weights, in the precision that they say."""
+
+import json
+
+import pytest
+import torch
+
+from data.data_yaml import read_data_yaml
+from data.shapes.demo_set import make_shapes
+from detect import detect, load
+from engine.export.runtimes import open_backend
+from export import export
+from tests.lively import lively_checkpoint
+from utils.config.export_formats import EXPORT_FORMATS
+from utils.device import cpu_has_bf16
+from utils.errors import UserError
+from val import validate
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=3, train=4, val=7, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def best(data, tmp_path_factory):
+    """An untrained network that sees things everywhere, and so has some AP."""
+    names = read_data_yaml(str(data), data.parent).names
+    path = tmp_path_factory.mktemp("models é") / "best.pt"
+    return lively_checkpoint(path, "yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]}, names, (SIZE, SIZE))
+
+
+@pytest.fixture
+def measure(data, tmp_path):
+    def run(weights, **flags):
+        settings = {"data": str(data), "project": str(tmp_path / "runs"), "plots": False, "report": False, **flags}
+        return validate(weights=str(weights), workers=0, **settings).overall
+
+    return run
+
+
+GRAPHS = [name for name, entry in EXPORT_FORMATS.items() if entry.graph]
+
+
+@pytest.mark.parametrize("fmt", GRAPHS)
+@pytest.mark.parametrize("shape", [{}, {"layout": "raw", "batch_size": 3}, {"dynamic": True}], ids=str)
+def test_a_file_measures_as_its_weights(fmt, shape, best, measure, tmp_path, capsys):
+    """Seven images in batches of three, the last one filled up."""
+    entry = EXPORT_FORMATS[fmt]
+    if shape.get("dynamic") and not entry.dynamic:
+        pytest.skip("has fixed shapes")
+    (file,) = export(weights=str(best), format=[fmt], output=str(tmp_path / "best"), **shape)
+    capsys.readouterr()
+    expected, found = measure(best, name="weights"), measure(file, name="file", batch_size=3)
+    assert expected["ap50"] > 0
+    for key, value in expected.items():
+        assert found[key] == (None if value is None else pytest.approx(value, abs=2e-3, nan_ok=True)), key
+    said = capsys.readouterr().out
+    protocol = json.loads((tmp_path / "runs" / "file" / "metrics.json").read_text())["protocol"]
+    assert protocol in said
+    assert "  float32 (" in protocol
+
+
+def test_a_file_with_nms_measures_what_it_was_exported_with(best, measure, tmp_path):
+    limits = {"conf": 0.2, "nms_iou": 0.5, "max_det": 50}
+    (file,) = export(weights=str(best), layout="nms", output=str(tmp_path / "best"), **limits)
+    found = measure(file, name="file")
+    # The file reports every box for its best class alone, as detect.py does; val.py of weights may report two.
+    assert 0 < found["ap50"] <= measure(best, name="weights", **limits)["ap50"] + 0.05
+    protocol = json.loads((tmp_path / "runs" / "file" / "metrics.json").read_text())["protocol"]
+    assert "conf 0.2  NMS IoU 0.5 per class  max_det 50" in protocol
+    assert "NMS in the file" in protocol
+
+
+def test_bf16_is_near_float32_and_said(best, measure, data, tmp_path, capsys):
+    exact, rounded = measure(best, name="exact"), measure(best, name="rounded", precision="bf16")
+    assert exact != rounded
+    assert rounded["ap50"] == pytest.approx(exact["ap50"], abs=0.05)
+    assert "  bf16  " in json.loads((tmp_path / "runs" / "rounded" / "metrics.json").read_text())["protocol"]
+    capsys.readouterr()
+    flags = {"weights": str(best), "source": str(data.parent / "images" / "val"), "project": str(tmp_path / "d")}
+    for precision, ran in (("bf16", "bf16"), ("float32", "float32"), ("auto", "bf16" if cpu_has_bf16() else "float32")):
+        folder = detect(**flags, precision=precision, save_json=True, save=False, device="cpu")
+        assert f" in {ran}; written to" in capsys.readouterr().out
+        rows = json.loads((folder / "detections.json").read_text())
+        assert {row["precision"] for row in rows} == {ran}
+
+
+def test_bf16_scores_are_those_of_a_network_in_bf16(best):
+    """Near float32 for most boxes; lively random heads blow some up."""
+    images = torch.rand(2, 3, SIZE, SIZE)
+    (boxes, scores), found = open_backend(best).run(images), open_backend(best, precision="bf16").run(images)
+    assert not torch.equal(found[1], scores)
+    assert (found[1] - scores).abs().mean() < 5e-3
+    sides = (boxes[..., 2:] - boxes[..., :2]).amax(-1, keepdim=True)
+    assert ((found[0] - boxes).abs() / sides).mean() < 0.02
+
+
+def test_openvino_says_what_it_ran_in(best, tmp_path):
+    (file,) = export(weights=str(best), format=["openvino"], output=str(tmp_path / "best"))
+    assert open_backend(file).precision == "float32"
+    chosen = open_backend(file, precision="auto")
+    assert chosen.precision == ("bf16" if cpu_has_bf16() else "float32")
+    if not cpu_has_bf16():
+        with pytest.raises(UserError, match="computes in float32 on this CPU"):
+            open_backend(file, precision="bf16")
+        return
+    images = torch.rand(1, 3, SIZE, SIZE)
+    assert torch.equal(open_backend(file, precision="bf16").run(images)[1], chosen.run(images)[1])
+    assert not torch.equal(open_backend(file).run(images)[1], chosen.run(images)[1])
+
+
+def test_what_a_file_cannot_do_is_one_line(best, measure, tmp_path):
+    (file,) = export(weights=str(best), output=str(tmp_path / "best"))
+    for flags, message in (
+        ({"precision": "bf16"}, "for weights and openvino; .*best.onnx runs as it was exported"),
+        ({"imgsz": [64]}, "was exported for 96x96 px alone"),
+        ({"data": ""}, "an exported file knows no data set: name one with --data"),
+        ({"device": "meta"}, "runs on the CPU here"),
+    ):
+        with pytest.raises(UserError, match=message):
+            measure(file, **flags)
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="runs as it was exported"):
+        load(file, precision="bf16")
