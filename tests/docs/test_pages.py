@@ -13,6 +13,7 @@ from docs.generate.blocks import fill, renew
 from docs.generate.links import links, turned
 from docs.generate.pages import MAKERS, SETTINGS, site_settings, sources
 from tests.docs.commands_on_pages import commands, split
+from tests.docs.sentences import longest_average
 from tests.paths import ROOT
 from utils.config.knobs import Hyperparameters
 from utils.errors import UserError
@@ -20,6 +21,8 @@ from utils.errors import UserError
 README = ROOT / "README.md"
 PAGES = [README, *sources()]
 MOST_WORDS = 900
+MOST_WORDS_A_SENTENCE = 30
+NOT_PROSE = ("report.md",)  # what studies.compare writes: tables, and lines of provenance
 # Modules of ours whose flags have no page.
 NO_PARSER = ("python -m examples.", "python -m benchmarks.", "python -m utils.checkpoint", "python -m pip")
 
@@ -67,6 +70,12 @@ def test_the_readme_says_of_the_results_what_the_tables_say():
     assert f"{-shapes['ggiou'].mean:.1f} points" in text
     assert f"SCALoss is {cells['sca'].mean:.1f} points" in text
     assert not cells["sca"].excludes_zero
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_PROSE], ids=named)
+def test_no_paragraph_has_sentences_of_more_than_thirty_words_on_average(page):
+    words, paragraph = longest_average(page.read_text("utf-8"))
+    assert words <= MOST_WORDS_A_SENTENCE, paragraph
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
