@@ -81,11 +81,12 @@ def read_coco(path: Path) -> CocoFile:
     document = _load(path)
     if not isinstance(document, dict):
         raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
-    parts = {}
+    parts: dict[str, list[Any]] = {}
     for key in ("images", "categories", "annotations"):
-        parts[key] = document.get(key)
-        if not isinstance(parts[key], list):
-            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(parts[key])}")
+        part = document.get(key)
+        if not isinstance(part, list):
+            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(part)}")
+        parts[key] = part
     problems: list[Problem] = []
     category_ids, image_ids = Ids(parts["categories"]), Ids(parts["images"])
     found = [_category(entry, category_ids) for entry in parts["categories"]]
@@ -216,11 +217,12 @@ def _object(position: int, entry: Any, images: Ids, categories: Ids) -> CocoObje
     xywh = _numbers(entry.get("bbox"), 4) or _polygon_box(entry.get("segmentation"))
     if xywh is None:
         return Problem(where, "bbox is not four numbers", printable(entry.get("bbox"), 80))
-    area = _numbers([entry.get("area")], 1)
-    area = area[0] if area and area[0] >= 0 else xywh[2] * xywh[3]
+    x, y, w, h = xywh
+    stated = _numbers([entry.get("area")], 1)
+    area = stated[0] if stated and stated[0] >= 0 else w * h
     crowd = bool(whole(entry.get("iscrowd")))
     difficult = bool(whole(entry.get("ignore"))) or bool(whole(entry.get("difficult")))
-    return CocoObject(position, image, category, xywh, area, crowd, difficult)
+    return CocoObject(position, image, category, (x, y, w, h), area, crowd, difficult)
 
 
 def whole(value: Any) -> int | None:

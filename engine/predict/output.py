@@ -71,7 +71,7 @@ class Output:
         if path not in self.videos:
             size = (drawn.shape[1], drawn.shape[0])
             file = str(self.folder / f"{stem}.mp4")
-            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         self.videos[path].write(np.ascontiguousarray(drawn[..., ::-1]))
 
     def _write_txt(self, stem: str, found: Any) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from data.augment.augmentation import Augmentation
 from data.augment.on_device import DevicePhotos
 from data.dataset import DetectionDataset
 from data.labels.index import LabelIndex
-from data.loader import build_loader
+from data.loader import EpochSampler, build_loader
 from data.split import fingerprint
 from engine.resources import Resources
 from engine.run_files import Records
@@ -186,7 +186,7 @@ class Trainer:
     ):
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
-        self.val_index, self.val_truths = val_index, val_truths
+        self.train_index, self.val_index, self.val_truths = train_index, val_index, val_truths
         self.detector, self.observer = detector, observer
         if run_config.sync_bn:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
@@ -195,7 +195,7 @@ class Trainer:
         if run_config.compiled:
             # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
             self.detector.network.compile()
-        self.parallel = self.detector
+        self.parallel: nn.Module = self.detector
         if group.world_size > 1:
             # Without device_ids, which would move the targets to the GPU; images are put there for it.
             self.parallel = DistributedDataParallel(self.detector)
@@ -297,7 +297,7 @@ class Trainer:
 
     def new_guard(self, folder: Path) -> Guard:
         """The guard of this run, which keeps a bad batch in the run folder."""
-        images = self.train_loader.dataset.index.images
+        images = self.train_index.images
 
         def keep(batch: Any) -> Path:
             path = folder / "nan_batch.pt"
@@ -315,11 +315,12 @@ class Trainer:
         """One epoch over the training set; returns the means to log."""
         report, skipped = EpochReport(), self.guard.skipped
         self.observer.report = report
-        self.train_loader.sampler.set_epoch(epoch)
+        sampler = cast(EpochSampler, self.train_loader.sampler)
+        sampler.set_epoch(epoch)
         self.parallel.train()
         for module in self.frozen:
             module.eval()
-        share = len(self.train_loader.sampler)
+        share = len(sampler)
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
@@ -391,7 +392,7 @@ class Trainer:
             "average_updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "data": fingerprint(self.train_loader.dataset.index),
+            "data": fingerprint(self.train_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
             "results": records.rows(),
         }

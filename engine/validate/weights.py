@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,13 +41,15 @@ def open_measured(weights: Path, settings: ValConfig) -> Measured:
     if not config.run.data:
         raise UserError(f"{printable(weights)}: imported weights know no data set: name one with --data")
     source = checkpoint.get("source") or f"epoch {checkpoint['epoch']}"
-    detector: nn.Module = load_detector(checkpoint, config, str(weights))
+    detector = load_detector(checkpoint, config, str(weights))
     bf16 = uses_bf16(settings.precision, device)
     # Without the batch normalisation as a step of its own: a sixth faster.
-    detector.network = for_detection(detector.network, bf16).to(device, memory_format=torch.channels_last)
+    detector.network = for_detection(detector.network, bf16)
+    detector.network.to(device, memory_format=torch.channels_last)
+    measured: nn.Module = detector
     if bf16:
-        detector = BackendDetector(torch_backend(detector, config, bf16), detector.postprocess)
-    return Measured(detector, config, device, "bf16" if bf16 else "float32", source, is_nameless(checkpoint))
+        measured = BackendDetector(torch_backend(detector, config, bf16), detector.postprocess)
+    return Measured(measured, config, device, "bf16" if bf16 else "float32", source, is_nameless(checkpoint))
 
 
 def _open_exported(weights: Path, settings: ValConfig) -> Measured:
@@ -80,7 +83,7 @@ def with_flags(config: Config, settings: ValConfig) -> Config:
         "imgsz": settings.imgsz,
         "batch_size": settings.batch_size,
     }
-    changes = {name: value for name, value in given.items() if value}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     stride = max(config.model.strides)
     if any(side % stride for side in settings.imgsz):
         raise UserError(f"--imgsz {' '.join(map(str, settings.imgsz))}: expected multiples of {stride}")
