@@ -13,6 +13,7 @@ from data.data_yaml import DataSpec
 from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
+from data.open.hold_out import keep_split
 from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
@@ -91,10 +92,11 @@ def train_on(
         trainer.restore(resumed)
     else:
         for path in start_weights(config):
-            print(load_weights(trainer.detector.network, path, config.model))
+            print(load_weights(trainer.detector.network, path, config.model, config.names))
             trainer.restart_average()
     folder = group.share(folder or (claim_folder(config, group) if group.main else None))
     if group.main:
+        keep_split(plan.data, folder)
         protocol = protocol_line(config, "val", len(val_index), val_truths)
         kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
         records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from engine.validate.weights import at_precision
 from models.detector import AnyDetector
 from models.families import family_of
 from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
+from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
@@ -95,18 +96,27 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def load_weights(network: nn.Module, path: str, model: ModelConfig | TorchvisionConfig | None = None) -> str:
+def load_weights(
+    network: nn.Module,
+    path: str,
+    model: ModelConfig | TorchvisionConfig | None = None,
+    names: Sequence[str] | None = None,
+) -> str:
     """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
 
-    With `model`, what differs between it and the model the weights were trained in is said too.
+    With `model`, what differs between it and the model the weights were trained in is said too; with `names`, the
+    classes here, the rows of the last layers are taken by class name.
     """
     contents = family_of(model).read_weights(path) if model else read_weights(path)
-    source, target = contents["model"], network.state_dict()
+    source, target, told = contents["model"], network.state_dict(), ""
+    if names is not None:
+        source, told = by_class_name(source, target, contents.get("names") or (), names)
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(value.ndim == 4 for value in fitting.values()):
         raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
     network.load_state_dict(fitting, strict=False)
     lines = [f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}"]
+    lines += [f"  {printable(told)}"] if told else []
     shapes = [
         f"{name} ({'x'.join(map(str, source[name].shape))} there, {'x'.join(map(str, target[name].shape))} here)"
         for name in sorted(set(target) & set(source) - set(fitting))
