@@ -25,12 +25,12 @@ from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport, Observer
 from engine.train.stop_signals import StopRequest
 from engine.validate.collect import collect
+from engine.validate.weights import at_precision
 from models.detector import AnyDetector
 from models.families import family_of
 from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
 from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
-from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
@@ -251,6 +251,8 @@ class Trainer:
         """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""
         first, start = self.start_epoch, time.perf_counter()
         self.guard = self.new_guard(records.folder)
+        if self.epochs_in_bf16 and not self.ended:
+            print("epochs are validated in bf16, as they are trained; metrics.json of the end is float32")
         with self.stop.noted():
             while not self.ended:
                 self.one_epoch(self.start_epoch, records, start)
@@ -360,17 +362,26 @@ class Trainer:
         }
         return {**report.row(), **steps}
 
-    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
-        """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = self.detector.with_network(folded(self.average.ema))
+    @property
+    def epochs_in_bf16(self) -> bool:
+        """Whether epochs are validated in bfloat16: on a CPU that trains in it. A GPU's float32 is fast enough."""
+        return self.dtype is torch.bfloat16 and self.device.type == "cpu"
+
+    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, final: bool = False) -> Metrics:
+        """Measure the averaged weights, which are what best.pt holds, on the validation split by COCO's metrics.
+
+        The final time by side ratio and kind of error too, and in float32, as val.py measures unless asked otherwise.
+        """
+        bf16 = self.epochs_in_bf16 and not final
+        detector = at_precision(self.detector, self.average.ema, self.config, bf16)
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute(by_ratio, errors=by_ratio)
+            metrics = collected.compute(by_ratio=final, errors=final)
             if not metrics.overall["ap50"] > 0:
-                dtype = str(self.dtype).removeprefix("torch.")
-                print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
+                trained = f"trained in {str(self.dtype).removeprefix('torch.')}" if self.dtype else "amp off"
+                print(diagnose(collected, f"{'bf16' if bf16 else 'float32'}, {trained}"))
         return self.group.share(metrics)
 
     def save(self, records: Records, epoch: int, metrics: Metrics, improved: bool) -> None:
@@ -412,7 +423,8 @@ class Trainer:
         """Validates best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
-        metrics = self.validate(records.val_batch, by_ratio=True)
+        metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
         records.finish(metrics)
-        print(f"best.pt = epoch {self.best.epoch + 1} (AP {self.best.ap:.4f}, averaged weights)")
+        ap = f"AP {self.best.ap:.4f}{' in bf16' if self.epochs_in_bf16 else ''}"
+        print(f"best.pt = epoch {self.best.epoch + 1} ({ap}, averaged weights)")
