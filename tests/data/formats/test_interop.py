@@ -73,10 +73,12 @@ def test_datumaro(kind, source, tmp_path):
             for number, (label, (x1, y1, x2, y2)) in enumerate(objects, 1)
         ]
         media = datumaro.Image.from_file(path=str(tmp_path / "photos" / f"{name}.jpg"), size=(HEIGHT, WIDTH))
-        items.append(datumaro.DatasetItem(name, subset="train", media=media, annotations=boxes))
+        items.append(datumaro.DatasetItem(name, subset="val" if name > "b" else "train", media=media, annotations=boxes))
     data = datumaro.Dataset.from_iterable(items, categories={datumaro.AnnotationType.label: categories})
     data.export(str(tmp_path / "out"), kind, save_media=True)
-    assert_same(opened(tmp_path / "out", tmp_path))
+    found = opened(tmp_path / "out", tmp_path)
+    assert_same(found)
+    assert {Path(name).stem: split for split, name in found} == {"a": "train", "b": "train", "c": "val", "d": "val"}
 
 
 @pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
@@ -107,7 +109,9 @@ def test_globox(kind, source, tmp_path):
     globox = pytest.importorskip("globox")
     data = globox.AnnotationSet.from_coco(source)
     out = tmp_path / "out"
+    (out / "Annotations").mkdir(parents=True)
     if kind == "yolo":
+        (out / "labels").mkdir()
         numbers = {name: number for number, name in enumerate(NAMES)}
         data.save_yolo_v5(out / "labels", label_to_id=numbers)
         (out / "classes.txt").write_text("\n".join(NAMES))
@@ -115,8 +119,7 @@ def test_globox(kind, source, tmp_path):
         assert_same(opened(out, tmp_path))
     elif kind == "coco":
         data.save_coco(tmp_path / "photos" / "out.json", auto_ids=True)
-        names = tuple(sorted(NAMES))
-        assert_same(opened(tmp_path / "photos" / "out.json", tmp_path, names))
+        assert_same(opened(tmp_path / "photos" / "out.json", tmp_path))
     else:
         data.save_pascal_voc(out / "Annotations")
         (out / "JPEGImages").symlink_to(tmp_path / "photos")
@@ -163,18 +166,12 @@ def bring_photos(out: Path, photos: Path) -> None:
             (out / "images" / path.name).symlink_to(path)
 
 
-@pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
+@pytest.mark.parametrize("kind", ["coco", "voc"])
 def test_pylabel(kind, source, tmp_path):
-    importer = pytest.importorskip("pylabel").importer
+    importer = pytest.importorskip("pylabel.importer")
     data = importer.ImportCoco(str(source), path_to_images=str(tmp_path / "photos"))
     out = tmp_path / "out"
-    if kind == "yolo":
-        data.path_to_annotations = str(tmp_path)
-        data.export.ExportToYoloV5(
-            output_path=str(out / "labels"), yaml_file="data.yaml", copy_images=True, cat_id_index=0
-        )
-        pytest.skip("its YAML holds for its default folder only (docs of its export)")
-    elif kind == "coco":
+    if kind == "coco":
         data.export.ExportToCoco(output_path=str(tmp_path / "photos" / "out.json"), cat_id_index=1)
         found = convert_coco(tmp_path / "photos" / "out.json", None)
         assert found.names == NAMES
