@@ -65,6 +65,8 @@ def test_a_job_hands_each_exit_code_to_what_comes_next(tmp_path):
     while code is None:
         code = job.poll()
     assert code == 7
+    assert not unlocked(tmp_path / "log"), "others would take it for abandoned before its end is told"
+    job.close()
     assert (tmp_path / "log").read_text().split() == ["one", "two"]
     assert unlocked(tmp_path / "log")
 
