@@ -73,7 +73,9 @@ def test_datumaro(kind, source, tmp_path):
             for number, (label, (x1, y1, x2, y2)) in enumerate(objects, 1)
         ]
         media = datumaro.Image.from_file(path=str(tmp_path / "photos" / f"{name}.jpg"), size=(HEIGHT, WIDTH))
-        items.append(datumaro.DatasetItem(name, subset="val" if name > "b" else "train", media=media, annotations=boxes))
+        items.append(
+            datumaro.DatasetItem(name, subset="val" if name > "b" else "train", media=media, annotations=boxes)
+        )
     data = datumaro.Dataset.from_iterable(items, categories={datumaro.AnnotationType.label: categories})
     data.export(str(tmp_path / "out"), kind, save_media=True)
     found = opened(tmp_path / "out", tmp_path)
