@@ -1,8 +1,10 @@
 """COCO and LVIS annotation files: read whole, checked entry by entry, nothing believed."""
 
+import gc
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from utils.regular_file import require_regular
 
 LARGEST_ID = 2**53
 LONGEST_ID = 200
+NUMBERS, MOST = {int, float}, 1e9
 SHOWN = 3
 
 
@@ -76,6 +79,19 @@ class CocoFile:
         return bool(self.categories) and all(category.frequency for category in self.categories)
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Make many objects without the searches for unreachable ones that their number sets off: a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_garbage_collection()
 def read_coco(path: Path) -> CocoFile:
     """Read a COCO or LVIS file; UserError where it is none. An entry that is wrong becomes a problem of its own."""
     document = _load(path)
@@ -98,7 +114,8 @@ def read_coco(path: Path) -> CocoFile:
     image_ids.known, category_ids.known = {image.id for image in images}, {category.id for category in categories}
     objects = []
     for position, entry in enumerate(parts["annotations"]):
-        item = _object(position, entry, image_ids, category_ids)
+        item = _plain_object(position, entry, image_ids.known, category_ids.known)
+        item = item or _object(position, entry, image_ids, category_ids)
         if isinstance(item, Problem):
             problems.append(item)
         else:
@@ -202,6 +219,26 @@ def _image(entry: Any, ids: Ids) -> CocoImage | str:
     size = (height, width) if min(height, width) > 0 else (0, 0)
     lists = (_ids(entry.get(key)) for key in ("neg_category_ids", "not_exhaustive_category_ids"))
     return CocoImage(number, name.replace("\\", "/"), size, *lists)
+
+
+def _plain_object(position: int, entry: Any, images: set[int], categories: set[int]) -> CocoObject | None:
+    """Read an annotation that is as it should be in every part, as most are, in half the time; None for others."""
+    try:
+        image, category, area, crowd = entry["image_id"], entry["category_id"], entry["area"], entry["iscrowd"]
+        left, top, width, height = bbox = entry["bbox"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if type(image) is not int or type(category) is not int or image not in images or category not in categories:
+        return None
+    # What is compared with a number, and is neither a text nor NaN nor infinite, is a number of reasonable size.
+    if not {type(left), type(top), type(width), type(height), type(area)} <= NUMBERS or type(bbox) is not list:
+        return None
+    if not (-MOST < left < MOST and -MOST < top < MOST and -MOST < width < MOST and -MOST < height < MOST):
+        return None
+    if not 0 <= area < MOST or type(crowd) is not int or "ignore" in entry or "difficult" in entry:
+        return None
+    xywh = (float(left), float(top), float(width), float(height))
+    return CocoObject(position, image, category, xywh, float(area), bool(crowd), False)
 
 
 def _object(position: int, entry: Any, images: Ids, categories: Ids) -> CocoObject | Problem:
