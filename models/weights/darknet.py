@@ -110,7 +110,7 @@ def write_darknet(path: Path, network: Network, config: Config, origin: dict[str
                     tensor = _reversed_groups(tensor)
                 file.write(tensor.detach().cpu().float().numpy().astype("<f4").tobytes())
     cfg = path.with_suffix(".cfg")
-    cfg.write_bytes(text.encode())
+    cfg.write_bytes(text.encode("utf-8", "surrogateescape"))
     return cfg
 
 
@@ -150,9 +150,10 @@ def _config_of(sections: list[Section], where: str) -> Config:
     classes = yolos[0].number("classes", 20)
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"line {yolos[0].line}: [yolo] classes={classes}: expected 1 to {MOST_CLASSES}")
+    _refuse_forks(sections[0])
     size = (sections[0].number("height", 416), sections[0].number("width", 416))
-    for found, expected in zip(sections[1:], cfg_sections(model, classes, size)[1:], strict=False):
-        _compare(found, expected)
+    for number, (found, expected) in enumerate(zip(sections[1:], cfg_sections(model, classes, size)[1:], strict=False)):
+        _compare(found, expected, number)
     if len(sections) != len(cfg_sections(model, classes, size)):
         raise UserError(f"{len(sections) - 1} layers: expected {len(cfg_sections(model, classes, size)) - 1}")
     run = RunConfig(data="", cfg=_cfg_name(model), imgsz=size)
@@ -175,26 +176,70 @@ COMPARED = {
     "upsample": {"stride": 2},
     "yolo": {"classes": 20},
 }
+# Keys that forks of Darknet know, with the values at which they change nothing; `dilation=2` and the like are refused.
+UNCHANGED: dict[str, dict[str, tuple[str, ...]]] = {
+    "convolutional": {
+        **dict.fromkeys(("dilation", "groups"), ("1",)),
+        **dict.fromkeys(("antialiasing", "assisted_excitation", "binary", "deform", "flipped", "reverse"), ("0",)),
+        **dict.fromkeys(("rotate", "share_index", "stretch", "stretch_sway", "sway", "tanh", "xnor"), ("0",)),
+    },
+    "maxpool": dict.fromkeys(("antialiasing", "avgpool", "maxpool_depth", "out_channels"), ("0",)),
+    "shortcut": {"activation": ("linear",), **dict.fromkeys(("weights_type", "weights_normalization"), ("none",))},
+    "upsample": {"scale": ("1", "1.0")},
+    "route": {"groups": ("1",), "group_id": ("0",)},
+}
+# Keys that are compared with the topology, or that change the training alone.
+READ = {
+    "convolutional": {"filters", "size", "stride", "pad", "batch_normalize", "activation", "stopbackward"},
+    "maxpool": {"size", "stride"},
+    "shortcut": {"from"},
+    "upsample": {"stride"},
+    "route": {"layers"},
+}
 
 
-def _compare(found: Section, expected: Section) -> None:
-    """Raises UserError where a layer is not the one of the topology."""
+def _compare(found: Section, expected: Section, number: int) -> None:
+    """Raise UserError where a layer, counted from 0, is not the one of the topology."""
     place = f"line {found.line}: [{printable(found.kind, 40)}]"
     if found.kind != expected.kind:
         raise UserError(f"{place}: yolov3 has [{expected.kind}] here")
+    _refuse_forks(found)
     for key, default in COMPARED.get(found.kind, {}).items():
         if found.number(key, default) != expected.number(key, default):
             raise UserError(f"{place} {key}={found.number(key, default)}: yolov3 has {expected.number(key, default)}")
     for key in ("layers", "from"):
-        if _relative(found, key) != _relative(expected, key):
+        if _relative(found, key, number) != _relative(expected, key, number):
             raise UserError(f"{place} {key}={printable(found.keys.get(key), 40)}: yolov3 has {expected.keys.get(key)}")
     if found.kind == "convolutional" and found.keys.get("activation") != expected.keys["activation"]:
         activation = printable(found.keys.get("activation"), 40)
         raise UserError(f"{place} activation={activation}: yolov3 has {expected.keys['activation']}")
 
 
-def _relative(section: Section, key: str) -> list[int]:
-    return [int(number) for number in section.numbers(key)]
+def _refuse_forks(section: Section) -> None:
+    """Raise UserError at a key with which Darknet computes something else than YOLOv3, or that nobody here knows."""
+    if section.kind in ("net", "network") and section.number("channels", 3) != 3:
+        raise UserError(f"line {section.line}: [net] channels={section.keys['channels']}: photos have 3")
+    read, unchanged = READ.get(section.kind), UNCHANGED.get(section.kind, {})
+    for key, value in section.keys.items() if read is not None else ():
+        expected = unchanged.get(key, ())
+        if key in ("stride_x", "stride_y"):
+            expected = (section.keys.get("stride", "1"),)
+        elif key == "padding":
+            size = section.number("size", 1)
+            # Where a convolution has pad=1 its padding is half its size, whatever this says.
+            own = size - 1 if section.kind == "maxpool" else size // 2
+            expected = (value,) if section.number("pad", 0) else (str(own),)
+        if key not in (read or ()) and value not in expected:
+            like = f"yolov3 has {expected[0]}" if expected else "yolov3 has no such key"
+            raise UserError(
+                f"line {section.line}: [{section.kind}] {printable(key, 40)}={printable(value, 40)}: another network "
+                f"than is computed here: {like}"
+            )
+
+
+def _relative(section: Section, key: str, number: int) -> list[int]:
+    """Read layers relative to this one (`number`): Darknet counts those that are not negative from the first."""
+    return [int(layer) if layer < 0 else int(layer) - number for layer in section.numbers(key)]
 
 
 def _conv(filters: int, size: int, stride: int = 1, norm: bool = True) -> Section:

@@ -14,6 +14,10 @@ from utils.run_folder import write_atomically
 ENVIRONMENT = ("commit", "env.torch", "env.cpu", "env.gpus", "env.platform")
 MAX_CLASSES = 20
 DIFFERENCES = "## Paired differences to "
+ERRORS = (
+    "tide_...: what this kind of error costs in points of AP50 (TIDE, Bolya et al. 2020): less is better, and a box "
+    "loss is there to lessen tide_localisation."
+)
 WEIGHTS = (
     "weights: best.pt, the epoch with the best AP on the validation split; scored on that same split (the default) the "
     "numbers are a little too good, alike for all; `--split test` scores another one"
@@ -135,7 +139,8 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         + table(["variant", *columns], differences)
         + "\n\nBold: the interval excludes zero. A pair is two runs with the same seed: the same initial weights, the "
         "same order of images and the same augmentation. Each interval stands alone: of 20 that hold no difference one "
-        "excludes zero by chance. The intervals cover the seeds, not another choice of images or another data set.",
+        "excludes zero by chance. The intervals cover the seeds, not another choice of images or another data set."
+        + (f" {ERRORS}" if results.errors else ""),
         class_table(results, rows),
         "![AP by epoch, differences of AP, differences by IoU threshold, AP by group](figures.png)",
         "## Made with\n\n" + "\n".join(f"- {line}" for line in environments(rows)),

@@ -14,6 +14,7 @@ MAIN = "ap"
 SHOWN = ("ap", "ap50", "ap60", "ap65", "ap70", "ap75", "ap80", "ap90", "ap_small", "ap_medium", "ap_large")
 # Columns that other parts of the project may add to metrics.json, shown as they are named there.
 GROUP_PREFIXES = ("ap_ratio", "ap_small", "ap_medium", "ap_large")
+ERROR_PREFIX = "tide_"  # what a kind of error costs in AP50
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,14 @@ class Results:
 
     @property
     def shown(self) -> list[str]:
-        """Return the papers' columns and the groups that are there."""
+        """Return the papers' columns, the groups and the costs of errors that are there."""
         found = [column for column in SHOWN if column in self.values]
-        return found + [column for column in self.groups if column not in SHOWN]
+        return [*found, *(column for column in self.groups if column not in SHOWN), *self.errors]
+
+    @property
+    def errors(self) -> list[str]:
+        """The columns of what each kind of error costs."""
+        return [column for column in self.values if column.startswith(ERROR_PREFIX)]
 
     def of(self, column: str, variant: str) -> dict[int, float]:
         """Return a column of a variant by seed; without the seeds where it is undefined."""
