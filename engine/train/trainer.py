@@ -395,6 +395,7 @@ class Trainer:
             "epoch": epoch + 1,
             "metrics": metrics.to_json(),
             "model": self.average.ema.state_dict(),
+            "similarity": self.detector.running_statistics(),
         }
         if improved:
             save_checkpoint(weights / "best.pt", contents)
@@ -416,6 +417,8 @@ class Trainer:
         self.average.updates = contents["average_updates"]
         self.optimizer.load_state_dict(contents["optimizer"])
         self.scaler.load_state_dict(contents["scaler"])
+        # Checkpoints from before there were such losses have none.
+        self.detector.load_running_statistics(contents.get("similarity", {}))
         self.best = Best(**self.group.share(contents["best"]))
         self.start_epoch = contents["epoch"]
 

@@ -191,6 +191,19 @@ def test_resuming_changes_nothing(finished_family, data_of, tmp_path):
     assert comparable_rows(finished) == comparable_rows(resumed)
 
 
+def test_resuming_changes_nothing_with_a_loss_that_keeps_a_mean(small_shapes, tmp_path):
+    """WIoU's running mean is in both checkpoints and goes on where it was."""
+    flags = {**resumable_flags(small_shapes, tmp_path), "workers": 0, "epochs": 2, "loss": "inner_wiou_v3"}
+    whole = train(**{**flags, "project": str(tmp_path / "whole")})
+    resumed = in_two_parts(tmp_path, stopped_before=1, **flags)
+    first, second = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (whole, resumed))
+    assert 0 < first["similarity"]["mean"] < 1
+    assert torch.equal(first["similarity"]["mean"], second["similarity"]["mean"])
+    assert all(torch.equal(value, second["network"][name]) for name, value in first["network"].items())
+    assert comparable_rows(whole) == comparable_rows(resumed)
+    assert "mean" in torch.load(whole / "weights" / "best.pt", weights_only=True)["similarity"]
+
+
 def test_resuming_changes_nothing_with_photos_on_the_device(small_shapes, tmp_path, capsys):
     flags = {**resumable_flags(small_shapes, tmp_path), "workers": 0, "epochs": 2, "cache": "device"}
     whole = train(**{**flags, "project": str(tmp_path / "whole")})
