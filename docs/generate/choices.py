@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES, Entry
+from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, DENSE_ASSIGNERS, METRICS, SIMILARITIES, WRAPPERS, Entry
 
 # Those that the README shows; the site shows all.
 MAIN_LOSSES = ("iou", "giou", "diou", "ciou", "sca")
@@ -26,7 +26,12 @@ def main_choices() -> str:
 
 def all_losses() -> str:
     """Write the table of every box loss, with the settings that it reads."""
-    return _all("--loss", SIMILARITIES)
+    return _all("--loss", BASE_SIMILARITIES)
+
+
+def all_wrappers() -> str:
+    """Write the table of what can stand before the name of any box loss."""
+    return _all("--loss", {f"{prefix}_...": entry for prefix, entry in WRAPPERS.items()})
 
 
 def all_assigners() -> str:

@@ -11,6 +11,7 @@ from docs.generate.links import DOCS, NOT_PAGES, ROOT, SHOWN, on_site, turned
 MAKERS: Mapping[str, Callable[[], str]] = {
     "main choices": choices.main_choices,
     "losses": choices.all_losses,
+    "wrappers": choices.all_wrappers,
     "assigners": choices.all_assigners,
     "dense assigners": choices.all_dense_assigners,
     "metrics": choices.all_metrics,
@@ -58,14 +59,17 @@ def write_site(into: Path) -> None:
 def site_settings() -> str:
     """Return site.toml with this checkout's folder, and with the pages that its navigation does not name yet."""
     text = SETTINGS.read_text("utf-8")
-    further = [f'    "{page}",' for page in unnamed()]
+    concepts = [page for page in unnamed() if page.startswith("concepts/")]
+    guides = [page for page in unnamed() if page not in concepts]
     functions = [f'      "api/{name}.md",' for name in api.modules()]
-    text = text.replace("@ROOT@", ROOT.as_posix()).replace("    # further guides", "\n".join(further))
-    return text.replace("      # alignyolo's modules", "\n".join(functions))
+    text = text.replace("@ROOT@", ROOT.as_posix()).replace("      # alignyolo's modules", "\n".join(functions))
+    for kind, places in (("guides", guides), ("concepts", concepts)):
+        text = text.replace(f"    # further {kind}", "\n".join(f'    "{page}",' for page in places))
+    return text
 
 
 def unnamed() -> list[str]:
-    """Return the pages of docs/ that site.toml does not name: a new one is shown among the guides."""
+    """Return the pages of docs/ that site.toml does not name: a new one is shown among the guides, or the concepts."""
     text = SETTINGS.read_text("utf-8")
     places = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
     return [place for place in places if f'"{place}"' not in text]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from alignyolo.registry import BASE_SIMILARITIES, WRAPPERS
 from docs.generate.choices import markdown_table
 from engine.settings.used_settings import readers_of
 from utils.config.flags import Parser
@@ -147,11 +148,22 @@ def _knobs(kind: type) -> str:
             _shown(knob.default),
             _range(knob.metadata),
             knob.metadata["meaning"],
-            readers_of(knob.name),
+            _readers(knob.name),
         )
         for knob in dataclasses.fields(kind)
     ]
     return markdown_table(("key", "default", "range", "meaning", "read by"), rows)
+
+
+def _readers(key: str) -> str:
+    """Name the parts that read a key; a loss with something before its name goes without saying where it reads too."""
+    found = readers_of(key).split(" or ")
+    for prefix in WRAPPERS:
+        composed = [each for each in found if each.startswith(f"--loss {prefix}_")]
+        if len(composed) == len(BASE_SIMILARITIES):
+            found.append(f"--loss {prefix}_...")
+        found = [each for each in found if each not in composed]
+    return " or ".join(found)
 
 
 def _shown(value: Any) -> str:
@@ -163,6 +175,6 @@ def _shown(value: Any) -> str:
 
 
 def _range(limits: Any) -> str:
-    low, high, choices = limits["low"], limits["high"], limits["choices"]
+    low, high, choices = limits["low"], limits["high"], limits["shown"]
     number = "" if low is None else f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
     return ", ".join([*([number] if number else []), *(f"`{choice}`" for choice in choices)])

@@ -18,7 +18,10 @@ def commands(text: str) -> Iterator[list[str]]:
         for name, value in VARIABLES.items():
             joined = joined.replace(name, value)
         for line in joined.splitlines():
-            # Two blanks after a command begin an explanation, as in a docstring.
+            # A line that says which words there are is none to type.
+            if "|" in line:
+                continue
+            # Three blanks after a command begin an explanation, as in a docstring.
             try:
                 yield shlex.split(re.split(r"\s{3,}(?=[a-z])", line)[0], comments=True)
             except ValueError as error:

@@ -5,10 +5,11 @@ import re
 from pathlib import Path, PurePosixPath
 
 import pytest
+import torch
 from PIL import Image
 
-from alignyolo.registry import ASSIGNERS, SIMILARITIES
-from docs.generate import choices, results_chart, settings
+from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, SIMILARITIES
+from docs.generate import choices, gradients, results_chart, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import links, turned
 from docs.generate.pages import MAKERS, SETTINGS, site_settings, sources
@@ -139,6 +140,19 @@ def test_links_to_source_become_text_and_links_to_results_lead_to_the_copy():
     )
 
 
-def test_the_readme_of_the_site_has_one_section_for_each_loss():
+def test_there_is_a_picture_of_each_loss(tmp_path):
     text = MAKERS["gradient fields"]()
-    assert [name for name in SIMILARITIES if f"## {name}\n" not in text] == []
+    assert [name for name in BASE_SIMILARITIES if f"## {name}\n" not in text] == []
+    assert [name for name in re.findall(r"gradients/(\w+).png", text) if name not in gradients.NAMES] == []
+    gradients.draw_field("iou", tmp_path / "iou.png")
+    assert (tmp_path / "iou.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", gradients.NAMES)
+def test_every_loss_pulls_an_overlapping_box_towards_its_truth(name):
+    """Halfway to the right and to the left: the pull has the other sign, or there is none."""
+    values, x, _ = gradients.field(name, (64.0, 32.0), 11)
+    assert torch.isfinite(values).all()
+    row = x[5]
+    assert row[4] >= 0 >= row[6]
+    assert row[4] > 0
