@@ -30,6 +30,8 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def split(words: list[str]) -> tuple[str, list[str]]:
     """Return what one types for a command of ours and its flags; an empty string for another program."""
+    if words[:1] == ["torchrun"] and "train.py" in words:
+        words = ["python", *words[words.index("train.py") :]]
     if words[:1] != ["python"] or len(words) < 2:
         return "", []
     size = 3 if words[1] == "-m" else 2

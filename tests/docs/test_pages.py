@@ -13,6 +13,7 @@ from docs.generate import choices, gradients, results_chart, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import links, turned
 from docs.generate.pages import MAKERS, SETTINGS, site_settings, sources
+from engine.train.epoch_report import EpochReport
 from tests.docs.commands_on_pages import commands, split
 from tests.docs.sentences import longest_average
 from tests.paths import ROOT
@@ -23,6 +24,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sources()]
 MOST_WORDS = 900
 MOST_WORDS_A_SENTENCE = 30
+MOST_ROWS = 12  # of the page about performance
 NOT_PROSE = ("report.md",)  # what studies.compare writes: tables, and lines of provenance
 # Modules of ours whose flags have no page.
 NO_PARSER = ("python -m examples.", "python -m benchmarks.", "python -m utils.checkpoint", "python -m pip")
@@ -126,6 +128,19 @@ def test_every_hyperparameter_is_on_its_page_with_its_reader():
     rows = [line.split(" | ") for line in settings.hyperparameters().splitlines()[2:]]
     assert [row[0].strip("|` ") for row in rows] == list(Hyperparameters.__dataclass_fields__)
     assert all(len(row) == 5 and row[3].strip() and row[4].strip(" |") for row in rows)
+
+
+def test_the_words_of_the_log_are_in_the_glossary():
+    glossary = (ROOT / "docs" / "concepts" / "glossary.md").read_text("utf-8")
+    words = set(re.findall(r"[A-Za-z/]{2,}", EpochReport().line())) | {"unmatched", "claimed twice", "ignored", "truth"}
+    assert len(words) >= 9
+    for word in words:
+        assert re.search(rf"^\| ([\w ,]+, )?{word}(,[\w ,]+)? \|", glossary, re.MULTILINE), word
+
+
+def test_the_table_of_performance_is_short():
+    rows = [line for line in (ROOT / "docs" / "performance.md").read_text("utf-8").splitlines() if line[:1] == "|"]
+    assert 3 <= len(rows) <= 2 + MOST_ROWS
 
 
 def test_an_unknown_block_is_named():

@@ -335,6 +335,7 @@ def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_p
     folder = train(**{**flags, "data": str(renamed), "epochs": 1}, weights=str(finished / "weights" / "best.pt"))
     said = capsys.readouterr().out
     assert "classes: 6 of 7 taken by their names; started afresh: extra" in said
+    assert said.count("docs/concepts/glossary.md") == 1
     assert "another shape" not in said
     assert torch.load(folder / "weights" / "best.pt", weights_only=True)["config"]["names"][-1] == "extra"
 
