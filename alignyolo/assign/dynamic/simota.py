@@ -99,10 +99,13 @@ def anchor_strides(anchors: Anchors | DenseAnchors) -> Tensor:
 
 def entropies(predictions: Predictions, image: Tensor, anchor: Tensor, label: Tensor) -> Tensor:
     """Return the binary cross entropy, summed over the classes, of pairs of an anchor and a label (N,)."""
-    scores = predictions.scores
+    total = predictions.boxes.shape[1]
+    # Only anchors in question, each once: all classes of all anchors would take longer than everything else.
+    number, place = torch.unique(image * total + anchor, return_inverse=True)
+    scores = predictions.scores[number // total, number % total]
     if predictions.objectness is not None:
-        scores = (scores * predictions.objectness[..., None]).sqrt()
-    of_no_class = -(1 - scores).log().clamp(min=LEAST_LOGARITHM)
-    score = scores[image, anchor, label]
+        scores = (scores * predictions.objectness[number // total, number % total][:, None]).sqrt()
+    of_no_class = -(1 - scores).log().clamp(min=LEAST_LOGARITHM).sum(-1)
+    score = scores[place, label]
     change = (1 - score).log().clamp(min=LEAST_LOGARITHM) - score.log().clamp(min=LEAST_LOGARITHM)
-    return of_no_class.sum(-1)[image, anchor] + change
+    return of_no_class[place] + change
