@@ -10,6 +10,7 @@ from typing import Any
 from data.photo_files import IMAGE_SUFFIXES, exists, photos_below, photos_of_list
 from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable
+from utils.regular_file import require_regular
 
 DIGITS = re.compile("0|[1-9][0-9]{0,5}")
 BUILT_IN = Path(__file__).resolve().parent
@@ -187,7 +188,7 @@ def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ..
 def _read_names_file(file: Path, path: Path) -> list[str]:
     """The lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
     try:
-        return file.read_text("utf-8-sig").rstrip().splitlines()
+        return require_regular(file).read_text("utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "cannot be read as text"
         raise _wrong(path, f"names: {reason}: {printable(file)} (a class name a line; convert.py writes it)") from None

@@ -1,5 +1,6 @@
 """Batches of samples, the same for any number of worker processes."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -152,6 +153,10 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     sys.excepthook = _told_by_the_trainer
+    # Ctrl-C and a closed terminal reach all processes at once: the training process decides what becomes of these.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _told_by_the_trainer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png", ".tif", ".tiff")
 IMAGE_SUFFIXES += (".webp",)
@@ -56,7 +57,7 @@ def photos_of_list(source: Path) -> Iterator[Path]:
     `data/images/a.jpg` (CVAT), `C:\\set\\images\\a.jpg` or `/content/set/images/a.jpg`, what stands before is left out.
     """
     try:
-        lines = source.read_text("utf-8-sig").split("\n")
+        lines = require_regular(source).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = f"cannot be read as a UTF-8 list of images: {printable(error)}"
         raise UserError(f"{printable(source)}: {reason}") from error

@@ -62,8 +62,9 @@ def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder; only while nobody else writes there."""
-    for path in (*folder.glob(".*.pt.????????"), *folder.glob("*.tmp")):
-        path.unlink(missing_ok=True)
+    for pattern in (".*.pt.????????", "*.csv.tmp", "*.json.tmp", "*.yaml.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def tensors(contents: Any) -> Iterator[torch.Tensor]:

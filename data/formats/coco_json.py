@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from utils.config.yaml_file import kind_of
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 LARGEST_ID = 2**53
 LONGEST_ID = 200
@@ -162,7 +163,7 @@ class Ids:
 def _load(path: Path) -> Any:
     shown = printable(path)
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(require_regular(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"annotation file not found: {printable(Path(path).absolute())}") from None
     except OSError as error:

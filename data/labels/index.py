@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import struct
+import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -24,6 +27,9 @@ OVERSHOOT = 0.01
 ROUNDING = 1e-4
 
 GOOD, CLIPPED, UNREADABLE, SKIPPED, NO_AREA, DUPLICATE = range(6)
+# All that numpy and zipfile were seen to raise for files with changed or missing bytes.
+DAMAGES = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError)
+DAMAGES += (NotImplementedError, OverflowError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile)
 ARRAYS = ("sizes", "starts", "boxes", "labels", "lines")
 REASONS = ("", "", "", "beyond the image", "no area", "duplicate")
 
@@ -143,7 +149,7 @@ def _index(
     beyond = np.flatnonzero((fate == CLIPPED) | (fate == SKIPPED))
     if policy == "error" and len(beyond):
         raise UserError(
-            f"{printable(rows.where(label_paths, beyond[0]))}: box beyond the image, and {len(beyond) - 1} more "
+            f"{printable(rows.where(label_paths, int(beyond[0])))}: box beyond the image, and {len(beyond) - 1} more "
             "(--bad-labels error)"
         )
     keep = fate <= CLIPPED
@@ -343,7 +349,10 @@ def _load_cache(path: Path | None, key: str, images: Sequence[Path]) -> LabelInd
             report[name] = tuple(map(tuple, report[name]))
         paths = tuple(str(images[row].absolute()) for row in kept)
         return LabelIndex(paths, report=LabelReport(**report), **arrays)
-    except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return None
+    except DAMAGES as error:
+        print(f"labels: {printable(path)} is damaged ({printable(error, 80)}): made anew", file=sys.stderr)
         return None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.images import ImageError, read_image
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 from utils.ultralytics_only import file_loader, stream_loader
 
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
@@ -36,7 +37,7 @@ class Frames:
 
     def _listed(self, path: Path) -> list[str]:
         """The files that a list names, relative to the working directory or to the list; missing ones are said."""
-        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in require_regular(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = []
         for name in names:
             found = next((each for each in (Path(name), path.parent / name) if each.exists()), None)

@@ -23,7 +23,7 @@ from engine.run_files import Records
 from engine.train.divergence import Guard
 from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport, Observer
-from engine.train.stop_signals import StopRequest, stop_requests
+from engine.train.stop_signals import StopRequest
 from engine.validate.collect import collect
 from models.detector import AnyDetector
 from models.families import family_of
@@ -44,6 +44,7 @@ from utils.ultralytics_only import ModelEMA
 
 # Mosaics cut objects at their seams: the end of a run, where boxes get exact, does without (docs/results.md).
 CLOSING_SHARE, CLOSING_EPOCHS = 4, 10
+TOO_EARLY = "stopped before the first epoch was complete; nothing to resume"
 LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
 
 
@@ -147,6 +148,15 @@ def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
     return frozen
 
 
+def ended(run_config: RunConfig, done: int, best_epoch: int) -> str:
+    """Why a run of which `done` epochs are over trains no further; empty while it does."""
+    if done >= run_config.epochs:
+        return f"all {done} epochs are done"
+    if run_config.patience and done - 1 - best_epoch >= run_config.patience:
+        return f"AP has not risen for {run_config.patience} epochs (--patience)"
+    return ""
+
+
 @dataclass
 class Best:
     """The best epoch so far, by COCO AP of the averaged weights."""
@@ -207,6 +217,11 @@ class Trainer:
         self.stop = StopRequest()
         self.keeps_memory = False
 
+    @property
+    def ended(self) -> str:
+        """Why no epoch is left to train; empty while one is."""
+        return ended(self.config.run, self.start_epoch, self.best.epoch)
+
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
         flags, ranks = self.config.run, self.group
@@ -233,28 +248,36 @@ class Trainer:
         self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
 
     def fit(self, records: Records) -> None:
-        """Trains epoch by epoch, validating, recording and saving after each; stops early when AP no longer rises."""
-        run_config, start = self.config.run, time.perf_counter()
+        """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""
+        first, start = self.start_epoch, time.perf_counter()
         self.guard = self.new_guard(records.folder)
-        epoch = self.start_epoch - 1
-        with stop_requests() as self.stop:
-            for epoch in range(self.start_epoch, run_config.epochs):
-                row = self.train_epoch(epoch, records)
-                # Batch statistics are each process's own until here.
-                self.group.align(self.detector.network)
-                self.group.align(self.average.ema)
-                metrics = self.validate()
-                improved = metrics.overall["ap"] > self.best.ap
-                if improved:
-                    self.best = Best(metrics.overall["ap"], epoch)
-                records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
-                self.save(records.folder, epoch, metrics, improved)
-                if run_config.patience and epoch - self.best.epoch >= run_config.patience:
-                    print(f"stopped: AP has not risen for {run_config.patience} epochs (--patience)")
-                    break
-                self.leave_if_asked(records.folder, epoch + 1)
-        print(f"trained {epoch + 1 - self.start_epoch} epochs in {clock(time.perf_counter() - start)}")
+        with self.stop.noted():
+            while not self.ended:
+                self.one_epoch(self.start_epoch, records, start)
+                self.start_epoch += 1
+                self.leave_if_asked(records.folder, self.start_epoch)
+        trained = self.start_epoch - first
+        if trained and self.start_epoch < self.config.run.epochs:
+            print(f"stopped: {self.ended}")
+        took = f"trained {trained} epochs in {clock(time.perf_counter() - start)}"
+        print(took if trained else f"{self.ended}: what is left is the final validation")
         self.finish(records)
+
+    def one_epoch(self, epoch: int, records: Records, start: float) -> None:
+        """Train, validate, record and save an epoch of a run that began at `start` (a performance counter)."""
+        row = self.train_epoch(epoch, records)
+        # Batch statistics are each process's own until here.
+        self.group.align(self.detector.network)
+        self.group.align(self.average.ema)
+        metrics = self.validate()
+        # The first one also where its AP is not a number.
+        improved = metrics.overall["ap"] > self.best.ap or self.best.epoch < 0
+        if improved:
+            self.best = Best(metrics.overall["ap"], epoch)
+        line = records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
+        self.save(records, epoch, metrics, improved)
+        # Last, since who reads it may be gone.
+        print(line, flush=True)
 
     def release(self) -> None:
         """Gives back what the C library kept from step to step, which a process that trains on the side wants back."""
@@ -266,9 +289,10 @@ class Trainer:
         if self.stop.signal is None:
             return
         if done == 0:
-            raise InterruptedRun(f"{self.stop.signal}: stopped before the first epoch was complete; nothing to resume")
+            raise InterruptedRun(f"{self.stop.signal}: {TOO_EARLY}")
         raise InterruptedRun(
-            f"{self.stop.signal}: stopped; {done} complete epochs are saved. Go on: python train.py --resume {folder}"
+            f"{self.stop.signal}: stopped; {done} complete epochs are saved. "
+            f"Go on: python train.py --resume {printable(folder)}"
         )
 
     def new_guard(self, folder: Path) -> Guard:
@@ -348,10 +372,11 @@ class Trainer:
                 print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
         return self.group.share(metrics)
 
-    def save(self, folder: Path, epoch: int, metrics: Metrics, improved: bool) -> None:
+    def save(self, records: Records, epoch: int, metrics: Metrics, improved: bool) -> None:
         """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
         if not self.group.main:
             return
+        weights = records.folder / "weights"
         contents = {
             "config": self.config.to_dict(),
             "names": list(self.config.names),
@@ -360,7 +385,7 @@ class Trainer:
             "model": self.average.ema.state_dict(),
         }
         if improved:
-            save_checkpoint(folder / "weights" / "best.pt", contents)
+            save_checkpoint(weights / "best.pt", contents)
         training = {
             "network": self.detector.network.state_dict(),
             "average_updates": self.average.updates,
@@ -368,8 +393,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "data": fingerprint(self.train_loader.dataset.index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
+            "results": records.rows(),
         }
-        weights = folder / "weights"
         save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
 
     def restore(self, contents: dict[str, Any]) -> None:
@@ -379,7 +404,7 @@ class Trainer:
         self.average.updates = contents["average_updates"]
         self.optimizer.load_state_dict(contents["optimizer"])
         self.scaler.load_state_dict(contents["scaler"])
-        self.best = Best(**contents["best"])
+        self.best = Best(**self.group.share(contents["best"]))
         self.start_epoch = contents["epoch"]
 
     def finish(self, records: Records) -> None:

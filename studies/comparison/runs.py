@@ -103,9 +103,9 @@ def commands(run: Run) -> Generator[list[str], int, int]:
     note_request(run)
     code = 0
     if not (run.folder / "metrics.json").is_file():
-        started = (run.folder / "weights" / "last.pt").is_file()
+        started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
         code = (yield [TRAIN, "--resume", str(run.folder)]) if started else UserError.exit_code
-        # Nothing to resume, or stopped between its last epoch and its metrics.
+        # Nothing to resume.
         code = (yield [TRAIN, *run.arguments, *run.place]) if code == UserError.exit_code else code
     if not code and not run.done:
         best = str(run.folder / "weights" / "best.pt")

@@ -8,6 +8,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO
 
+from engine.train.stop_signals import PARENT
+
 try:
     import fcntl
 except ImportError:  # Windows, where nothing keeps two machines' workers from one folder
@@ -22,7 +24,12 @@ class Job:
 
     def __init__(self, commands: Commands, log: Path, threads: int):
         self.commands, self.log, self.stopped = commands, log, False
-        self.environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        # Its trainers end with this process, also when it is killed.
+        self.environment = {
+            **os.environ,
+            PARENT: str(os.getpid()),
+            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        }
         self.output: IO[str] | None = None
         self.process: subprocess.Popen | None = None
 

@@ -17,6 +17,7 @@ from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = tuple(SIMILARITIES)
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
+LARGEST = 3.4e38  # what float32, in which losses are computed, holds
 LR_SCHEDULES = ("linear", "cosine", "steps")
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
@@ -524,6 +525,8 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
     converted = convert(hint, value, place)
     for number in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if abs(number) > LARGEST:
+                raise UserError(f"{place} is {number:g}: expected a number that training can compute with")
             low, high = limits["low"], limits["high"]
             if (low is not None and number < low) or (high is not None and number > high) or number != number:
                 span = f"{low} to {high}" if high is not None else f"at least {low}"
