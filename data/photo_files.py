@@ -7,7 +7,20 @@ from pathlib import Path, PurePosixPath
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".jp2",
+    ".mpo",
+    ".png",
+    ".tif",
+    ".tiff",
+)
 IMAGE_SUFFIXES += (".webp",)
 # Photos too: they are listed, and those that cannot be read here are named, with what would read them.
 HEIF_SUFFIXES = (".heic", ".heif")

@@ -97,11 +97,12 @@ def read_coco(path: Path) -> CocoFile:
     document = _load(path)
     if not isinstance(document, dict):
         raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
-    parts = {}
+    parts: dict[str, list[Any]] = {}
     for key in ("images", "categories", "annotations"):
-        parts[key] = document.get(key)
-        if not isinstance(parts[key], list):
-            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(parts[key])}")
+        entries = document.get(key)
+        if not isinstance(entries, list):
+            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(entries)}")
+        parts[key] = entries
     problems: list[Problem] = []
     category_ids, image_ids = Ids(parts["categories"]), Ids(parts["images"])
     found = [_category(entry, category_ids) for entry in parts["categories"]]
@@ -113,8 +114,8 @@ def read_coco(path: Path) -> CocoFile:
     image_ids.known, category_ids.known = {image.id for image in images}, {category.id for category in categories}
     objects = []
     for position, entry in enumerate(parts["annotations"]):
-        item = _plain_object(position, entry, image_ids.known, category_ids.known)
-        item = item or _object(position, entry, image_ids, category_ids)
+        plain = _plain_object(position, entry, image_ids.known, category_ids.known)
+        item = plain or _object(position, entry, image_ids, category_ids)
         if isinstance(item, Problem):
             problems.append(item)
         else:
@@ -253,11 +254,12 @@ def _object(position: int, entry: Any, images: Ids, categories: Ids) -> CocoObje
     xywh = _numbers(entry.get("bbox"), 4) or _polygon_box(entry.get("segmentation"))
     if xywh is None:
         return Problem(where, "bbox is not four numbers", printable(entry.get("bbox"), 80))
-    area = _numbers([entry.get("area")], 1)
-    area = area[0] if area and area[0] >= 0 else xywh[2] * xywh[3]
+    left, top, width, height = xywh
+    given = _numbers([entry.get("area")], 1)
+    area = given[0] if given and given[0] >= 0 else width * height
     crowd = bool(whole(entry.get("iscrowd")))
     difficult = bool(whole(entry.get("ignore"))) or bool(whole(entry.get("difficult")))
-    return CocoObject(position, image, category, xywh, area, crowd, difficult)
+    return CocoObject(position, image, category, (left, top, width, height), area, crowd, difficult)
 
 
 def whole(value: Any) -> int | None:
