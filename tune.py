@@ -15,6 +15,7 @@ from pathlib import Path
 
 from studies.comparison.recipe import OWN_FLAGS
 from studies.trials.installed import check_optuna
+from studies.trials.jobs import one_at_a_time
 from studies.trials.space import Dimension, check_space, is_read, read_space
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
@@ -52,7 +53,8 @@ def tune(config: TuneConfig, shared: Sequence[str], space: Sequence[Dimension], 
     study = open_search(config, shared, space)
     if not config.report_only:
         run_search(study, config, shared, space)
-    return write_search_report(study, config, shared, command)
+    with one_at_a_time(Path(config.into) / "report.lock"):
+        return write_search_report(study, config, shared, command)
 
 
 def without_storage(arguments: Sequence[str]) -> list[str]:

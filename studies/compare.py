@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from engine.settings.configure import plan_run
 from studies.comparison.recipe import OWN_FLAGS, recipe_of
 from studies.trials.installed import check_optuna
+from studies.trials.jobs import one_at_a_time
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import CompareConfig
@@ -78,7 +79,8 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
             make_missing(runs, before.lack, config)
         except CommandError as error:
             failure = error
-    path = write_report(runs, recipe, into, command)
+    with one_at_a_time(into / "report.lock"):
+        path = write_report(runs, recipe, into, command)
     if failure:
         raise failure
     return path

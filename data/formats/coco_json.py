@@ -99,10 +99,10 @@ def read_coco(path: Path) -> CocoFile:
         raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
     parts: dict[str, list[Any]] = {}
     for key in ("images", "categories", "annotations"):
-        entries = document.get(key)
-        if not isinstance(entries, list):
-            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(entries)}")
-        parts[key] = entries
+        part = document.get(key)
+        if not isinstance(part, list):
+            raise UserError(f"{printable(path)}: expected a list under {key!r}, found {kind_of(part)}")
+        parts[key] = part
     problems: list[Problem] = []
     category_ids, image_ids = Ids(parts["categories"]), Ids(parts["images"])
     found = [_category(entry, category_ids) for entry in parts["categories"]]
@@ -112,7 +112,7 @@ def read_coco(path: Path) -> CocoFile:
         first = f"; the first problem: {problems[0].where}: {problems[0].reason}" if problems else ""
         raise UserError(f"{printable(path)}: no usable {'images' if categories else 'categories'}{first}")
     image_ids.known, category_ids.known = {image.id for image in images}, {category.id for category in categories}
-    objects = []
+    objects: list[CocoObject] = []
     for position, entry in enumerate(parts["annotations"]):
         plain = _plain_object(position, entry, image_ids.known, category_ids.known)
         item = plain or _object(position, entry, image_ids, category_ids)
@@ -254,12 +254,12 @@ def _object(position: int, entry: Any, images: Ids, categories: Ids) -> CocoObje
     xywh = _numbers(entry.get("bbox"), 4) or _polygon_box(entry.get("segmentation"))
     if xywh is None:
         return Problem(where, "bbox is not four numbers", printable(entry.get("bbox"), 80))
-    left, top, width, height = xywh
-    given = _numbers([entry.get("area")], 1)
-    area = given[0] if given and given[0] >= 0 else width * height
+    x, y, w, h = xywh
+    stated = _numbers([entry.get("area")], 1)
+    area = stated[0] if stated and stated[0] >= 0 else w * h
     crowd = bool(whole(entry.get("iscrowd")))
     difficult = bool(whole(entry.get("ignore"))) or bool(whole(entry.get("difficult")))
-    return CocoObject(position, image, category, (left, top, width, height), area, crowd, difficult)
+    return CocoObject(position, image, category, (x, y, w, h), area, crowd, difficult)
 
 
 def whole(value: Any) -> int | None:

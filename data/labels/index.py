@@ -28,7 +28,7 @@ ROUNDING = 1e-4
 
 GOOD, CLIPPED, UNREADABLE, SKIPPED, NO_AREA, DUPLICATE = range(6)
 # All that numpy and zipfile were seen to raise for files with changed or missing bytes.
-DAMAGES: tuple[type[BaseException], ...] = (
+DAMAGES: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
     LookupError,
@@ -162,7 +162,7 @@ def _index(
             "(--bad-labels error)"
         )
     keep = fate <= CLIPPED
-    dropped = [(rows.where(label_paths, row), REASONS[fate[row]]) for row in np.flatnonzero(fate > UNREADABLE).tolist()]
+    dropped = [(rows.where(label_paths, int(row)), REASONS[fate[row]]) for row in np.flatnonzero(fate > UNREADABLE)]
     fates = np.bincount(fate, minlength=len(REASONS)).tolist()
     read = [text for text, fine in zip(texts, readable, strict=True) if fine]
     findings += _file_findings(images, label_paths, texts, unreadable)

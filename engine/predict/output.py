@@ -74,7 +74,7 @@ class Output:
             size = (drawn.shape[1], drawn.shape[0])
             file = str(self.folder / f"{stem}.mp4")
             # MPEG-4 counts time in steps of 1/65535 second at most: 29.97002997 is written at the nearest rate.
-            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter_fourcc(*"mp4v"), round(fps, 3), size)
+            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"mp4v"), round(fps, 3), size)
             if not self.videos[path].isOpened():
                 shown = f"{size[0]}x{size[1]} at {fps:g} frames a second"
                 print(f"warning: {printable(file)}: cannot be written ({shown}); left out", file=sys.stderr)

@@ -5,7 +5,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def read_darknet(path: Path, cfg: Path | None = None, cutoff: int | None = None)
     else:
         text = read_cfg_text(cfg)
         config = read_cfg(text, cfg)
-    network = build_network(config.model, len(config.names))
+    network = build_network(config.yolov3, len(config.names))
     taken = _fill(network, values, config, cutoff, path)
     state = network.state_dict()
     return {
@@ -82,7 +82,7 @@ def write_darknet(path: Path, network: Network, config: Config, origin: dict[str
 
     `origin` is what read_darknet kept of the file's own header and .cfg.
     """
-    model = config.model
+    model = config.yolov3
     wrong = [
         f"{key}: {value} (Darknet: {expected})"
         for key, value, expected in (
@@ -325,30 +325,29 @@ def _layers(network: Network, cutoff: int | None) -> list[Layer]:
         if isinstance(module, ConvBlock):
             layers.append(module)
             level = necks.get(name.removeprefix("neck."))
-            if level is not None:
-                layers.append(network.head.convs[level])
+            head = network.head.convs[level] if level is not None else None
+            if isinstance(head, nn.Conv2d):
+                layers.append(head)
     return layers if cutoff is None else layers[: _convolutions_before(network, cutoff)]
 
 
 def _convolutions_before(network: Network, cutoff: int) -> int:
     """The number of convolutions among the first `cutoff` layers of the .cfg."""
     tiny = hasattr(network.backbone, "conv0")
-    model = model_config("yolov3-tiny" if tiny else "yolov3", {})
+    model = cast(ModelConfig, model_config("yolov3-tiny" if tiny else "yolov3", {}))
     return sum(section.kind == "convolutional" for section in cfg_sections(model, 1, (416, 416))[1 : cutoff + 1])
 
 
 def _tensors(layer: Layer) -> Iterator[tuple[str, Tensor]]:
-    """A convolution's tensors in Darknet's order."""
+    """Yield a convolution's tensors in Darknet's order."""
     if isinstance(layer, ConvBlock):
-        norm = layer.norm
-        yield "bias", norm.bias
-        yield "weight", norm.weight
-        yield "running_mean", norm.running_mean
-        yield "running_var", norm.running_var
+        for name in ("bias", "weight", "running_mean", "running_var"):
+            yield name, getattr(layer.norm, name)
         yield "conv", layer.conv.weight
     else:
-        yield "bias", layer.bias
-        yield "conv", layer.weight
+        for name, tensor in (("bias", layer.bias), ("conv", layer.weight)):
+            assert tensor is not None
+            yield name, tensor
 
 
 def _fill(network: Network, values: np.ndarray, config: Config, cutoff: int | None, path: Path) -> set[str]:
@@ -356,9 +355,9 @@ def _fill(network: Network, values: np.ndarray, config: Config, cutoff: int | No
     layers = _layers(network, cutoff)
     wanted = sum(tensor.numel() for layer in layers for _, tensor in _tensors(layer))
     if wanted != len(values):
-        names = f"{_cfg_name(config.model)}, {len(config.names)} classes"
-        part = "" if cutoff is None else f", first {cutoff} layers"
-        raise UserError(f"{printable(path)}: holds {len(values)} floats: {names}{part}: expected {wanted}")
+        names = f"{_cfg_name(config.yolov3)}, {len(config.names)} classes"
+        which = "" if cutoff is None else f", first {cutoff} layers"
+        raise UserError(f"{printable(path)}: holds {len(values)} floats: {names}{which}: expected {wanted}")
     position, filled = 0, set()
     with torch.no_grad():
         for layer in layers:
@@ -412,7 +411,7 @@ def _config_by_length(path: Path, floats: int) -> Config:
 
 def _floats(config: Config) -> int:
     with torch.device("meta"):
-        layers: Sequence[Layer] = _layers(build_network(config.model, len(config.names)), None)
+        layers: Sequence[Layer] = _layers(build_network(config.yolov3, len(config.names)), None)
     return sum(math.prod(tensor.shape) for layer in layers for _, tensor in _tensors(layer))
 
 

@@ -117,9 +117,10 @@ class CocoMetrics:
 
         Those of image i stand from starts[i] to starts[i + 1]. `ious` are more thresholds to report AP at.
         """
-        if not np.diff(np.asarray(starts)).sum() == len(boxes) == len(labels) or len(starts) != len(sizes) + 1:
+        counted, found, ids = np.asarray(starts), _float64(boxes), _int64(labels)
+        if not np.diff(counted).sum() == len(found) == len(ids) or len(counted) != len(np.asarray(sizes)) + 1:
             raise ValueError("starts, boxes and labels of the truths disagree in length")
-        self._begin(plain_truths(np.asarray(starts), _float64(boxes), _int64(labels), len(names)), names, ious)
+        self._begin(plain_truths(counted, found, ids, len(names)), names, ious)
 
     @classmethod
     def of(cls, truths: Truths, names: Sequence[str], ious: Sequence[float] = ()) -> "CocoMetrics":
@@ -142,7 +143,8 @@ class CocoMetrics:
 
     def add(self, image: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
         """Adds an image's detections, once: boxes (K, 4) xyxy original pixels, scores (K,), labels (K,)."""
-        part = Boxes(np.full(len(labels), image), _float64(boxes).reshape(-1, 4), _int64(labels), _float64(scores))
+        ids = _int64(labels)
+        part = Boxes(np.full(len(ids), image), _float64(boxes).reshape(-1, 4), ids, _float64(scores))
         if image in self._parts or not 0 <= image < self.num_images:
             raise ValueError(f"image {image} was added before or is not one of {self.num_images}")
         if not len(part.boxes) == len(part.scores) == len(part.labels):
