@@ -76,7 +76,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         limits = _literal(metadata.get("nms_limits", {}))
         stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
         precision = stored if stored == "int8" else precision or stored
-    except (KeyError, ValueError, SyntaxError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{printable(path)}: not exported by this project ({printable(error, 80)} in its metadata)"
         ) from None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from alignyolo import __version__
+from models.detector import AnyDetector
 from models.yolov3.export_network import ExportNetwork
 from utils.config.knobs import Config, ExportConfig, plain
 
@@ -18,7 +19,7 @@ from utils.config.knobs import Config, ExportConfig, plain
 class Job:
     """The detector, its config, what its checkpoint held, the flags, the input size (height, width)."""
 
-    detector: torch.nn.Module
+    detector: AnyDetector
     config: Config
     contents: dict[str, Any]
     settings: ExportConfig
@@ -27,7 +28,7 @@ class Job:
 
     def network(self) -> ExportNetwork:
         """The network in the layout that was asked for, batch normalisation folded."""
-        return ExportNetwork(self.detector.network, self.config.model, self.settings.layout)
+        return ExportNetwork(self.detector.network, self.config.yolov3, self.settings.layout)
 
     def example(self) -> torch.Tensor:
         """A batch (B, 3, H, W) of the exported shape, to trace with."""

@@ -30,7 +30,7 @@ def silent_nncf() -> ModuleType:
 def _without(absent: str, wanted: str) -> ModuleType:
     """Import a module that does without another where that is not installed, which is what this looks like."""
     given = sys.modules.get(absent)
-    sys.modules[absent] = None  # type: ignore[assignment] - how an import is made to fail
+    sys.modules[absent] = None  # type: ignore[assignment]  # how an import is made to fail
     try:
         return importlib.import_module(wanted)
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
 from engine.export.silent_imports import silent_nncf, silent_openvino
 from utils.config.export_formats import EXPORT_FORMATS
-from utils.errors import UserError, printable
+from utils.errors import CommandError, UserError, printable
 
 # What is not said OpenVINO chooses: bfloat16 on a CPU that has it, and the numbers differ from PyTorch's.
 HINTS = {
@@ -35,7 +36,10 @@ def write(path: Path, job: Job) -> None:
     if job.settings.int8:
         model = _to_int8(model, job)
     name = path.name.removeprefix(".exporting-").removesuffix(EXPORT_FORMATS["openvino"].suffix)
-    openvino.save_model(model, str(path / f"{name}.xml"), compress_to_fp16=job.settings.half)
+    try:
+        openvino.save_model(model, str(path / f"{name}.xml"), compress_to_fp16=job.settings.half)
+    except RuntimeError as error:
+        raise CommandError(f"{printable(path)}: OpenVINO cannot write it ({printable(error, 120)})") from None
     (path / "metadata.yaml").write_text(yaml.safe_dump(job.metadata(), sort_keys=False), "utf-8")
 
 
@@ -73,4 +77,11 @@ def open_file(path: Path, precision: str) -> Backend:
     ran = RAN.get(chosen, chosen)
     if precision not in ("auto", ran):
         raise UserError(f"--precision {precision}: OpenVINO computes in {ran} on this CPU")
-    return from_metadata(path, metadata, lambda images: [np.array(part) for part in compiled(images).values()], ran)
+    requests = threading.local()  # one a thread: a request computes one batch at a time
+
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        return [np.array(part) for part in requests.own.infer({0: images}).values()]
+
+    return from_metadata(path, metadata, compute, ran)

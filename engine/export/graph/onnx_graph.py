@@ -43,7 +43,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file, also one in memory
             dynamo=False,
             opset_version=opset,
             input_names=["images"],

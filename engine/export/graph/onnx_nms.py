@@ -1,5 +1,7 @@
 """NMS as nodes of an ONNX graph, so that the file gives detections."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -25,7 +27,7 @@ class _Writer:
         """A constant of one integer."""
         return self.constant(f"int{number}", [number], np.int64)
 
-    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: object) -> str:
+    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         """Adds a node and returns its first output."""
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=f"nms/{outputs[0]}", **attributes))
         return outputs[0]
