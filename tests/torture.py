@@ -137,8 +137,8 @@ def kill_runs(folder: Path, data: Path, draw: random.Random, kills: int, until: 
         flags = flags_of(name, data, folder / f"killed {number}")
         run = folder / f"killed {number}" / "exp"
         for _ in range(KILLS_EACH):
-            # Where a run is almost over too: what is left of it takes less and less.
-            code, _ = in_child(lambda run=run, flags=flags: go_on(run, flags), took * draw.uniform(0.02, 1))
+            # What is left of a run takes less and less: the first kills fall anywhere, the last ones near its end.
+            code, _ = in_child(lambda run=run, flags=flags: go_on(run, flags), took * draw.uniform(0.02, 0.7))
             counted["kills"] += code == -signal.SIGKILL
             counted[f"kills, {name}"] += code == -signal.SIGKILL
             if code not in (0, -signal.SIGKILL):
@@ -180,7 +180,7 @@ def kill_writers(folder: Path, data: Path, best: Path, draw: random.Random, kill
             place.mkdir()
         fresh = place / target.name
         for _ in range(KILLS_EACH):
-            code, _ = in_child(lambda write=write, fresh=fresh: write(target=fresh), took * draw.uniform(0.02, 1))
+            code, _ = in_child(lambda write=write, fresh=fresh: write(target=fresh), took * draw.uniform(0.02, 0.7))
             counted["kills"] += code == -signal.SIGKILL
             counted[f"kills, {name}"] += code == -signal.SIGKILL
             if fresh.exists() and not equal(outcome(name, fresh, images), expected):
