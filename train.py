@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.flags import Parser, add_knobs
-from utils.config.knobs import ASSIGNER_NAMES, BOX_LOSSES, ENCODED_LOSSES, RunConfig
+from utils.config.knobs import ASSIGNER_NAMES, ENCODED_LOSSES, SHOWN_LOSSES, RunConfig
 from utils.errors import run_command
 
 ALIASES = {"batch_size": ["--batch"], "compiled": ["--compile"], "imgsz": ["--img", "--img-size"]}
@@ -22,7 +22,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = Parser(prog="train.py", usage="python train.py [flags]", description=(__doc__ or "").splitlines()[0])
     choice = parser.add_argument_group("loss and assignment")
     choice.add_argument(
-        "--loss", metavar="|".join(BOX_LOSSES + ENCODED_LOSSES), help="box loss (hyperparameter box_loss)"
+        "--loss", metavar="|".join(SHOWN_LOSSES + ENCODED_LOSSES), help="box loss (hyperparameter box_loss)"
     )
     choice.add_argument(
         "--assign", metavar="|".join(ASSIGNER_NAMES), help="target assignment (hyperparameter assigner)"

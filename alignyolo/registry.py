@@ -40,10 +40,15 @@ class Entry:
         return {keyword: getattr(config, key) for keyword, key in self.keys.items()}
 
 
-_IOU, _SCA = "alignyolo.similarities.iou", "alignyolo.similarities.sca"
+_HERE = "alignyolo.similarities"
+_IOU, _SCA, _ALPHA_IOU, _PENALTIES = f"{_HERE}.iou", f"{_HERE}.sca", f"{_HERE}.alpha_iou", f"{_HERE}.penalties"
 _ALPHA, _CORNER = {"alpha": "sca_alpha"}, {"corner": "sca_corner"}
+_POWER, _WISE = (
+    {"power": "alpha_iou_power"},
+    {"alpha": "wiou_alpha", "delta": "wiou_delta", "momentum": "wiou_momentum"},
+)
 
-SIMILARITIES: dict[str, Entry] = {
+BASE_SIMILARITIES: dict[str, Entry] = {
     "iou": Entry(f"{_IOU}:iou", "intersection over union"),
     "giou": Entry(f"{_IOU}:giou", "IoU less the empty share of the enclosing box", paper="Rezatofighi et al. 2019"),
     "diou": Entry(f"{_IOU}:diou", "IoU less the distance of the centres", paper="Zheng et al. 2020"),
@@ -57,8 +62,90 @@ SIMILARITIES: dict[str, Entry] = {
     "iou_cd": Entry(
         f"{_SCA}:iou_cd", "IoU less the distance of two corners", {**_ALPHA, **_CORNER}, paper="SCALoss, Table 6 e"
     ),
+    "eiou": Entry(f"{_PENALTIES}.eiou:eiou", "DIoU less the differences of the sides", paper="Zhang et al. 2021"),
+    "focal_eiou": Entry(
+        f"{_PENALTIES}.eiou:focal_eiou",
+        "EIoU's loss weighted by a power of IoU",
+        {"gamma": "focal_eiou_gamma"},
+        paper="Zhang et al. 2021",
+    ),
+    "siou": Entry(f"{_PENALTIES}.siou:siou", "IoU less a distance with an angle, and shape", paper="Gevorgyan 2022"),
+    "alpha_iou": Entry(f"{_ALPHA_IOU}:alpha_iou", "a power of IoU", _POWER, paper="He et al. 2021"),
+    "alpha_giou": Entry(f"{_ALPHA_IOU}:alpha_giou", "GIoU, each term to a power", _POWER, paper="He et al. 2021"),
+    "alpha_diou": Entry(f"{_ALPHA_IOU}:alpha_diou", "DIoU, each term to a power", _POWER, paper="He et al. 2021"),
+    "alpha_ciou": Entry(f"{_ALPHA_IOU}:alpha_ciou", "CIoU, each term to a power", _POWER, paper="He et al. 2021"),
+    "wiou_v1": Entry(f"{_HERE}.wiou:wiou_v1", "IoU's loss times the centres' distance", paper="Tong et al. 2023"),
+    "wiou_v3": Entry(
+        f"{_HERE}.wiou:WiseIoU",
+        "WIoU v1 with less weight on boxes far better or worse than the mean so far",
+        _WISE,
+        needs=("over_ranks", "training"),
+        paper="Tong et al. 2023",
+    ),
+    "mpdiou": Entry(
+        f"{_PENALTIES}.mpdiou:mpdiou",
+        "IoU less the distances of two corners over the image's diagonal",
+        needs=("image_size",),
+        paper="Ma and Xu 2023",
+    ),
+    "shape_iou": Entry(
+        f"{_PENALTIES}.shape_iou:shape_iou",
+        "IoU less distances weighted by the object's shape",
+        {"scale": "shape_iou_scale"},
+        paper="Zhang and Zhang 2023",
+    ),
+    "piou": Entry(f"{_HERE}.piou:piou", "IoU with a penalty by the object's sides alone", paper="Liu et al. 2024"),
+    "piou_v2": Entry(
+        f"{_HERE}.piou:piou_v2", "PIoU's loss, most on boxes of medium quality", {"sharpness": "piou_sharpness"}
+    ),
+    "nwd": Entry(
+        f"{_HERE}.nwd:nwd",
+        "distance of the boxes as Gaussians, in pixels: for tiny objects",
+        {"constant": "nwd_constant"},
+        paper="Wang et al. 2021",
+    ),
+    "bounded_iou": Entry(
+        f"{_PENALTIES}.bounded_iou:bounded_iou",
+        "the IoU that each coordinate alone allows",
+        paper="Tychsen-Smith and Petersson 2018",
+    ),
+    "interpiou": Entry(
+        f"{_HERE}.interpiou:interpiou",
+        "IoU, and that of a box between prediction and object",
+        {"alpha": "interpiou_alpha"},
+        paper="arXiv 2507.12420",
+    ),
 }
 """Box losses, as similarities: the loss is 1 - similarity."""
+
+WRAPPERS: dict[str, Entry] = {
+    "inner": Entry(
+        f"{_HERE}.replaced_iou:Inner",
+        "IoU of both boxes scaled about their centres in the place of IoU",
+        {"ratio": "inner_ratio"},
+        paper="Zhang et al. 2023",
+    ),
+    "focaler": Entry(
+        f"{_HERE}.replaced_iou:Focaler",
+        "IoU stretched between two limits in the place of IoU",
+        {"low": "focaler_low", "high": "focaler_high"},
+        paper="Zhang and Zhang 2024",
+    ),
+}
+"""What a name such as `inner_sca` or `focaler_ciou` puts in the place of IoU: any of them before any similarity."""
+
+
+def _over(wrapper: Entry, name: str, base: Entry) -> Entry:
+    keys, fixed = {**base.keys, **wrapper.keys}, {**base.fixed, "over": name}
+    return Entry(wrapper.place, f"{name}: {wrapper.meaning}", keys, fixed, base.needs, wrapper.paper)
+
+
+SIMILARITIES: dict[str, Entry] = BASE_SIMILARITIES | {
+    f"{prefix}_{name}": _over(wrapper, name, base)
+    for prefix, wrapper in WRAPPERS.items()
+    for name, base in BASE_SIMILARITIES.items()
+}
+"""Every box loss by the name that `--loss` takes: the above, and each with `inner_` or `focaler_` before it."""
 
 _THRESHOLDS = {"positive": "assign_positive", "negative": "assign_negative"}
 _GAUSSIAN = {"alpha": "ggiou_alpha", "beta": "ggiou_beta", "sigma": "ggiou_sigma"}

@@ -15,9 +15,19 @@ from utils.regular_file import require_regular
 DIGITS = re.compile("0|[1-9][0-9]{0,5}")
 BUILT_IN = Path(__file__).resolve().parent
 SPLITS = ("train", "val", "test")
-KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
+KEYS: tuple[str, ...] = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
 KEYS += ("kpt_shape", "task")
-WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "license", "links", "minival")
+WITHOUT_MEANING: tuple[str, ...] = (
+    "author",
+    "channels",
+    "date",
+    "description",
+    "download",
+    "flip_idx",
+    "license",
+    "links",
+    "minival",
+)
 WITHOUT_MEANING += ("roboflow", "version")
 
 

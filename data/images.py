@@ -99,7 +99,7 @@ def _may_be_deep(data: bytes) -> bool:
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-            bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+            bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
             return max(bits if isinstance(bits, tuple) else (bits,)) > 8
     except (OSError, ValueError, TypeError, SyntaxError, struct.error, Image.DecompressionBombError):
         return True  # Pillow does not know all of TIFF
@@ -232,7 +232,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
         marker = int.from_bytes(data[place + 1 : place + 2], "big")
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == START_OF_SCAN:
-            return 0 < pixels < Image.MAX_IMAGE_PIXELS
+            return 0 < pixels < (Image.MAX_IMAGE_PIXELS or math.inf)
         if (marker == APP1 and data.startswith(b"Exif", place + 4)) or length < 2:
             return False
         if marker in START_OF_FRAME:

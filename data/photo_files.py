@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png", ".tif", ".tiff")
-IMAGE_SUFFIXES += (".webp",)
+IMAGE_SUFFIXES: tuple[str, ...] = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png")
+IMAGE_SUFFIXES += (".tif", ".tiff", ".webp")
 # Photos too: they are listed, and those that cannot be read here are named, with what would read them.
 HEIF_SUFFIXES = (".heic", ".heif")
 UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2")

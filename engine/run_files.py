@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from torch import Tensor
 
 from data.labels.index import LabelIndex
 from data.loader import Batch
@@ -38,9 +39,15 @@ def picture(path: Path, images: list[np.ndarray]) -> None:
     write_image(path, image_grid(images, columns=4))
 
 
+def pixels_of(batch: Batch) -> np.ndarray:
+    """Return the first images (N, H, W, 3) uint8 of a batch, as many as a picture shows."""
+    assert isinstance(batch.images, Tensor)  # recipes have been painted already
+    return batch.images[:PER_PICTURE].permute(0, 2, 3, 1).cpu().numpy()
+
+
 def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
     """The images of a batch with their truths drawn."""
-    images, targets = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).cpu().numpy(), batch.targets
+    images, targets = pixels_of(batch), batch.targets
     own = [targets.image == row for row in range(len(images))]
     return [
         draw_boxes(image, targets.boxes[rows].numpy(), targets.labels[rows].numpy(), names)
@@ -51,7 +58,7 @@ def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
 def with_detections(batch: Batch, detections: list[dict], names: tuple[str, ...]) -> list[np.ndarray]:
     """The images of a batch with the detections drawn whose score is at least .25."""
     drawn = []
-    images = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).numpy()
+    images = pixels_of(batch)
     for image, found in zip(images, detections, strict=False):
         boxes, scores, labels = (found[part].float().cpu().numpy() for part in ("boxes", "scores", "labels"))
         shown = scores >= SHOWN_SCORE

@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignyolo.similarities.bound import Similarity
 from alignyolo.targets import Targets
 from models.postprocess import Postprocess
 
 
 class AnyDetector(nn.Module):
     """A network with its loss and its postprocessing; a family says how they are put together."""
+
+    network: Any
+    loss: Any
+    postprocess: Postprocess
 
     def __init__(self, network: nn.Module, loss: Callable[..., dict[str, Tensor]], postprocess: Postprocess):
         super().__init__()
@@ -20,6 +25,22 @@ class AnyDetector(nn.Module):
     def with_network(self, network: nn.Module) -> "AnyDetector":
         """Put the same detector around other weights, such as the averaged ones."""
         return type(self)(network, self.loss, self.postprocess)
+
+    def running_statistics(self) -> dict[str, Tensor]:
+        """Return what the box similarity keeps from step to step, for the checkpoint; empty for most."""
+        found = self.similarity
+        return found.state_dict() if isinstance(found, Similarity) else {}
+
+    def load_running_statistics(self, state: dict[str, Tensor]) -> None:
+        """Take up what `running_statistics` gave; nothing where that is empty."""
+        if state and isinstance(self.similarity, Similarity):
+            self.similarity.load_state_dict(state)
+
+    @property
+    def similarity(self) -> Any:
+        """Return the box similarity of the loss, or None where codes are compared instead of boxes."""
+        owner = getattr(self.loss, "box", self.loss)
+        return getattr(owner, "similarity", None)
 
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute the scalar losses of images (B, 3, H, W) in [0, 1] with their truths."""

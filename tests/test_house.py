@@ -9,6 +9,7 @@ from tests.paths import ROOT
 
 FLOORS = [
     {"tests"},
+    {"tune"},
     {"studies", "benchmarks", "examples"},
     {"train", "convert", "detect", "export", "import_weights"},
     {"val"},

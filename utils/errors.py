@@ -43,11 +43,14 @@ class ExportMismatch(CommandError):
     exit_code = 4
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """A hint such as `; did you mean 'ciou'?` for a misspelt name, or the list of choices when nothing is near."""
+def nearest(name: str, choices: Iterable[str], shown: Iterable[str] = ()) -> str:
+    """A hint such as `; did you mean 'ciou'?` for a misspelt name, or the list of choices when nothing is near.
+
+    Of many choices that follow a rule, `shown` is what the list says.
+    """
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of: {', '.join(choices)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of: {', '.join(sorted(shown) or choices)}"
 
 
 def printable(text: object, limit: int = 300) -> str:

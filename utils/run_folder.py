@@ -35,15 +35,19 @@ def new_run_folder(project: Path, name: str, exist_ok: bool) -> Path:
             first.mkdir(parents=True, exist_ok=True)
             return first
         first.parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            folder = first if number == 1 else first.with_name(f"{first.name}{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
+        numbered = (first if number == 1 else first.with_name(f"{first.name}{number}") for number in itertools.count(1))
+        return next(folder for folder in numbered if _made(folder))
     except (OSError, ValueError) as error:
         raise UserError(f"{printable(first.absolute())}: cannot make this run folder ({printable(error)})") from None
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder and return True, or False where it is there already; OSError where it cannot be made."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -228,7 +232,7 @@ def _number(value: object) -> float | int | None:
     if value is None or value == "":
         return None
     if isinstance(value, Integral) or (isinstance(value, str) and value.lstrip("-").isdigit()):
-        return int(value)  # type: ignore[call-overload]
+        return int(value)
     return float(value)  # type: ignore[arg-type]
 
 

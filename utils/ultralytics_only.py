@@ -82,7 +82,7 @@ def _part(module: str, name: str) -> Any:
 
 def result(
     image: np.ndarray, path: str, names: dict[int, str], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
-) -> "Results":  # noqa: F821 - imported below
+) -> Any:
     """An ultralytics Results of one BGR image (h, w, 3) with boxes (N, 4) xyxy pixels, scores (N,) and labels (N,)."""
     rows = torch.cat([boxes.float(), scores[:, None].float(), labels[:, None].float()], dim=1)
     return results_class()(image, path=path, names=names, boxes=rows)
@@ -106,14 +106,14 @@ def _opencv_silent() -> Iterator[None]:
             os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)
 
 
-def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+def file_loader(source: str | list[str], vid_stride: int) -> Any:
     """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
 
     Raises FileNotFoundError where the source holds nothing, and from `next` for a video that cannot be opened.
     """
     LoadImagesAndVideos = _part("ultralytics.data.loaders", "LoadImagesAndVideos")
 
-    class Loader(LoadImagesAndVideos):
+    class Loader(LoadImagesAndVideos):  # type: ignore[valid-type, misc]
         cap, frame, frames, fps = None, 0, 0, 0.0
 
         def _new_video(self, path: str) -> None:
@@ -128,7 +128,7 @@ def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list
     return Loader(source, vid_stride=vid_stride)
 
 
-def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+def stream_loader(source: str, vid_stride: int) -> Any:
     """ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
     LoadStreams = _part("ultralytics.data.loaders", "LoadStreams")
     with _opencv_silent():

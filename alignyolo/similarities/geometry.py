@@ -50,3 +50,17 @@ def intersection_and_union(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor
     overlap, _ = spans(pred, target)
     intersection = area(overlap.clamp(min=0))
     return intersection, area(size(pred)) + area(size(target)) - intersection
+
+
+def offset(pred: Tensor, target: Tensor) -> Tensor:
+    """Return the centres' difference (..., 2), x and y, in pixels."""
+    pred_low, pred_high = pred.split(2, dim=-1)
+    target_low, target_high = target.split(2, dim=-1)
+    # In this order identical boxes have exactly 0.
+    return ((pred_low - target_low) + (pred_high - target_high)) / 2
+
+
+def side_difference(pred: Tensor, target: Tensor) -> Tensor:
+    """Return |w - W| / max(w, W) and its like for the height, in [0, 1]: (..., 2)."""
+    sides, wanted = size(pred), size(target)
+    return (sides - wanted).abs() / (torch.maximum(sides, wanted) + EPSILON)

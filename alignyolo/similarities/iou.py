@@ -45,17 +45,22 @@ def diou(pred: Tensor, target: Tensor) -> Tensor:
     return iou(pred, target) - center_distance(pred, target)
 
 
-@full_precision
-def ciou(pred: Tensor, target: Tensor) -> Tensor:
-    """Complete IoU, in (-2, 1], its trade-off weight detached (Zheng et al. 2020)."""
-    overlap = iou(pred, target)
+def aspect_penalty(pred: Tensor, target: Tensor, overlap: Tensor) -> Tensor:
+    """Difference of the aspect ratios times its trade-off weight by the IoU `overlap`, which is detached, in [0, 1)."""
     # A side of zero has no angle: the clamp gives it one, and no gradient.
     (pred_width, pred_height), (width, height) = (size(boxes).clamp(min=EPSILON).unbind(-1) for boxes in (pred, target))
     angle = torch.atan(width / height) - torch.atan(pred_width / pred_height)
     aspect = 4 / math.pi**2 * angle.square()
     with torch.no_grad():
         weight = aspect / (1 - overlap + aspect + EPSILON)
-    return overlap - center_distance(pred, target) - weight * aspect
+    return weight * aspect
+
+
+@full_precision
+def ciou(pred: Tensor, target: Tensor) -> Tensor:
+    """Complete IoU, in (-2, 1], its trade-off weight detached (Zheng et al. 2020)."""
+    overlap = iou(pred, target)
+    return overlap - center_distance(pred, target) - aspect_penalty(pred, target, overlap)
 
 
 @full_precision

@@ -110,7 +110,7 @@ def _names(rows: Sequence[dict[str, Any]], wanted: Sequence[str] | None, source:
 
 
 def _photos_below(folders: Sequence[Path]) -> list[Path]:
-    photos = []
+    photos: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--photos: no such folder: {printable(folder)}")

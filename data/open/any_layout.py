@@ -88,7 +88,7 @@ def _has_labels(folder: Path) -> bool:
 def _labelled(folder: Path, where: Path, names: tuple[str, ...]) -> DataSpec:
     """Describe photos with labels and names: folders train, val, valid and test are splits, else all is train."""
     images = folder / "images" if (folder / "images").is_dir() else folder
-    splits = {}
+    splits: dict[str, tuple[Path, ...]] = {}
     for split, words in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
         found = [base / word for word in words for base in (images, folder) if (base / word).is_dir()]
         if found:

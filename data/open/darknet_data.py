@@ -29,7 +29,9 @@ def read_darknet_data(path: Path) -> DataSpec:
             raise UserError(f"{printable(path)}:{number}: expected `key = value`, found {printable(text, 60)!r}")
         if text:
             values[key] = value
-    splits = {split: (_locate(values[key], path.parent),) for key, split in SPLIT_KEYS.items() if values.get(key)}
+    splits: dict[str, tuple[Path, ...]] = {
+        split: (_locate(values[key], path.parent),) for key, split in SPLIT_KEYS.items() if values.get(key)
+    }
     if not splits or not values.get("names"):
         raise UserError(f"{printable(path)}: expected `train = list.txt` and `names = obj.names`")
     names = _names(_locate(values["names"], path.parent), path)

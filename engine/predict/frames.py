@@ -19,7 +19,7 @@ class Frames:
 
     def __init__(self, source: str, vid_stride: int):
         self.unread, self.stream, self.fps = 0, source.isnumeric() or source.lower().startswith(STREAMS), 30.0
-        self.source = source
+        self.source, self.vid_stride = source, vid_stride
         try:
             if self.stream:
                 self.loader = stream_loader(source, vid_stride)
@@ -71,22 +71,23 @@ class Frames:
             except FileNotFoundError:
                 self.loader.count += 1
                 continue
-            self.fps = self.loader.fps or 30.0
-            seen[path] = self.loader.frame
-            yield path, self.loader.frame, np.ascontiguousarray(image[..., ::-1])
+            # The loader counts the frames that it gives; the source's own are `vid_stride` times as many and as dense.
+            self.fps = (self.loader.fps or 30.0) / self.vid_stride
+            seen[path] = self.loader.frame * self.vid_stride
+            yield path, seen[path], np.ascontiguousarray(image[..., ::-1])
         for path in videos:
             if not seen[path]:
                 self._said(path, "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
         """Frames until the stream ends."""
-        self.fps = self.loader.fps[0] or 30.0
+        self.fps = (self.loader.fps[0] or 30.0) / self.vid_stride
         number = lost = 0
         try:
             for (path,), (image,), _ in self.loader:
                 if image.any():
                     number, lost = number + 1, 0
-                    yield path, number, np.ascontiguousarray(image[..., ::-1])
+                    yield path, number * self.vid_stride, np.ascontiguousarray(image[..., ::-1])
                     continue
                 lost += 1  # the loader shows black while it opens a lost stream again
                 if lost == 1:

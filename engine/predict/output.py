@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from utils.config.knobs import DetectConfig
 from utils.drawing.draw import draw_boxes, write_image
+from utils.errors import printable
 from utils.run_folder import write_atomically, write_json
 
 # Characters of a name that are certain to fit into a file name with what is added to it (255 bytes).
@@ -71,7 +73,11 @@ class Output:
         if path not in self.videos:
             size = (drawn.shape[1], drawn.shape[0])
             file = str(self.folder / f"{stem}.mp4")
-            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+            # MPEG-4 counts time in steps of 1/65535 second at most: 29.97002997 is written at the nearest rate.
+            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"mp4v"), round(fps, 3), size)
+            if not self.videos[path].isOpened():
+                shown = f"{size[0]}x{size[1]} at {fps:g} frames a second"
+                print(f"warning: {printable(file)}: cannot be written ({shown}); left out", file=sys.stderr)
         self.videos[path].write(np.ascontiguousarray(drawn[..., ::-1]))
 
     def _write_txt(self, stem: str, found: Any) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from utils.errors import printable
 from utils.optim import Schedule
 
 
-def _settings(title: str, config: object, skip: tuple[str, ...] = ()) -> str:
+def _settings(title: str, config: Any, skip: tuple[str, ...] = ()) -> str:
     """A config dataclass as wrapped `key=value` text; a star marks what differs from the default."""
     defaults = {each.name: each.default for each in dataclasses.fields(config)}
     pairs = [

@@ -91,7 +91,8 @@ class Rehearsal:
         self.validate(validation)
         if self.exact:
             return torch.cuda.max_memory_allocated(self.device)
-        return max(_resident(peak=True) - self.before, 0)
+        grown = _resident(peak=True)
+        return None if grown is None or self.before is None else max(grown - self.before, 0)
 
     def _batch(self, images: int) -> Batch:
         """Grey images with the truths of the photos that have most, as the data loader would give them."""
@@ -136,7 +137,7 @@ class Line:
         least = rehearsal.least_images
         first, second = (rehearsal.peak(images, images) for images in (least, least + 1))
         self.measured = first is not None and second is not None
-        self.slope = max(second - first, 1) if self.measured else 1
+        self.slope = 1 if first is None or second is None else max(second - first, 1)
         self.first = max(first - (least - 1) * self.slope, 0) if first else 0
 
     def at(self, images: int) -> int:
@@ -182,24 +183,24 @@ def rehearsed(
 def _rehearsed(config: Config, rehearsal: Rehearsal, group: Group) -> tuple[Config, int]:
     asked, room = config.run.batch_size, room_on(rehearsal.device)
     line = Line(rehearsal) if asked < 0 or not rehearsal.exact else None
-    if asked < 0:
+    if line is not None and asked < 0:
         asked = _chosen(config, rehearsal, line, room, group)
         config = replace(config, run=replace(config.run, batch_size=asked))
     tried = f"--batch-size {asked} at {rehearsal.step_size[0]}x{rehearsal.step_size[1]} px"
-    if rehearsal.exact:
+    if line is None or rehearsal.exact:
         peak = _tried(rehearsal, asked, tried, group)
         how = "peak of one training step and one validation batch"
     else:
         peak = line.at(asked // group.world_size) if line.measured else 0
         how = "about, from a step and a validation of 1 and of 2 images"
-        if peak * group.local_size > (room or math.inf):
+        if room and peak * group.local_size > room:
             fits = line.most(room / group.local_size) * group.world_size
             raise UserError(
                 f"{tried} does not fit: it takes {gib(peak * group.local_size)} ({how}), {gib(room)} are free; "
                 f"{_advice(fits)}"
             )
     if peak:
-        print(f"memory {gib(peak)} for {tried} ({how}), {gib(room)} free")
+        print(f"memory {gib(peak)} for {tried} ({how}), {gib(room or 0)} free")
     return config, peak
 
 

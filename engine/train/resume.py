@@ -53,7 +53,8 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
         raise UserError(f"{printable(path)}: {over}; {more}")
     if config.run.epochs != before.run.epochs and group_of_environment().main:
         print(change_of_schedule(before, config, done))
-    spec = open_data(config.run.data, data_root(config.run.data_root))
+    root = data_root(config.run.data_root)
+    spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
     if spec.names != config.names:
         raise UserError(
             f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "

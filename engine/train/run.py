@@ -15,6 +15,7 @@ from data.data_yaml import DataSpec
 from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
+from data.open.hold_out import keep_split
 from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
@@ -39,7 +40,7 @@ from utils.distributed import Group, group_of_environment, joined, restart_note
 from utils.errors import InterruptedRun, UserError, printable
 from utils.run_folder import new_run_folder
 
-UNTOLD = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
+UNTOLD: tuple[str, ...] = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
 UNTOLD += ("class not in train", "below 2 pixels")
 
 
@@ -70,9 +71,9 @@ def run_until(stop: StopRequest, plan: Plan, resumed: dict[str, Any] | None, fol
         if not resumed and advice(plan.config):
             print(advice(plan.config), file=sys.stderr)
     with joined(group, device), contextlib.ExitStack() as claims:
-        splits = group.share(splits if group.main else None)
+        train_index, val_index = group.share(splits if group.main else None)
         with explained(lambda: f"at --batch-size {plan.config.run.batch_size}"):
-            trainer, resources = prepared(plan, *splits, group, device, resumed)
+            trainer, resources = prepared(plan, train_index, val_index, group, device, resumed)
             if folder is None:
                 folder = group.share(claim_folder(trainer.config, group, claims) if group.main else None)
             return trained(trainer, resources, plan, folder, stop, resumed)
@@ -110,7 +111,7 @@ def prepared(
         trainer.restore(resumed)
     else:
         for path in start_weights(config):
-            print(load_weights(trainer.detector.network, path, config.model))
+            print(load_weights(trainer.detector.network, path, config.model, config.names))
             trainer.restart_average()
     return trainer, resources
 
@@ -125,9 +126,10 @@ def trained(
 ) -> Path:
     """The run proper, in every process of the group."""
     config, group, device, dtype = trainer.config, trainer.group, trainer.device, trainer.dtype
-    train_index, val_index = trainer.train_loader.dataset.index, trainer.val_index
+    train_index, val_index = trainer.train_index, trainer.val_index
     records: Records = NoRecords(folder)
     if group.main:
+        keep_split(plan.data, folder)
         protocol = protocol_line(config, "val", len(val_index), trainer.val_truths)
         kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
         rows = (resumed or {}).get("results")
@@ -239,13 +241,13 @@ def with_anchors(config: Config, index: LabelIndex) -> Config:
     """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
     if not family_of(config.model).fits_anchors:
         return config
-    sizes, model = network_sizes(index, config.run.image_size), config.model
+    sizes, model = network_sizes(index, config.run.image_size), config.yolov3
     if config.run.autoanchor:
         try:
             anchors = fit_anchors(sizes, len(model.anchors), len(model.anchors[0]), config.run.seed)
         except ValueError as error:
             raise UserError(f"--autoanchor: {error}; train without it") from None
-        model = replace(model, anchors=tuple(tuple(tuple(size) for size in level) for level in anchors))
+        model = replace(model, anchors=tuple(tuple((w, h) for w, h in level) for level in anchors))
         print(f"autoanchor: {anchors}")
     shapes = torch.tensor(model.anchors).flatten(0, 1)
     recall, per_truth = best_possible_recall(sizes, shapes, config.hyper.anchor_t)

@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from data.augment.augmentation import Augmentation
 from data.augment.on_device import DevicePhotos
 from data.dataset import DetectionDataset
 from data.labels.index import LabelIndex
-from data.loader import build_loader
+from data.loader import EpochSampler, build_loader
 from data.split import fingerprint
 from engine.resources import Resources
 from engine.run_files import Records
@@ -25,11 +25,12 @@ from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport, Observer
 from engine.train.stop_signals import StopRequest
 from engine.validate.collect import collect
+from engine.validate.weights import at_precision
 from models.detector import AnyDetector
 from models.families import family_of
 from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
+from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
-from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
@@ -96,18 +97,27 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def load_weights(network: nn.Module, path: str, model: ModelConfig | TorchvisionConfig | None = None) -> str:
+def load_weights(
+    network: nn.Module,
+    path: str,
+    model: ModelConfig | TorchvisionConfig | None = None,
+    names: Sequence[str] | None = None,
+) -> str:
     """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
 
-    With `model`, what differs between it and the model the weights were trained in is said too.
+    With `model`, what differs between it and the model the weights were trained in is said too; with `names`, the
+    classes here, the rows of the last layers are taken by class name.
     """
     contents = family_of(model).read_weights(path) if model else read_weights(path)
-    source, target = contents["model"], network.state_dict()
+    source, target, told = contents["model"], network.state_dict(), ""
+    if names is not None:
+        source, told = by_class_name(source, target, contents.get("names") or (), names)
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(value.ndim == 4 for value in fitting.values()):
         raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
     network.load_state_dict(fitting, strict=False)
     lines = [f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}"]
+    lines += [f"  {printable(told)}"] if told else []
     shapes = [
         f"{name} ({'x'.join(map(str, source[name].shape))} there, {'x'.join(map(str, target[name].shape))} here)"
         for name in sorted(set(target) & set(source) - set(fitting))
@@ -176,7 +186,7 @@ class Trainer:
     ):
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
-        self.val_index, self.val_truths = val_index, val_truths
+        self.train_index, self.val_index, self.val_truths = train_index, val_index, val_truths
         self.detector, self.observer = detector, observer
         if run_config.sync_bn:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
@@ -185,7 +195,7 @@ class Trainer:
         if run_config.compiled:
             # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
             self.detector.network.compile()
-        self.parallel = self.detector
+        self.parallel: nn.Module = self.detector
         if group.world_size > 1:
             # Without device_ids, which would move the targets to the GPU; images are put there for it.
             self.parallel = DistributedDataParallel(self.detector)
@@ -241,6 +251,8 @@ class Trainer:
         """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""
         first, start = self.start_epoch, time.perf_counter()
         self.guard = self.new_guard(records.folder)
+        if self.epochs_in_bf16 and not self.ended:
+            print("epochs are validated in bf16, as they are trained; metrics.json of the end is float32")
         with self.stop.noted():
             while not self.ended:
                 self.one_epoch(self.start_epoch, records, start)
@@ -287,7 +299,7 @@ class Trainer:
 
     def new_guard(self, folder: Path) -> Guard:
         """The guard of this run, which keeps a bad batch in the run folder."""
-        images = self.train_loader.dataset.index.images
+        images = self.train_index.images
 
         def keep(batch: Any) -> Path:
             path = folder / "nan_batch.pt"
@@ -305,11 +317,12 @@ class Trainer:
         """One epoch over the training set; returns the means to log."""
         report, skipped = EpochReport(), self.guard.skipped
         self.observer.report = report
-        self.train_loader.sampler.set_epoch(epoch)
+        sampler = cast(EpochSampler, self.train_loader.sampler)
+        sampler.set_epoch(epoch)
         self.parallel.train()
         for module in self.frozen:
             module.eval()
-        share = len(self.train_loader.sampler)
+        share = len(sampler)
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
@@ -349,17 +362,26 @@ class Trainer:
         }
         return {**report.row(), **steps}
 
-    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
-        """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = self.detector.with_network(folded(self.average.ema))
+    @property
+    def epochs_in_bf16(self) -> bool:
+        """Whether epochs are validated in bfloat16: on a CPU that trains in it. A GPU's float32 is fast enough."""
+        return self.dtype is torch.bfloat16 and self.device.type == "cpu"
+
+    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, final: bool = False) -> Metrics:
+        """Measure the averaged weights, which are what best.pt holds, on the validation split by COCO's metrics.
+
+        The final time by side ratio and kind of error too, and in float32, as val.py measures unless asked otherwise.
+        """
+        bf16 = self.epochs_in_bf16 and not final
+        detector = at_precision(self.detector, self.average.ema, self.config, bf16)
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute(by_ratio, errors=by_ratio)
+            metrics = collected.compute(by_ratio=final, errors=final)
             if not metrics.overall["ap50"] > 0:
-                dtype = str(self.dtype).removeprefix("torch.")
-                print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
+                trained = f"trained in {str(self.dtype).removeprefix('torch.')}" if self.dtype else "amp off"
+                print(diagnose(collected, f"{'bf16' if bf16 else 'float32'}, {trained}"))
         return self.group.share(metrics)
 
     def save(self, records: Records, epoch: int, metrics: Metrics, improved: bool) -> None:
@@ -374,6 +396,7 @@ class Trainer:
             # Without those of every class, which metrics.json has: of 5,000 classes they took 7 s to write and read.
             "metrics": {name: value for name, value in metrics.to_json().items() if name != "per_class"},
             "model": self.average.ema.state_dict(),
+            "similarity": self.detector.running_statistics(),
         }
         if improved:
             save_checkpoint(weights / "best.pt", contents)
@@ -382,7 +405,7 @@ class Trainer:
             "average_updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "data": fingerprint(self.train_loader.dataset.index),
+            "data": fingerprint(self.train_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
             "results": records.rows(),
         }
@@ -395,6 +418,8 @@ class Trainer:
         self.average.updates = contents["average_updates"]
         self.optimizer.load_state_dict(contents["optimizer"])
         self.scaler.load_state_dict(contents["scaler"])
+        # Checkpoints from before there were such losses have none.
+        self.detector.load_running_statistics(contents.get("similarity", {}))
         self.best = Best(**self.group.share(contents["best"]))
         self.start_epoch = contents["epoch"]
 
@@ -402,7 +427,8 @@ class Trainer:
         """Validates best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
-        metrics = self.validate(records.val_batch, by_ratio=True)
+        metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
         records.finish(metrics)
-        print(f"best.pt = epoch {self.best.epoch + 1} (AP {self.best.ap:.4f}, averaged weights)")
+        ap = f"AP {self.best.ap:.4f}{' in bf16' if self.epochs_in_bf16 else ''}"
+        print(f"best.pt = epoch {self.best.epoch + 1} ({ap}, averaged weights)")

@@ -44,6 +44,14 @@ EXTREME = {
     "ordinary in huge": ((0, 0, 50, 50), (0, 0, 1e6, 1e6)),
     "huge apart": ((0, 0, 1e6, 1e6), (1e9, 1e9, 1.1e9, 1.1e9)),
 }
+# What measures distances in pixels, or against the image: it changes with the scale and has no lower limit.
+BASES = {name: name.removeprefix("inner_").removeprefix("focaler_") for name in BOX_SIMILARITIES}
+IN_PIXELS = {name for name in BOX_SIMILARITIES if BASES[name] in ("mpdiou", "nwd")}
+# What measures against the truth alone, or has a weight that the gradient does not see.
+ONE_SIDED = {"piou", "piou_v2", "bounded_iou", "interpiou"}
+DETACHED = {"ciou", "alpha_ciou", "focal_eiou", "wiou_v1", "wiou_v3"}
+# Over what falls more slowly than IoU, an IoU that is stretched can take the sum above 1.
+MOST = 1.06
 every_similarity = pytest.mark.parametrize("name", sorted(BOX_SIMILARITIES))
 
 
@@ -76,8 +84,8 @@ def gradient(similarity, pred: torch.Tensor, target: torch.Tensor) -> torch.Tens
     return leaf.grad
 
 
-def test_the_registry_holds_the_nine_similarities():
-    assert set(BOX_SIMILARITIES) == {"iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd"}
+def test_the_registry_holds_the_papers_similarities():
+    assert set(BOX_SIMILARITIES) >= {"iou", "giou", "diou", "ciou", "sca", "so", "cd", "center", "iou_cd"}
 
 
 @needs_shared_data
@@ -191,7 +199,8 @@ def test_degenerate_boxes_give_finite_values_and_gradients(name, case):
     value = BOX_SIMILARITIES[name](leaf, truth)
     value.backward()
     assert value.isfinite()
-    assert -5 <= value <= 1 + 1e-5
+    assert value <= (MOST if BASES[name] != name else 1 + 1e-5)
+    assert value >= -5 or name in IN_PIXELS
     assert leaf.grad.isfinite().all()
     assert truth.grad.isfinite().all()
 
@@ -237,7 +246,8 @@ def test_precision_follows_the_wider_input(name):
 @every_similarity
 def test_identical_boxes_have_similarity_1(name):
     boxes = random_boxes(1000, seed=19, dtype=torch.float32)
-    torch.testing.assert_close(BOX_SIMILARITIES[name](boxes, boxes), torch.ones(1000), atol=1e-6, rtol=0)
+    rounding = 1e-5 if BASES[name] == "bounded_iou" else 1e-6  # mmdetection's epsilon is a thousandth of a pixel.
+    torch.testing.assert_close(BOX_SIMILARITIES[name](boxes, boxes), torch.ones(1000), atol=rounding, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["sca", "so", "cd", "center"])
@@ -261,7 +271,9 @@ def test_identical_boxes_without_area_have_zero_gradient(name):
 @every_similarity
 def test_gradients_equal_finite_differences(name):
     pred, target = (boxes[::50] for boxes in pairs(1000, seed=23))
-    if name == "ciou":  # Its trade-off weight is detached, so its gradient is not that of its value.
+    if BASES[name] in DETACHED:  # The gradient is not that of the value, unless the detached part does not change.
+        if "ciou" not in name:
+            pytest.skip("its weight is detached; its gradient is held by the reference numbers")
         pred = target + torch.tensor([3.0, 4.0, 3.0, 4.0])
     leaf = pred.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda boxes: BOX_SIMILARITIES[name](boxes, target), leaf, eps=1e-5, atol=1e-5)
@@ -286,14 +298,17 @@ def test_empty_input_gives_empty_output(name):
 
 @every_similarity
 def test_translation_scale_and_symmetry(name):
+    """But for what is measured in pixels, or against the truth alone."""
     similarity = BOX_SIMILARITIES[name]
     pred, target = pairs(2000, seed=27)
     value = similarity(pred, target)
     shift = torch.tensor([37.0, -12.0, 37.0, -12.0], dtype=torch.float64)
     torch.testing.assert_close(similarity(pred + shift, target + shift), value, atol=1e-7, rtol=0)
-    for scale in (0.5, 40.0):
-        torch.testing.assert_close(similarity(pred * scale, target * scale), value, atol=1e-6, rtol=0)
-    torch.testing.assert_close(similarity(target, pred), value, atol=1e-9, rtol=0)
+    for scale in () if name in IN_PIXELS else (0.5, 40.0):
+        rounding = 2e-3 if BASES[name] == "bounded_iou" else 1e-6
+        torch.testing.assert_close(similarity(pred * scale, target * scale), value, atol=rounding, rtol=0)
+    if BASES[name] not in ONE_SIDED:
+        torch.testing.assert_close(similarity(target, pred), value, atol=1e-9, rtol=0)
     swapped = [1, 0, 3, 2]
     torch.testing.assert_close(similarity(pred[:, swapped], target[:, swapped]), value, atol=1e-9, rtol=0)
 
@@ -307,3 +322,29 @@ def test_gradient_descent_reaches_a_near_target(name):
         slope = gradient(BOX_SIMILARITIES[name], pred, target)
         pred = pred - slope * 40 * (1 - step / 200)
     assert float(BOX_SIMILARITIES[name](pred, target)) > 1 - 0.5 * (1 - first)
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[torch.Tensor, torch.Tensor]:
+    """A hundred thousand pairs."""
+    return pairs(100_000, seed=31)
+
+
+@every_similarity
+def test_a_small_step_against_the_gradient_does_not_raise_the_loss(name, many):
+    """On all pairs but the few at a kink; Focal-EIoU's weight, which no gradient sees, raises it on 3 %."""
+    pred, target = many if BASES[name] == name else (boxes[::20] for boxes in many)
+    slope = gradient(BOX_SIMILARITIES[name], pred, target)
+    step = 1e-4 * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    rises = BOX_SIMILARITIES[name](pred - step, target) < BOX_SIMILARITIES[name](pred, target) - 1e-12
+    allowed = 0.03 if BASES[name] == "focal_eiou" else 5e-4
+    assert rises.double().mean() < allowed
+
+
+@pytest.mark.parametrize("name", sorted(set(BASES.values()) - {"piou_v2", "focal_eiou"}))
+def test_a_small_step_towards_the_truth_does_not_raise_the_loss(name, many):
+    """What both authors' own weights break, theirs alone: see their docstrings for how often."""
+    pred, target = many
+    step = 1e-4 * (target - pred) / (target - pred).norm(dim=1, keepdim=True)
+    rises = BOX_SIMILARITIES[name](pred + step, target) < BOX_SIMILARITIES[name](pred, target) - 1e-12
+    assert rises.double().mean() < 1e-4

@@ -17,6 +17,7 @@ class ExportFormat:
     suffix: str
     layouts: tuple[str, ...] = ("decoded", "raw")
     half: bool = False
+    int8: Mapping[str, str] | None = None  # packages for int8, None where there is none
     dynamic: bool = True
     graph: bool = True  # a computation, not the weights alone: it has a layout and a shape
     opset: bool = False  # goes through an ONNX graph
@@ -37,6 +38,7 @@ EXPORT_FORMATS = {
             ".onnx",
             layouts=_ALL_LAYOUTS,
             half=True,
+            int8={},
             opset=True,
             writes=_ONNX,
             opens={"onnxruntime": "onnxruntime"},
@@ -47,6 +49,7 @@ EXPORT_FORMATS = {
             "_openvino_model",
             layouts=_ALL_LAYOUTS,
             half=True,
+            int8={"nncf": "nncf"},
             opset=True,
             precisions=("float32", "bf16", "auto"),
             writes=_ONNX,

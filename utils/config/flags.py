@@ -41,16 +41,16 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
             shown = meaning if not knob.default else f"{meaning} (on by default)"
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown, **shared)
         elif hints[knob.name] == bool | str:
-            metavar = "|".join(knob.metadata["choices"])
+            metavar = "|".join(knob.metadata["shown"])
             parser.add_argument(*names, nargs="?", const=True, metavar=metavar, help=meaning, **shared)
             parser.add_argument("--no-" + names[0][2:], action="store_false", help=argparse.SUPPRESS, **shared)
         elif isinstance(knob.default, tuple):
             default = f" (default {' '.join(map(str, knob.default))})" if knob.default else ""
-            metavar = "|".join(knob.metadata["choices"]) or "N"
+            metavar = "|".join(knob.metadata["shown"]) or "N"
             parser.add_argument(*names, nargs="+", metavar=metavar, help=meaning + default, **shared)
         else:
             default = "" if knob.default == "" else f" (default {knob.default})"
-            choices = knob.metadata["choices"]
+            choices = knob.metadata["shown"]
             metavar = "|".join(choices) if choices else hints[knob.name].__name__.upper()
             parser.add_argument(*names, metavar=metavar, help=meaning + default, **shared)
 

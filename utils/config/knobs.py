@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Union
 
-from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, METRICS, SIMILARITIES
+from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, DENSE_ASSIGNERS, METRICS, SIMILARITIES, WRAPPERS
 from utils.config.export_formats import EXPORT_FORMATS
 from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = tuple(SIMILARITIES)
+# What a list of them shows: the compositions follow a rule.
+SHOWN_LOSSES = (*BASE_SIMILARITIES, *(f"{prefix}_..." for prefix in WRAPPERS))
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LARGEST = 3.4e38  # what float32, in which losses are computed, holds
 LR_SCHEDULES = ("linear", "cosine", "steps")
@@ -24,9 +26,17 @@ PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
 
 
-def knob(default: Any, meaning: str, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
-    """A field with its meaning and its closed range or its choices."""
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": choices})
+def knob(
+    default: Any,
+    meaning: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple = (),
+    shown: tuple = (),
+) -> Any:
+    """A field with its meaning and its closed range or its choices, of which lists show `shown`, else all."""
+    limits = {"low": low, "high": high, "choices": choices, "shown": shown or choices}
+    return field(default=default, metadata={"meaning": meaning, **limits})
 
 
 @dataclass(frozen=True)
@@ -135,14 +145,30 @@ class Hyperparameters:
 
     box_loss: str = knob(
         "ciou",
-        "box similarity, the loss is 1 - similarity; torchvision's detectors also know l1 and smooth_l1 of box codes",
+        "box similarity, the loss is 1 - similarity, any of them also as inner_NAME and focaler_NAME; torchvision's "
+        "detectors also know l1 and smooth_l1 of box codes",
         choices=BOX_LOSSES + ENCODED_LOSSES,
+        shown=SHOWN_LOSSES + ENCODED_LOSSES,
     )
     smooth_l1_beta: float = knob(1 / 9, "smooth_l1: size of an error from which on it counts linearly", 1e-6, 10)
     sca_alpha: float = knob(0.5, "weight of the corner distance in sca and iou_cd (the authors' code uses 1)", 0, 10)
     sca_corner: str = knob(
         "euclidean", "corner distance: Eq. 3, or squared as in Figure 1", choices=("euclidean", "squared")
     )
+    focal_eiou_gamma: float = knob(0.5, "focal_eiou: exponent of the weight IoU^gamma", 0, 10)
+    alpha_iou_power: float = knob(3.0, "alpha_iou, _giou, _diou, _ciou: power of every term", 0.1, 10)
+    wiou_alpha: float = knob(1.9, "wiou_v3: how fast the weight falls (the authors' later default is 1.7)", 1, 10)
+    wiou_delta: float = knob(
+        3.0, "wiou_v3: times the mean loss that has weight 1 (their later default is 2.7)", 0.1, 10
+    )
+    wiou_momentum: float = knob(0.01, "wiou_v3: share of a batch in the running mean of the IoU loss", 0, 1)
+    shape_iou_scale: float = knob(0.0, "shape_iou: exponent of the object's sides in the weights, 0 = all 1", 0, 10)
+    piou_sharpness: float = knob(1.3, "piou_v2: lambda, below 1 to look at good boxes most", 0.1, 10)
+    nwd_constant: float = knob(12.8, "nwd: distance in pixels at which 1/e is left; about an object's mean size", 0.1)
+    interpiou_alpha: float = knob(0.98, "interpiou: share of the object in the box between", 0, 1)
+    inner_ratio: float = knob(0.7, "inner_...: sides of the scaled boxes over the boxes' own", 0.1, 10)
+    focaler_low: float = knob(0.0, "focaler_...: IoU that counts as 0", 0, 0.99)
+    focaler_high: float = knob(0.95, "focaler_...: IoU that counts as 1", 0.01, 1)
     obj_target: str = knob(
         "iou",
         "objectness target of a positive: its box's IoU, its similarity, or 1",
@@ -207,6 +233,10 @@ class Hyperparameters:
                 f"assign_negative {self.assign_negative} is above assign_positive {self.assign_positive}: "
                 "expected negative <= positive"
             )
+        if self.focaler_low >= self.focaler_high:
+            raise UserError(
+                f"focaler_low {self.focaler_low} is not below focaler_high {self.focaler_high}: expected low < high"
+            )
         if list(self.lr_steps) != sorted(set(self.lr_steps)) or any(step > 1 and step % 1 for step in self.lr_steps):
             raise UserError(
                 f"lr_steps is {list(self.lr_steps)}: expected rising whole epochs, or fractions of the run below 1"
@@ -224,8 +254,9 @@ FOREIGN_KEYS = frozenset(
 class RunConfig:
     """The flags of train.py."""
 
-    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc, lvis)")
+    data: str = knob("shapes", "data YAML, built-in name (shapes, coco128, ...), or a folder, .zip, COCO JSON")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    val: float = knob(0.0, "share of the training photos to validate on, for a set without a val split", 0.0, 0.9)
     cfg: str = knob("yolov3-tiny", "model YAML, or a name in models (yolov3, yolov3-tiny, retinanet_resnet18_fpn, ...)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
     weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
@@ -331,7 +362,9 @@ class CompareConfig:
     """The flags of `python -m studies.compare`; every other flag goes to train.py."""
 
     recipe: str = knob("", "YAML list of variants, or a name in studies/recipes")
-    losses: tuple[str, ...] = knob((), "box losses to compare, with every assigner of --assigners", choices=BOX_LOSSES)
+    losses: tuple[str, ...] = knob(
+        (), "box losses to compare, with every assigner of --assigners", choices=BOX_LOSSES, shown=SHOWN_LOSSES
+    )
     assigners: tuple[str, ...] = knob((), "assigners to compare, with every loss", choices=ASSIGNER_NAMES)
     seeds: tuple[int, ...] = knob((0, 1, 2), "seeds; a seed is one pair of every difference", 0, 2**31)
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
@@ -340,6 +373,27 @@ class CompareConfig:
     storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
     jobs: int = knob(1, "training processes at the same time", 1, 1024)
     threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
+    report_only: bool = knob(False, "start nothing: write the report of what is finished")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """The flags of tune.py; every other flag goes to train.py."""
+
+    trials: int = knob(30, "runs of the whole search, on all machines together", 1, 100_000)
+    search: tuple[str, ...] = knob(
+        ("lr0=1e-4..0.1:log", "weight_decay=1e-5..0.01:log", "box=0.02..0.5:log", "cls=0.1..5:log", "obj=0.2..5:log"),
+        "keys with what to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log, KEY=A,B,C",
+    )
+    metric: str = knob("ap", "measure of metrics.json and results.csv to raise")
+    max_seconds: float = knob(0.0, "constraint: training seconds of a run, 0 = none", 0)
+    max_parameters: int = knob(0, "constraint: weights and biases of the detector, 0 = none", 0)
+    prune: bool = knob(True, "stop runs early that fall behind (Hyperband)")
+    into: str = knob("runs/tune/search", "folder of the runs, of the report and of best.yaml")
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
+    jobs: int = knob(1, "training processes at the same time", 1, 1024)
+    threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
+    sampler_seed: int = knob(0, "seed of the search; --seed is that of every training", 0, 2**31)
     report_only: bool = knob(False, "start nothing: write the report of what is finished")
 
 
@@ -376,8 +430,16 @@ class ExportConfig:
     )
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(1, "images per batch of a fixed shape", 1, 65536)
-    dynamic: bool = knob(False, "any batch and any image size that the stride divides (OpenCV wants it fixed)")
+    dynamic: bool = knob(
+        False,
+        "any batch and any image size that the stride divides (OpenCV 4 wants it fixed; ultralytics runs an onnx of "
+        "any size at 640 px, unless told imgsz)",
+    )
     half: bool = knob(False, "half precision weights and features, by converting the graph")
+    int8: bool = knob(False, "8 bit weights and features, all but the ends of the network; needs --calibrate")
+    calibrate: str = knob("", "int8: data set whose train split shows it the range of features, whose val split its AP")
+    data_root: str = knob("", "int8: folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    force: bool = knob(False, "int8: keep a file that loses more than .005 AP, or is slower than float32 here")
     opset: int = knob(13, "ONNX operator set; OpenCV 4.x reads the default", 13, 18)
     conf: float = knob(0.25, "layout nms: lowest score", 0, 1)
     nms_iou: float = knob(0.45, "layout nms: NMS threshold", 0, 1)
@@ -503,7 +565,7 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
                 raise UserError(f"{place} is {number}: expected {span}")
     for text in converted if isinstance(converted, tuple) else (converted,):
         if limits["choices"] and isinstance(text, str) and text not in limits["choices"]:
-            raise UserError(f"{place} is {printable(text)!r}{nearest(text, limits['choices'])}")
+            raise UserError(f"{place} is {printable(text)!r}{nearest(text, limits['choices'], limits['shown'])}")
     return converted
 
 

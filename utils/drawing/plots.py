@@ -52,7 +52,7 @@ def plot_results(csv_path: Path, path: Path) -> None:
         for position, name in enumerate(chosen):
             color = f"C{position % 10}"
             axes.plot(columns["epoch"], columns[name], color=color, marker=".", markersize=3, linewidth=1.4, label=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         _finish(axes, title, "epoch", label)
         axes.legend(fontsize=7, ncols=2 if len(chosen) > 5 else 1)
     _save(figure, path)
@@ -167,7 +167,7 @@ def _size_histogram(axes: Axes, sides: NDArray) -> None:
 
 def _ratio_histogram(axes: Axes, ratios: NDArray) -> None:
     """Long side over short side, with the limits that the reports use."""
-    axes.hist(ratios.clip(1, 16), bins=np.geomspace(1, 16, 41), color="C0")
+    axes.hist(ratios.clip(1, 16), bins=np.geomspace(1, 16, 41).tolist(), color="C0")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     total = max(len(ratios), 1)
@@ -183,10 +183,10 @@ def _class_lines(axes: Axes, x: NDArray, curves: NDArray, names: list[str], mean
     defined = np.flatnonzero(np.isfinite(curves).all(1))
     for label in defined:
         if len(defined) <= MANY_CLASSES:
-            color, name = np.array(class_color(label)) / 255, names[label]
+            red, green, blue = class_color(int(label))
+            axes.plot(x, curves[label], color=(red / 255, green / 255, blue / 255), linewidth=1, label=names[label])
         else:
-            color, name = "0.8", None
-        axes.plot(x, curves[label], color=color, linewidth=1, label=name)
+            axes.plot(x, curves[label], color="0.8", linewidth=1)
     if len(defined):
         axes.plot(x, curves[defined].mean(0), color="black", linewidth=3, label=mean_name)
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))

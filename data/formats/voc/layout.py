@@ -86,8 +86,8 @@ def find_voc_folders(source: Path) -> list[VocFolder]:
         if folders and all(years) and len(set(years)) == len(years):
             return [_whole(folder, year=year) for folder, year in zip(folders, years, strict=True)]
         if folders:
-            found = ", ".join(printable(folder.name) for folder in folders)
-            raise UserError(f"{printable(root)}: several folders without a year of their own ({found}); convert one")
+            listed = ", ".join(printable(folder.name) for folder in folders)
+            raise UserError(f"{printable(root)}: several folders without a year of their own ({listed}); convert one")
     found = _beside_photos(source)
     if not found:
         raise UserError(f"no VOC folder: expected {printable(source / 'Annotations')} (or VOC2007/Annotations ...)")

@@ -31,7 +31,7 @@ def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
         for item in (*photo.objects, *photo.ignored):
             w, h = item.width * width, item.height * height
             box = [item.x * width - w / 2, item.y * height - h / 2, w, h]
-            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": numbers[item.label]}
+            entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": image, "category_id": numbers[item.label]}
             entry |= {"bbox": box, "area": w * h, "iscrowd": int(item.kind == "crowd")}
             entry |= {"ignore": 1} if item.kind == "difficult" else {}
             annotations.append(entry | ({} if item.score is None else {"score": item.score}))

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from alignyolo.anchors import build_anchors
 from alignyolo.assign.assignment import Assignment, Context
 from alignyolo.balance import Balance, metric
-from alignyolo.registry import ASSIGNERS
+from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES
 from alignyolo.similarities.bound import similarity as similarity_of
 from alignyolo.targets import Targets
 from models.yolov3.decoding import Decoding
@@ -22,7 +22,7 @@ from tests.alignyolo.oracles import (
     scalar_ggiou,
     scalar_iou,
 )
-from tests.alignyolo.registered import BOX_SIMILARITIES, assigner
+from tests.alignyolo.registered import AROUND, BOX_SIMILARITIES, assigner
 from tests.alignyolo.scenes import FAMILIES, random_scene
 from tests.paths import SHARED_DATA, needs_shared_data
 
@@ -157,10 +157,10 @@ def test_losses_and_gradients_equal_ultralytics(model, name):
 @pytest.mark.parametrize("name", sorted(BOX_SIMILARITIES))
 def test_box_loss_is_the_sum_of_the_levels_means(small, name):
     raw, anchors, targets = small
-    similarity = BOX_SIMILARITIES[name]
-    loss = make_loss(similarity=similarity, assigner=FixedAssigner(POSITIVES), box_gain=0.7)
+    loss = make_loss(similarity=similarity_of(name), assigner=FixedAssigner(POSITIVES), box_gain=0.7)
     pred, true = (torch.tensor(part, dtype=torch.float64) for part in scalar_boxes(*small))
-    expected = 0.7 * by_level((1 - similarity(pred, true)).tolist())
+    around = {**AROUND, "image_size": anchors.image_size, "training": True}
+    expected = 0.7 * by_level((1 - similarity_of(name)(pred, true, **around)).tolist())
     assert loss(raw, anchors, targets)["box"].item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -367,18 +367,19 @@ def test_focal_loss_equals_ultralytics_formula(small):
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("choice", sorted(ASSIGNERS))
-@pytest.mark.parametrize("name", sorted(BOX_SIMILARITIES))
+@pytest.mark.parametrize("name", sorted(BASE_SIMILARITIES))
 def test_half_precision_outputs_under_autocast_give_float32_losses(half, choice, name):
     scene = random_scene(np.random.default_rng(4), "yolov3-tiny")
     raw = torch.randn(scene.batch_size, len(scene.anchors.centers), 5 + CLASSES) * 6
     raw = raw.to(half).requires_grad_()
-    loss = make_loss(similarity=BOX_SIMILARITIES[name], assigner=assigner(choice), ggiou_gamma=1.4)
+    parts = {"assigner": assigner(choice), "ggiou_gamma": 1.4}
+    loss, other = (make_loss(similarity=similarity_of(name), **parts) for _ in range(2))
     with torch.autocast("cpu", dtype=half):
         parts = loss(raw, scene.anchors, scene.targets)
     sum(parts.values()).backward()
     assert all(part.dtype == torch.float32 and part.isfinite() for part in parts.values())
     assert raw.grad.isfinite().all()
-    plain = loss(raw.detach().float(), scene.anchors, scene.targets)
+    plain = other(raw.detach().float().requires_grad_(), scene.anchors, scene.targets)
     for key, part in parts.items():
         assert part.item() == pytest.approx(plain[key].item(), rel=1e-6)
 

@@ -1,0 +1,33 @@
+"""EIoU and Focal-EIoU (Zhang et al. 2021, arXiv 2101.08158): IoU less centre, width and height differences.
+
+Two other losses of this name are in circulation: mmdetection's EIoULoss is Extended-IoU, and the code of WIoU's authors
+has centre offsets where the paper has differences of sides.
+"""
+
+from torch import Tensor
+
+from alignyolo.similarities.geometry import EPSILON, full_precision, size, spans
+from alignyolo.similarities.iou import center_distance, iou
+
+
+@full_precision
+def eiou(pred: Tensor, target: Tensor) -> Tensor:
+    """Efficient IoU, in (-3, 1]: IoU - DIoU's centre term - (w - W)^2 / cw^2 - (h - H)^2 / ch^2.
+
+    cw and ch are the sides of the enclosing box; where that has none, the term is 0.
+    """
+    _, enclosing = spans(pred, target)
+    sides = (size(pred) - size(target)).square() / (enclosing.square() + EPSILON)
+    return iou(pred, target) - center_distance(pred, target) - sides.sum(-1)
+
+
+@full_precision
+def focal_eiou(pred: Tensor, target: Tensor, gamma: float = 0.5) -> Tensor:
+    """1 - IoU^gamma (1 - EIoU), in (0, 1], its weight IoU^gamma detached.
+
+    The paper marks no detached term, but without that every pair of IoU 0 has a gradient of NaN. Disjoint boxes have
+    loss 0 and no gradient, as good as a perfect match: the paper's own weight. A step against the gradient raises the
+    loss on 3 % of random pairs, which overlap little: the weight that grows is not in the gradient.
+    """
+    weight = iou(pred, target).detach() ** gamma
+    return 1 - weight * (1 - eiou(pred, target))

@@ -1,0 +1,17 @@
+"""MPDIoU: IoU less the distances of two corners, measured against the image (Ma and Xu 2023, arXiv 2307.07662)."""
+
+from torch import Tensor
+
+from alignyolo.similarities.geometry import full_precision
+from alignyolo.similarities.iou import iou
+
+
+@full_precision
+def mpdiou(pred: Tensor, target: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """IoU less the squared distances of both corners over that of the image's diagonal, (height, width) in pixels.
+
+    In (-2, 1] for boxes inside the image; without a limit below it for boxes outside. Forks divide by height x width,
+    or by the enclosing box's diagonal: not the paper's.
+    """
+    height, width = image_size
+    return iou(pred, target) - (pred - target).square().sum(-1) / (height**2 + width**2)

@@ -1,0 +1,61 @@
+"""Wise-IoU: an IoU loss that looks more at boxes of ordinary quality (Tong et al. 2023, arXiv 2301.10051)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from alignyolo.similarities.geometry import EPSILON, full_precision, offset, spans
+from alignyolo.similarities.iou import iou
+
+
+@full_precision
+def wiou_v1(pred: Tensor, target: Tensor) -> Tensor:
+    """1 - exp(r^2 / c^2) (1 - IoU), in (1 - e, 1]: r is the distance of the centres, c the enclosing box's diagonal.
+
+    c is detached, as in the paper and the authors' code; the copy in many forks of YOLO forgot that.
+    """
+    _, enclosing = spans(pred, target)
+    distance = offset(pred, target).square().sum(-1)
+    attention = (distance / (enclosing.square().sum(-1).detach() + EPSILON)).exp()
+    return 1 - attention * (1 - iou(pred, target))
+
+
+class WiseIoU:
+    """WIoU v3: the loss of v1 times b / (delta alpha^(b - delta)), b the IoU loss over its running mean, detached.
+
+    It is 1 for identical boxes and has no limit below that holds for every running mean. The mean moves in training
+    steps alone, before it is used, by `momentum` towards the batch's, over all processes; it starts at 1. alpha 1.9 and
+    delta 3 are those of the authors' code for the paper's experiments (their later default is 1.7 and 2.7). `momentum`
+    is their code's; the paper takes one that forgets the start by the middle of a run.
+    """
+
+    def __init__(self, alpha: float = 1.9, delta: float = 3.0, momentum: float = 0.01) -> None:
+        self.alpha, self.delta, self.momentum = alpha, delta, momentum
+        self.mean = torch.ones(())
+
+    def __call__(self, pred: Tensor, target: Tensor, over_ranks: Callable[[Tensor], Tensor], training: bool) -> Tensor:
+        """Return the similarity (...) of boxes (..., 4); in `training` the running mean moves first."""
+        value = wiou_v1(pred, target)
+        with torch.no_grad():
+            loss = 1 - iou(pred, target)
+            if training:
+                self.move(loss, over_ranks)
+            outlying = loss / self.mean.to(loss).clamp(min=EPSILON)
+            weight = outlying / (self.delta * self.alpha ** (outlying - self.delta))
+        return 1 - weight * (1 - value)
+
+    def move(self, loss: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Move the running mean; a batch without boxes, or of values that are not finite, leaves it where it is."""
+        total, count = over_ranks(torch.stack([loss.sum(), loss.new_full((), loss.numel())]))
+        mean = self.mean.to(loss, non_blocking=True)
+        moved = (1 - self.momentum) * mean + self.momentum * total / count
+        self.mean = torch.where(moved.isfinite(), moved, mean)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the running mean."""
+        return {"mean": self.mean.cpu()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a running mean."""
+        self.mean = state["mean"].clone()
