@@ -5,11 +5,15 @@ import sys
 import types
 
 import pytest
+import torch
 
 from engine.export.formats import ncnn
 from engine.export.runtimes import open_backend
 from export import export
+from models.yolov3.build import build_network
+from models.yolov3.export_network import ExportNetwork
 from tests.lively import lively_checkpoint
+from utils.config.sources import model_config
 from utils.errors import CommandError, UserError
 
 PACKAGES = {"ncnn": ("pnnx", "ncnn"), "litert": ("litert_torch", "ai_edge_litert")}
@@ -63,6 +67,17 @@ def test_a_converter_that_fails_is_one_line(flags, tmp_path, monkeypatch):
 def test_what_they_cannot_be(changes, message, flags):
     with pytest.raises(UserError, match=message):
         export(**flags, **changes)
+
+
+@pytest.mark.parametrize("decode", ["bounded", "darknet"])
+def test_the_decode_has_no_power(decode):
+    """litert-torch cannot convert one, which is what torch.export makes of square()."""
+    model = model_config("yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64], "decode": decode})
+    network = ExportNetwork(build_network(model, 2), model, "decoded").eval()
+    program = torch.export.export(network, (torch.zeros(1, 3, 64, 64),)).run_decompositions()
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert any("sigmoid" in name for name in called)
+    assert not [name for name in called if ".pow" in name]
 
 
 def test_a_tflite_that_is_none(tmp_path):
