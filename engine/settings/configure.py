@@ -108,8 +108,8 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
     if hyper.box_loss not in family.box_losses:
         raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
     if hyper.assigner not in family.assigners:
-        others = " or ".join(family.assigners)
-        raise UserError(f"assigner {hyper.assigner}: YOLOv3's alone; expected {others} for {model.detector}")
+        others = ", ".join(family.assigners)
+        raise UserError(f"assigner {hyper.assigner}: not one of {model.detector}'s; expected one of {others}")
     if family.fits_anchors:
         return
     if hyper.box_gain_match == "iou":
