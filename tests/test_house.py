@@ -9,6 +9,7 @@ from tests.paths import ROOT
 
 FLOORS = [
     {"tests"},
+    {"docs"},
     {"tune"},
     {"studies", "benchmarks", "examples"},
     {"train", "convert", "detect", "export", "import_weights"},

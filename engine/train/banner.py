@@ -62,6 +62,7 @@ def banner(
         f"device {device}, {precision}, {torch.get_num_threads()} threads, {workers} loading processes; "
         "* marks what differs from the default",
         f"folder {printable(folder)}",
+        "words  what the lines below mean: docs/concepts/glossary.md",
     ]
     return "\n".join(lines)
 
@@ -77,6 +78,6 @@ def next_steps(folder: Path, config: Config) -> str:
             f"  look          {folder / 'results.png'} and {folder / 'val_batch0.jpg'}",
             f"  validate      python val.py --weights {best}",
             f"  another loss  python train.py --data {printable(config.run.data)}{cfg} --loss {other}",
-            "  own data      python train.py --data path/to/data.yaml   (README: Train on your own data)",
+            "  own photos    python train.py --data path/to/them   (README: Train on your own photos)",
         ]
     )
