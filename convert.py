@@ -9,7 +9,7 @@ python convert.py detections runs/detect/exp/detections.json corrected --to voc
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,14 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
     parser.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
     if ways:
         parser.add_argument(
+            "--val",
+            type=float,
+            default=0.0,
+            metavar="X",
+            help="share of the training photos that becomes val: .2",
+        )
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="which photos --val takes")
+        parser.add_argument(
             "--images", choices=ways, default="link", help="how the photos come: as hard links, as copies, ..."
         )
 
@@ -107,6 +115,7 @@ def _run_voc(options: argparse.Namespace) -> None:
         pixel_origin=options.pixel_origin,
         exist_ok=options.exist_ok,
         to=options.to,
+        change=_held_out(options),
     )
     _report(options, found, "train.py")
 
@@ -123,6 +132,7 @@ def _run_coco(options: argparse.Namespace) -> None:
         exist_ok=options.exist_ok,
         subset=options.subset,
         to=options.to,
+        change=_held_out(options),
     )
     _report(options, found, "train.py")
 
@@ -151,8 +161,20 @@ def _run_detections(options: argparse.Namespace) -> None:
         images=options.images,
         exist_ok=options.exist_ok,
         to=options.to,
+        change=_held_out(options),
     )
     _report(options, found, "train.py")
+
+
+def _held_out(options: argparse.Namespace) -> "Callable[[AnnotationSet], AnnotationSet] | None":
+    """Choose what is done between reading and writing: with --val, a share of train becomes val."""
+    if not options.val:
+        return None
+    if not 0 < options.val < 1:
+        raise UserError(f"--val {options.val:g}: expected a share of the training photos, above 0 and below 1")
+    from data.open.hold_out import with_held_out
+
+    return lambda found: with_held_out(found, options.val, options.seed)
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -25,7 +25,7 @@ import onnx
 import torch
 
 from engine.export.backend import candidates_of_decoded
-from engine.export.formats.onnx import silent_onnxruntime
+from engine.export.silent_imports import silent_onnxruntime
 from export import export
 from models.postprocess import Postprocess
 from models.yolov3.build import build_network

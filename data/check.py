@@ -17,7 +17,7 @@ from utils.config.flags import Parser
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
-    from data.labels.doctor import Checkup
+    from data.labels.doctor import Checkup, Settings
 
 SHOWN = 3
 SAMPLE = 500  # photos of each split that are decoded unless all are asked for
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"train.py: {POLICIES[options.bad_labels]} (--bad-labels); malformed lines and wrong class ids stop it")
 
 
-def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":  # noqa: F821 - imported below
+def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":
     """Image size, and the anchors of a model YAML."""
     from data.labels.doctor import Settings
     from utils.config.sources import model_config

@@ -10,13 +10,24 @@ from typing import Any
 from data.photo_files import IMAGE_SUFFIXES, exists, photos_below, photos_of_list
 from utils.config.yaml_file import kind_of, read_mapping
 from utils.errors import UserError, nearest, printable
+from utils.regular_file import require_regular
 
 DIGITS = re.compile("0|[1-9][0-9]{0,5}")
 BUILT_IN = Path(__file__).resolve().parent
 SPLITS = ("train", "val", "test")
-KEYS = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
+KEYS: tuple[str, ...] = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
 KEYS += ("kpt_shape", "task")
-WITHOUT_MEANING = ("author", "channels", "date", "description", "download", "flip_idx", "license", "links", "minival")
+WITHOUT_MEANING: tuple[str, ...] = (
+    "author",
+    "channels",
+    "date",
+    "description",
+    "download",
+    "flip_idx",
+    "license",
+    "links",
+    "minival",
+)
 WITHOUT_MEANING += ("roboflow", "version")
 
 
@@ -187,7 +198,7 @@ def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ..
 def _read_names_file(file: Path, path: Path) -> list[str]:
     """The lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
     try:
-        return file.read_text("utf-8-sig").rstrip().splitlines()
+        return require_regular(file).read_text("utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "cannot be read as text"
         raise _wrong(path, f"names: {reason}: {printable(file)} (a class name a line; convert.py writes it)") from None

@@ -54,7 +54,7 @@ class Sample(NamedTuple):
     image: Tensor | Recipe
     boxes: Tensor
     labels: Tensor
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
     letterbox: Letterbox | None
 
 
@@ -115,9 +115,10 @@ class DetectionDataset(Dataset):
         images = None if self._on_device else np.empty((len(keys), *size, 3), np.uint8)
         places = [(key[0], key[1]) if isinstance(key, tuple) else (0, key) for key in keys]
         if self.augmentation is None:
-            samples = [self._letterboxed(row, image) for (_, row), image in zip(places, images, strict=True)]
-            return Samples(samples, images)
-        samples = []
+            assert images is not None  # recipes are a training's
+            shown = [self._letterboxed(row, image) for (_, row), image in zip(places, images, strict=True)]
+            return Samples(shown, images)
+        samples: list[Sample] = []
         for first in range(0, len(keys), TOGETHER):
             rows, drafts = zip(*(self._draft(*place, size) for place in places[first : first + TOGETHER]), strict=True)
             for row, drawn in zip(rows, develop(drafts), strict=True):
@@ -143,7 +144,9 @@ class DetectionDataset(Dataset):
         letterbox = self._fit(row)
         boxes, labels = self.index.of(row)
         try:
-            image = letterbox.pad(self._photo(row), image)
+            photo = self._photo(row)
+            assert isinstance(photo, np.ndarray)  # those that stay on a device are a training's
+            image = letterbox.pad(photo, image)
         except ImageError:
             # Its truths still count, or a broken photo would make the result look better.
             image = letterbox.pad(np.empty((0, 0, 3), np.uint8), image)
@@ -152,10 +155,12 @@ class DetectionDataset(Dataset):
     def _draft(self, epoch: int, row: int, size: tuple[int, int]) -> tuple[int, Draft]:
         """What is drawn for the image of a row, whose photo may have been replaced by another row's, and that row."""
         settings = self.augmentation
+        assert settings is not None
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
         closed = settings.close_mosaic_from is not None and epoch >= settings.close_mosaic_from
         row, first = self._read(row, rng)
         share = 1.0
+        drawn: tuple[Composition, ...]
         if closed or rng.random() >= settings.mosaic:
             drawn = (draw_single(first, size, settings, rng),)
         else:
@@ -167,6 +172,7 @@ class DetectionDataset(Dataset):
         return row, Draft(drawn, share, draw_gains(settings, rng))
 
     def _mosaic(self, first: Labelled, partners: np.ndarray, rng: Generator) -> Composition:
+        assert self.augmentation is not None
         others = [self._read(row, rng)[1] for row in partners[rng.integers(len(partners), size=3)].tolist()]
         parts = [first, *others]
         parts = [parts[place] for place in rng.permutation(4)]
@@ -266,7 +272,6 @@ def _stored_bytes(index: LabelIndex, image_size: tuple[int, int], first: np.ndar
 
 
 def _sample(labelled: Labelled, row: int, letterbox: Letterbox | None) -> Sample:
-    image, *truths = labelled
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image).permute(2, 0, 1)
-    return Sample(image, *map(torch.from_numpy, truths), row, letterbox)
+    image, boxes, labels = labelled
+    pixels = torch.from_numpy(image).permute(2, 0, 1) if isinstance(image, np.ndarray) else image
+    return Sample(pixels, torch.from_numpy(boxes), torch.from_numpy(labels), row, letterbox)

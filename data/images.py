@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from data.photo_files import UNREAD_SUFFIXES
 from utils.errors import printable
+from utils.regular_file import require_regular
 
 FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"]
 # What OpenCV does not read, or not always: by the first bytes.
@@ -55,7 +56,7 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
     Deep photos (`read_deep`) are scaled by the bits that they use. ImageError if it cannot be decoded.
     """
     try:
-        with Path(path).open("rb", buffering=0) as file:
+        with require_regular(path).open("rb", buffering=0) as file:
             data = file.readall()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
@@ -79,7 +80,7 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
 def used_bits(path: str | os.PathLike) -> int:
     """Decode a photo, and say how many bits its values use: 8, or of a deep one up to 32, or FLOATS."""
     try:
-        data = Path(path).read_bytes()
+        data = require_regular(path).read_bytes()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
     if _may_be_deep(data):
@@ -98,7 +99,7 @@ def _may_be_deep(data: bytes) -> bool:
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-            bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+            bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
             return max(bits if isinstance(bits, tuple) else (bits,)) > 8
     except (OSError, ValueError, TypeError, SyntaxError, struct.error, Image.DecompressionBombError):
         return True  # Pillow does not know all of TIFF
@@ -196,6 +197,8 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
     """Read the stored (h, w) and the orientation, 1 to 8, that is still to be applied to the decoder's output."""
     try:
+        if isinstance(source, Path):
+            require_regular(source)
         with Image.open(source, formats=FORMATS) as image:
             if not image.height or not image.width:
                 raise ImageError(path, "has no pixels")
@@ -229,7 +232,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
         marker = int.from_bytes(data[place + 1 : place + 2], "big")
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == START_OF_SCAN:
-            return 0 < pixels < Image.MAX_IMAGE_PIXELS
+            return 0 < pixels < (Image.MAX_IMAGE_PIXELS or math.inf)
         if (marker == APP1 and data.startswith(b"Exif", place + 4)) or length < 2:
             return False
         if marker in START_OF_FRAME:

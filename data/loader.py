@@ -1,10 +1,11 @@
 """Batches of samples, the same for any number of worker processes."""
 
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
 
     images: Tensor | Recipes
     targets: Targets
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     letterboxes: list[Letterbox | None]
 
 
@@ -56,7 +57,7 @@ class EpochSampler(Sampler):
         missing = 0 if self.shuffle else self.rank
         return max(-(-(self.n - missing) // self.world_size), 0)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple]:
         order = epoch_order(self.n, self.seed, self.epoch).tolist() if self.shuffle else range(self.n)
         for place in range(len(self)):
             yield self.epoch, order[(self.rank + place * self.world_size) % self.n]
@@ -77,7 +78,7 @@ class RectSampler(EpochSampler):
         self.batches = np.split(order, range(batch_size, len(order), batch_size))
         self.sizes = [tuple((-(-sizes[rows].max(0) // stride) * stride).tolist()) for rows in self.batches]
 
-    def __iter__(self) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    def __iter__(self) -> Iterator[tuple]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.batches), generator=generator).tolist()
         short = len(self.batches) - 1
@@ -91,17 +92,15 @@ class RectSampler(EpochSampler):
 def collate(group: Samples) -> Batch:
     """The samples of a batch as one; their truths become one flat list."""
     images, boxes, labels, index, letterboxes = zip(*group.samples, strict=True)
-    if group.images is None:
-        stacked = Recipes.stack(list(images))
-    else:
-        stacked = torch.from_numpy(group.images).permute(0, 3, 1, 2)
+    whole = None if group.images is None else torch.from_numpy(group.images).permute(0, 3, 1, 2)
+    stacked = Recipes.stack(list(images)) if whole is None else whole
     return Batch(stacked, Targets.stack(list(boxes), list(labels)), torch.tensor(index), list(letterboxes))
 
 
 class PatientLoader(DataLoader):
     """A DataLoader that names a killed loading process even when the connection to it broke before the signal came."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Any:
         try:
             yield from super().__iter__()
         except (EOFError, ConnectionError):
@@ -136,7 +135,7 @@ def build_loader(
         batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=cast("Callable[[list[Any]], Any]", collate),  # a list, by its __getitems__
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
@@ -152,6 +151,10 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     sys.excepthook = _told_by_the_trainer
+    # Ctrl-C and a closed terminal reach all processes at once: the training process decides what becomes of these.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _told_by_the_trainer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png", ".tif", ".tiff")
-IMAGE_SUFFIXES += (".webp",)
+IMAGE_SUFFIXES: tuple[str, ...] = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".png")
+IMAGE_SUFFIXES += (".tif", ".tiff", ".webp")
 # Photos too: they are listed, and those that cannot be read here are named, with what would read them.
 HEIF_SUFFIXES = (".heic", ".heif")
 UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2")
@@ -56,7 +57,7 @@ def photos_of_list(source: Path) -> Iterator[Path]:
     `data/images/a.jpg` (CVAT), `C:\\set\\images\\a.jpg` or `/content/set/images/a.jpg`, what stands before is left out.
     """
     try:
-        lines = source.read_text("utf-8-sig").split("\n")
+        lines = require_regular(source).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = f"cannot be read as a UTF-8 list of images: {printable(error)}"
         raise UserError(f"{printable(source)}: {reason}") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from data.data_yaml import DataSpec, label_paths, list_images
 from data.labels.index import LabelIndex, load_labels
@@ -24,7 +25,7 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_la
     )
 
 
-def fingerprint(index: LabelIndex) -> dict[str, int | str]:
+def fingerprint(index: LabelIndex) -> dict[str, Any]:
     """What tells whether a split is still the same: its counts, and a hash of file names, sizes, boxes and labels."""
     digest = hashlib.sha256("\n".join(Path(image).name for image in index.images).encode("utf-8", "surrogateescape"))
     for part in (index.sizes, index.starts, index.boxes, index.labels):

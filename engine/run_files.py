@@ -1,21 +1,22 @@
 """What a run leaves in its folder, besides its weights: config, environment, numbers, pictures."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 
 from data.labels.index import LabelIndex
 from data.loader import Batch
 from data.split import fingerprint
+from engine.event_file import EventFile
 from utils.config.knobs import Config
 from utils.drawing.draw import draw_boxes, image_grid, write_image
 from utils.drawing.plots import plot_confusion_matrix, plot_f1, plot_labels, plot_precision_recall, plot_results
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.metrics.coco_metrics import Metrics
 from utils.progress import clock
 from utils.run_folder import ResultsCsv, write_atomically, write_csv, write_env, write_json
@@ -38,9 +39,15 @@ def picture(path: Path, images: list[np.ndarray]) -> None:
     write_image(path, image_grid(images, columns=4))
 
 
+def pixels_of(batch: Batch) -> np.ndarray:
+    """Return the first images (N, H, W, 3) uint8 of a batch, as many as a picture shows."""
+    assert isinstance(batch.images, Tensor)  # recipes have been painted already
+    return batch.images[:PER_PICTURE].permute(0, 2, 3, 1).cpu().numpy()
+
+
 def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
     """The images of a batch with their truths drawn."""
-    images, targets = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).cpu().numpy(), batch.targets
+    images, targets = pixels_of(batch), batch.targets
     own = [targets.image == row for row in range(len(images))]
     return [
         draw_boxes(image, targets.boxes[rows].numpy(), targets.labels[rows].numpy(), names)
@@ -51,7 +58,7 @@ def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
 def with_detections(batch: Batch, detections: list[dict], names: tuple[str, ...]) -> list[np.ndarray]:
     """The images of a batch with the detections drawn whose score is at least .25."""
     drawn = []
-    images = batch.images[:PER_PICTURE].permute(0, 2, 3, 1).numpy()
+    images = pixels_of(batch)
     for image, found in zip(images, detections, strict=False):
         boxes, scores, labels = (found[part].float().cpu().numpy() for part in ("boxes", "scores", "labels"))
         shown = scores >= SHOWN_SCORE
@@ -60,8 +67,10 @@ def with_detections(batch: Batch, detections: list[dict], names: tuple[str, ...]
 
 
 def write_evaluation(folder: Path, metrics: Metrics, plots: bool, protocol: str) -> None:
-    """metrics.json, metrics.csv, and the curves and confusion matrix at the same operating point."""
-    write_json(folder / "metrics.json", {**metrics.to_json(), "protocol": protocol})
+    """Write metrics.csv, the curves and confusion matrix at the same operating point, and metrics.json.
+
+    metrics.json comes last: who finds it takes the run for complete.
+    """
     write_csv(folder / "metrics.csv", metrics.rows())
     if plots:
         for name, plot in (
@@ -70,10 +79,50 @@ def write_evaluation(folder: Path, metrics: Metrics, plots: bool, protocol: str)
             ("confusion_matrix.png", plot_confusion_matrix),
         ):
             attempt(name, plot, metrics, folder / name)
+    write_json(folder / "metrics.json", {**metrics.to_json(), "protocol": protocol})
+
+
+def taken_up(path: Path, start_epoch: int, rows: Sequence[Mapping[str, object]] | None) -> ResultsCsv:
+    """results.csv up to where a run starts or goes on; one that is damaged, and no checkpoint knows, is put aside."""
+    try:
+        results = ResultsCsv(path, rows)
+    except UserError as error:
+        aside = path.with_suffix(".damaged.csv")
+        path.replace(aside)
+        print(f"warning: {error}; put aside as {printable(aside.name)}, begun anew", file=sys.stderr)
+        results = ResultsCsv(path)
+    results.truncate_to(start_epoch + 1)
+    return results
+
+
+class Board:
+    """TensorBoard's file, which must not cost the run: its first failure is said, then it is left alone."""
+
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        self.file: EventFile | None = None
+        attempt("TensorBoard's file", self._open, folder, first_epoch)
+
+    def _open(self, folder: Path, first_epoch: int) -> None:
+        self.file = EventFile(folder, first_epoch)
+
+    def add(self, scalars: Mapping[str, float], epoch: int) -> None:
+        """Write an epoch's values."""
+        file, self.file = self.file, None
+        if file is not None:
+            attempt("TensorBoard's file", self._add, file, scalars, epoch)
+
+    def _add(self, file: EventFile, scalars: Mapping[str, float], epoch: int) -> None:
+        file.add(scalars, epoch)
+        self.file = file
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            attempt("TensorBoard's file", self.file.close)
 
 
 class Records:
-    """The records of a training run."""
+    """The records of a training run; `rows` are those of results.csv that its checkpoint holds."""
 
     def __init__(
         self,
@@ -83,12 +132,12 @@ class Records:
         start_epoch: int,
         protocol: str,
         cpu_kernels: Sequence[str] = (),
-    ):
+        rows: Sequence[Mapping[str, object]] | None = None,
+    ) -> None:
         self.folder, self.config, self.protocol = folder, config, protocol
-        self.results = ResultsCsv(folder / "results.csv")
-        self.results.truncate_to(start_epoch + 1)
+        self.results = taken_up(folder / "results.csv", start_epoch, rows)
         self.seconds = float(self.results.rows[-1]["seconds"]) if self.results.rows else 0.0
-        self.board = SummaryWriter(str(folder), purge_step=start_epoch + 1)
+        self.board = Board(folder, start_epoch + 1)
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=110)
         write_atomically(folder / "config.yaml", text)
         facts = {"training_data": fingerprint(index), "cpu_kernels": list(cpu_kernels)}
@@ -107,16 +156,24 @@ class Records:
         if number < PICTURES and self.config.run.plots:
             write_val_batch(self.folder, number, batch, detections, self.config.names)
 
-    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> None:
-        """Adds an epoch to results.csv, TensorBoard and the terminal."""
+    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> str:
+        """Add an epoch to results.csv and TensorBoard; return its line for the terminal."""
         values = {"epoch": epoch + 1, "seconds": self.seconds + seconds, **row, **metrics.overall}
+        # Of an end that this run, extended, has left behind: they would be taken for those of what is trained now.
+        for name in ("metrics.json", "metrics.csv"):
+            (self.folder / name).unlink(missing_ok=True)
         self.results.append(values)
-        for name, value in values.items():
-            if name != "epoch" and value is not None:
-                kind = "metrics" if name in metrics.overall else "train"
-                self.board.add_scalar(f"{kind}/{name}", value, epoch + 1)
-        self.board.flush()
-        print(self.line(epoch, values), flush=True)
+        scalars = {
+            f"{'metrics' if name in metrics.overall else 'train'}/{name}": value
+            for name, value in values.items()
+            if name != "epoch" and value is not None
+        }
+        self.board.add(scalars, epoch + 1)
+        return self.line(epoch, values)
+
+    def rows(self) -> list[dict[str, float | int | None]]:
+        """The rows of results.csv, for the checkpoint."""
+        return self.results.plain()
 
     def line(self, epoch: int, values: dict[str, Any]) -> str:
         """The epoch in one line."""
@@ -152,8 +209,13 @@ class NoRecords(Records):
     def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
         """Nothing."""
 
-    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> None:
+    def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> str:
         """Nothing."""
+        return ""
+
+    def rows(self) -> list[dict[str, float | int | None]]:
+        """Nothing."""
+        return []
 
     def finish(self, metrics: Metrics) -> None:
         """Nothing."""

@@ -14,6 +14,10 @@ from models.postprocess import Postprocess
 class AnyDetector(nn.Module):
     """A network with its loss and its postprocessing; a family says how they are put together."""
 
+    network: Any
+    loss: Any
+    postprocess: Postprocess
+
     def __init__(self, network: nn.Module, loss: Callable[..., dict[str, Tensor]], postprocess: Postprocess):
         super().__init__()
         self.network, self.loss, self.postprocess = network, loss, postprocess

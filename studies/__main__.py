@@ -25,7 +25,7 @@ STUDIES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: exit code 0 when done, 2 for wrong input."""
+    """Run the command: exit code 0 when done, 2 for wrong input."""
     parser = Parser(prog="python -m studies", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="STUDY", help=f"of {' '.join(STUDIES)} (default: all)")
     add_knobs(parser, StudyConfig, {})

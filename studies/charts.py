@@ -40,12 +40,12 @@ NAMES = {
 
 
 def new_figure(width: float = 9.0, height: float = 4.2) -> Figure:
-    """An empty figure (inches) that is readable at the width of a README."""
+    """Make an empty figure (inches) that is readable at the width of a README."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Title, axis labels and a light grid."""
+    """Add title, axis labels and a light grid."""
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -54,21 +54,21 @@ def finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, making its folder."""
+    """Write a PNG, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     print(f"wrote {path}")
 
 
 def save_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Writes a CSV, making its folder."""
+    """Write a CSV, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, rows)
     print(f"wrote {path}")
 
 
 def markdown(rows: Sequence[Mapping[str, object]], digits: int = 3) -> str:
-    """Rows of the same columns as a Markdown table; floats with `digits` digits, `-` for None."""
+    """Write rows of the same columns as a Markdown table; floats with `digits` digits, `-` for None."""
 
     def cell(value: object) -> str:
         if value is None or value != value:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from engine.settings.configure import plan_run
 from studies.comparison.recipe import OWN_FLAGS, recipe_of
 from studies.trials.installed import check_optuna
+from studies.trials.jobs import one_at_a_time
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import CompareConfig
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...]]:
-    """The comparison's own flags, and the arguments for train.py; UserError for a wrong one."""
+    """Read the comparison's own flags, and the arguments for train.py; UserError for a wrong one."""
     parser = Parser(prog="python -m studies.compare", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, CompareConfig, {})
     own, others = parser.parse_known_args(arguments)
@@ -39,7 +40,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, 
 
 
 def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
-    """The command line that means these flags and would go on with the comparison; the storage is nobody's business."""
+    """Return the command line that would go on with the comparison; the storage is nobody's business."""
     parts = ["python", "-m", "studies.compare"]
     for field in fields(config):
         value = getattr(config, field.name)
@@ -50,7 +51,7 @@ def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
 
 
 def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
-    """Runs what is missing and writes the report into the comparison's folder; returns the Markdown file.
+    """Run what is missing and write the report into the comparison's folder; return the Markdown file.
 
     CommandError after the report where runs failed.
     """
@@ -78,14 +79,15 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
             make_missing(runs, before.lack, config)
         except CommandError as error:
             failure = error
-    path = write_report(runs, recipe, into, command)
+    with one_at_a_time(into / "report.lock"):
+        path = write_report(runs, recipe, into, command)
     if failure:
         raise failure
     return path
 
 
 def make_missing(runs: "Sequence[Run]", lacking: "Callable[[Run], bool]", config: CompareConfig) -> None:
-    """Makes the runs that are lacking, with all other workers of this comparison; CommandError where some failed."""
+    """Make the runs that are lacking, with all other workers of this comparison; CommandError where some failed."""
     if not any(lacking(run) for run in runs):
         return
     check_optuna()
@@ -95,7 +97,7 @@ def make_missing(runs: "Sequence[Run]", lacking: "Callable[[Run], bool]", config
 
 
 def main() -> int:
-    """The command: exit code 0 when done, 1 when runs failed, 2 for wrong input."""
+    """Run the command: exit code 0 when done, 1 when runs failed, 2 for wrong input."""
     config, shared = parse_flags()
     compare(config, shared, command_of(config, shared))
     return 0

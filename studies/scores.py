@@ -17,14 +17,14 @@ from utils.errors import UserError, run_command
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> ScoresConfig:
-    """The command's flags; UserError for a wrong one."""
+    """Read the command's flags; UserError for a wrong one."""
     parser = Parser(prog="python -m studies.scores", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, ScoresConfig, {})
     return parsed(ScoresConfig, vars(parser.parse_args(arguments)))
 
 
 def score_rows(folder: Path) -> Iterator[dict]:
-    """A row for every metrics.json in a folder and below, sorted by path; UserError where there is none, or another."""
+    """Yield a row for every metrics.json in a folder and below; UserError where there is none, or another file."""
     paths = sorted(folder.rglob("metrics.json"))
     if not paths:
         raise UserError(f"{folder}: expected a folder with metrics.json of train.py or val.py in it or below")
@@ -38,12 +38,12 @@ def score_rows(folder: Path) -> Iterator[dict]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a JSON value is a number."""
+    """Say whether a JSON value is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def write_scores(config: ScoresConfig) -> Path:
-    """Writes the rows of all folders; a measure that one lacks is empty there."""
+    """Write the rows of all folders; a measure that one lacks is empty there."""
     rows = [row for folder in config.runs for row in score_rows(Path(folder))]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     save_rows([{name: row.get(name) for name in columns} for row in rows], Path(config.into))
@@ -51,7 +51,7 @@ def write_scores(config: ScoresConfig) -> Path:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     write_scores(parse_flags())
     return 0
 

@@ -161,10 +161,12 @@ def test_a_video(tmp_path, found):
     folder, said = found(source, save_csv=True, save_txt=True, vid_stride=2)
     video = cv2.VideoCapture(str(folder / "clip.mp4"))
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FRAME_WIDTH)) == (3, WIDTH)
-    assert [line.split(":")[0] for line in said.out.splitlines()[:-1]] == [f"clip.mp4 frame {n}" for n in (1, 2, 3)]
-    assert sorted(path.name for path in (folder / "labels").iterdir()) == [f"clip_00000{n}.txt" for n in (1, 2, 3)]
+    assert video.get(cv2.CAP_PROP_FPS) == 2.5, "it lasts as long as the source, of which it holds every other frame"
+    # Numbered as the source numbers them.
+    assert [line.split(":")[0] for line in said.out.splitlines()[:-1]] == [f"clip.mp4 frame {n}" for n in (2, 4, 6)]
+    assert sorted(path.name for path in (folder / "labels").iterdir()) == [f"clip_00000{n}.txt" for n in (2, 4, 6)]
     with (folder / "detections.csv").open(encoding="utf-8", newline="") as file:
-        assert {row["frame"] for row in csv.DictReader(file)} == {"1", "2", "3"}
+        assert {row["frame"] for row in csv.DictReader(file)} == {"2", "4", "6"}
 
 
 def test_broken_videos_do_not_end_a_folder(photos, found):

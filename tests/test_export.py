@@ -280,7 +280,7 @@ def test_mistakes(flags, message, best, tmp_path):
 )
 def test_a_package_that_is_not_installed_is_named(package, fmt, best, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "engine.export.onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.export.graph.onnx_graph", raising=False)
     flags = {"weights": str(best["tiny"]), "output": str(tmp_path / "e")}
     with pytest.raises(UserError, match=f"pip install {package.partition('.')[0]}"):
         export(**flags, format=[fmt])

@@ -9,6 +9,8 @@ from tests.paths import ROOT
 
 FLOORS = [
     {"tests"},
+    {"docs"},
+    {"tune"},
     {"studies", "benchmarks", "examples"},
     {"train", "convert", "detect", "export", "import_weights"},
     {"val"},
@@ -47,6 +49,7 @@ ROOMS = {
         {"export"},
         {"settings"},
         {"batches", "failures", "resources", "run_files"},
+        {"event_file", "run_lock"},
     ],
     "models": [
         {"weights"},
@@ -70,6 +73,7 @@ ROOMS = {
         {"metrics"},
         {"config", "checkpoint", "device", "distributed", "letterbox", "optim", "progress", "run_folder"},
         {"checksum", "errors", "hardware", "ultralytics_only"},
+        {"regular_file"},
     ],
     "alignyolo": [
         {"torchvision", "ultralytics"},

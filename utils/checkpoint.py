@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None 
         # A new file, with the rights that the umask leaves: colleagues may read it like the rest of the folder.
         with temporary.open("x+b") as file:
             whole = {"format": FORMAT, "version": VERSION, **contents}
-            write_sealed(file, lambda summed: torch.save(whole, summed))
+            write_sealed(file, lambda summed: torch.save(whole, cast("IO[bytes]", summed)))
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -62,8 +62,9 @@ def save_checkpoint(path: Path, contents: dict[str, Any], previous: Path | None 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder; only while nobody else writes there."""
-    for path in (*folder.glob(".*.pt.????????"), *folder.glob("*.tmp")):
-        path.unlink(missing_ok=True)
+    for pattern in (".*.pt.????????", "*.csv.tmp", "*.json.tmp", "*.yaml.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def tensors(contents: Any) -> Iterator[torch.Tensor]:

@@ -1,11 +1,16 @@
 """Errors that end a command with one clear line on stderr and an exit code, never a traceback."""
 
+import contextlib
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 
 
 class CommandError(Exception):
@@ -54,16 +59,33 @@ def printable(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+def leave_output() -> None:
+    """Send what is still to be printed nowhere: flushed at the end, it would be refused once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command's main and exits with its code; a CommandError becomes one line on stderr and its exit code.
 
-    So does what the system refuses: a full disk, a folder that cannot be written to.
+    So does what the system refuses: a full disk, a folder that cannot be written to, a pipe that nobody reads.
     """
     try:
-        sys.exit(main() or 0)
+        code = main() or 0
+        sys.stdout.flush()  # here, where a closed pipe is told like other refusals
+        sys.exit(code)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        leave_output()
+        with contextlib.suppress(OSError):
+            print(
+                "error: nobody reads the output any more (a closed pipe): stopped; what is saved is whole",
+                file=sys.stderr,
+            )
+        sys.exit(CommandError.exit_code)
     except OSError as error:
         if error.errno not in REFUSALS:
             raise

@@ -34,7 +34,7 @@ def build_optimizer(kind: str, network: nn.Module, lr: float, momentum: float, d
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
     if momentum > 0:
         # torch makes these at the first step, without values if it is the one to skip.
-        for parameter in (each for group in groups for each in group["params"]):
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 

@@ -8,11 +8,13 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError, printable
 
@@ -33,22 +35,26 @@ def new_run_folder(project: Path, name: str, exist_ok: bool) -> Path:
             first.mkdir(parents=True, exist_ok=True)
             return first
         first.parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            folder = first if number == 1 else first.with_name(f"{first.name}{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
+        numbered = (first if number == 1 else first.with_name(f"{first.name}{number}") for number in itertools.count(1))
+        return next(folder for folder in numbered if _made(folder))
     except (OSError, ValueError) as error:
         raise UserError(f"{printable(first.absolute())}: cannot make this run folder ({printable(error)})") from None
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder and return True, or False where it is there already; OSError where it cannot be made."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a UTF-8 text file as a whole: a crash leaves the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(encoded(text))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -56,7 +62,25 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: object) -> None:
     """Writes plain types as JSON; ValueError for NaN, which JSON does not know."""
-    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json_text(document, indent=2, allow_nan=False) + "\n")
+
+
+def encoded(text: str) -> bytes:
+    """Text as UTF-8; file names of another encoding, as old archives hold them, as the bytes that they are on disk."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON can spell it
+        return text.encode("utf-8", "backslashreplace")
+
+
+def json_text(document: object, **layout: Any) -> str:
+    """JSON with letters of all scripts as they are; spelt in ASCII where a name in it is no UTF-8."""
+    text = json.dumps(document, ensure_ascii=False, **layout)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, **layout)
+    return text
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -81,15 +105,48 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _epochs(path: Path) -> list[dict]:
+    """The rows of a results.csv as text; UserError for a damaged one."""
+    rows = read_csv(path)
+    if rows and not all(row.get("epoch", "").isdigit() for row in rows):
+        raise UserError(f"{printable(path)}:1: expected a column named epoch with whole numbers")
+    return rows
+
+
 class ResultsCsv:
     """results.csv, one row per epoch under a header that the first row fixes; every change replaces the whole file."""
 
-    def __init__(self, path: Path):
-        """Takes up the rows of an existing file, for a run that is resumed."""
+    def __init__(self, path: Path, known: Sequence[Mapping[str, object]] | None = None):
+        """Take up the rows of a run that is resumed: those `known` from its checkpoint, else those of the file.
+
+        A file that lacks a known row, or tells another, is written anew, and a line says so. UserError for a damaged
+        file whose rows nothing else knows.
+        """
         self.path = path
-        self.rows: list[dict] = list(read_csv(path)) if path.exists() else []
-        if self.rows and "epoch" not in self.rows[0]:
-            raise UserError(f"{printable(path)}:1: expected a column named epoch")
+        if known is None:
+            self.rows: list[dict] = _epochs(path) if path.exists() else []
+            return
+        self.rows = [dict(row) for row in known]
+        lost = self._lost()
+        if lost:
+            print(f"warning: {printable(path)}: {lost}; written anew from the checkpoint", file=sys.stderr)
+            write_csv(self.path, self.rows)
+
+    def _lost(self) -> str:
+        """Say why the file does not hold the rows; empty where it does, also if it holds more."""
+        if not self.rows:
+            return ""
+        try:
+            found = _epochs(self.path)
+        except UserError as error:
+            return str(error).removeprefix(f"{printable(self.path)}").lstrip(": ")
+        expected = [{key: str(_cell(value)) for key, value in row.items()} for row in self.rows]
+        same = sum(first == second for first, second in zip(found, expected, strict=False))
+        return "" if same == len(expected) else f"{len(expected) - same} of {len(expected)} rows are lost or changed"
+
+    def plain(self) -> list[dict[str, float | int | None]]:
+        """The rows as a checkpoint holds them: plain numbers, None for an empty cell."""
+        return [{key: _number(value) for key, value in row.items()} for row in self.rows]
 
     def append(self, row: Mapping[str, object]) -> None:
         """Adds an epoch; ValueError when its columns, among them `epoch`, are not those of the rows before."""
@@ -168,6 +225,15 @@ def git_revision(folder: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _number(value: object) -> float | int | None:
+    """A cell, or what is to become one, as a plain number."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, Integral) or (isinstance(value, str) and value.lstrip("-").isdigit()):
+        return int(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _cell(value: object) -> object:

@@ -1,16 +1,22 @@
 """The only module that imports ultralytics: offline, silent, without telemetry or traces in the process."""
 
+import importlib
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import _tensor_str
+
+from utils.regular_file import require_regular
 
 # Removed by its finaliser when the process ends; ultralytics writes its settings file here instead of into HOME.
 _settings_folder = tempfile.TemporaryDirectory(prefix="alignyolo-", ignore_cleanup_errors=True)
@@ -21,14 +27,20 @@ _OFFLINE = {
     "YOLO_VERBOSE": "0",
     "YOLO_CONFIG_DIR": _settings_folder.name,
 }
+_parts: dict[tuple[str, str], Any] = {}
+_importing = threading.Lock()
 # With these set, importing waits at a barrier for the other ranks, which may never import it.
 _DISTRIBUTED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
 @contextmanager
 def _process_state_kept() -> Iterator[None]:
-    """Restores what importing ultralytics changes: environment, warnings, print options, threads and functions."""
+    """Restore what importing ultralytics changes: environment, warnings, print options, threads and functions.
+
+    At an import only, once each: other threads of the process share all of that.
+    """
     environment, numpy_options, cv2_threads = dict(os.environ), np.get_printoptions(), cv2.getNumThreads()
+    torch_options = dict(vars(_tensor_str.PRINT_OPTS))
     functions = [(torch, "save"), (Image, "open"), (cv2, "imread"), (cv2, "imwrite"), (cv2, "imshow")]
     originals = [getattr(module, name) for module, name in functions]
     try:
@@ -39,9 +51,13 @@ def _process_state_kept() -> Iterator[None]:
             setattr(module, name, original)
         cv2.setNumThreads(cv2_threads)
         np.set_printoptions(**numpy_options)
-        torch.set_printoptions(profile="default")
-        os.environ.clear()
-        os.environ.update(environment)
+        vars(_tensor_str.PRINT_OPTS).update(torch_options)
+        # One by one: emptied and filled again, it would lack for a moment what another thread asks for.
+        for name in {*environment, *os.environ}:
+            if name not in environment:
+                os.environ.pop(name, None)
+            elif os.environ.get(name) != environment[name]:
+                os.environ[name] = environment[name]
 
 
 os.environ.update(_OFFLINE)
@@ -53,18 +69,28 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "stream_loader"]
+__all__ = ["ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "results_class", "stream_loader"]
+
+
+def _part(module: str, name: str) -> Any:
+    """A part of ultralytics, imported once."""
+    if (module, name) not in _parts:
+        with _importing, _process_state_kept():
+            _parts[module, name] = getattr(importlib.import_module(module), name)
+    return _parts[module, name]
 
 
 def result(
     image: np.ndarray, path: str, names: dict[int, str], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
-) -> "Results":  # noqa: F821 - imported below
+) -> Any:
     """An ultralytics Results of one BGR image (h, w, 3) with boxes (N, 4) xyxy pixels, scores (N,) and labels (N,)."""
-    with _process_state_kept():
-        from ultralytics.engine.results import Results
-
     rows = torch.cat([boxes.float(), scores[:, None].float(), labels[:, None].float()], dim=1)
-    return Results(image, path=path, names=names, boxes=rows)
+    return results_class()(image, path=path, names=names, boxes=rows)
+
+
+def results_class() -> type:
+    """The class of `result`; imported once, by the first thread that asks."""
+    return _part("ultralytics.engine.results", "Results")
 
 
 @contextmanager
@@ -80,30 +106,31 @@ def _opencv_silent() -> Iterator[None]:
             os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)
 
 
-def file_loader(source: str | list[str], vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+def file_loader(source: str | list[str], vid_stride: int) -> Any:
     """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
 
     Raises FileNotFoundError where the source holds nothing, and from `next` for a video that cannot be opened.
     """
-    with _process_state_kept():
-        from ultralytics.data.loaders import LoadImagesAndVideos
+    LoadImagesAndVideos = _part("ultralytics.data.loaders", "LoadImagesAndVideos")
 
-    class Loader(LoadImagesAndVideos):
+    class Loader(LoadImagesAndVideos):  # type: ignore[valid-type, misc]
         cap, frame, frames, fps = None, 0, 0, 0.0
 
         def _new_video(self, path: str) -> None:
             if hasattr(self, "count"):  # not yet while constructing: a damaged first video would end everything
+                try:
+                    require_regular(path)
+                except OSError as error:
+                    raise FileNotFoundError(*error.args) from None
                 with _opencv_silent():
                     super()._new_video(path)
 
     return Loader(source, vid_stride=vid_stride)
 
 
-def stream_loader(source: str, vid_stride: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+def stream_loader(source: str, vid_stride: int) -> Any:
     """ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
-    with _process_state_kept():
-        from ultralytics.data.loaders import LoadStreams
-
+    LoadStreams = _part("ultralytics.data.loaders", "LoadStreams")
     with _opencv_silent():
         return LoadStreams(source, vid_stride=vid_stride)
 

@@ -49,7 +49,7 @@ def force_at_least(candidates: Candidates, chosen: Tensor, counts: Tensor, least
 
     held = chosen.nonzero().flatten()
     holders = Holders(
-        preference=preference,
+        preference=preference.tolist(),
         starts=starts.tolist(),
         truth=candidates.truth.tolist(),
         anchor=candidates.anchor.tolist(),
@@ -91,7 +91,7 @@ class Holders:
     `preference` has the pairs truth by truth, each one's best first; those of truth i begin at starts[i].
     """
 
-    preference: Tensor
+    preference: list[int]
     starts: list[int]
     truth: list[int]
     anchor: list[int]
@@ -100,7 +100,7 @@ class Holders:
 
     def pairs(self, truth: int) -> list[int]:
         """Return a truth's pairs, best first."""
-        return self.preference[self.starts[truth] : self.starts[truth + 1]].tolist()
+        return self.preference[self.starts[truth] : self.starts[truth + 1]]
 
     def give(self, pair: int) -> None:
         """Hand the pair's anchor to its truth, away from its holder if it has one."""

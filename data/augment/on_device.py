@@ -58,15 +58,16 @@ class Recipes(NamedTuple):
                 inverted = np.linalg.inv(matrices[seen])
                 inverses[image, layer, : seen.sum()] = inverted / inverted[:, 2:, 2:]
         share = torch.tensor([recipe.share for recipe in recipes], dtype=torch.float32)
-        gains = None
-        if recipes[0].gains is not None:
-            gains = torch.from_numpy(np.array([_applied(recipe.gains) for recipe in recipes], np.float32))
-        inverses = torch.from_numpy(inverses.astype(np.float32))
-        return Recipes(torch.from_numpy(photos), inverses, share, gains, recipes[0].layouts[0].size)
+        drawn = [recipe.gains for recipe in recipes if recipe.gains is not None]
+        gains = torch.from_numpy(np.array([_applied(each) for each in drawn], np.float32)) if drawn else None
+        placed = torch.from_numpy(inverses.astype(np.float32))
+        return Recipes(torch.from_numpy(photos), placed, share, gains, recipes[0].layouts[0].size)
 
     def to(self, device: torch.device) -> "Recipes":
         """The same on another device, without waiting for it."""
-        return Recipes(*(sent(part, device) if isinstance(part, Tensor) else part for part in self))
+        gains = None if self.gains is None else sent(self.gains, device)
+        photos, inverses, share = (sent(part, device) for part in (self.photos, self.inverses, self.share))
+        return Recipes(photos, inverses, share, gains, self.size)
 
 
 def _applied(gains: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def shift(x: float, y: float) -> np.ndarray:
 
 def are_upright(matrices: np.ndarray) -> np.ndarray:
     """Which of the matrices (..., 3, 3) keep rectangles upright (N,)."""
-    return ~matrices.reshape(-1, 9)[:, [1, 3, 6, 7]].any(1)
+    return np.logical_not(matrices.reshape(-1, 9)[:, [1, 3, 6, 7]].any(1))
 
 
 def beyond_bytes(gains: np.ndarray) -> bool:

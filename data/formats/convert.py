@@ -1,7 +1,7 @@
 """Conversions between formats: a reader, a writer, and a target that is written whole or not at all."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from data.formats.write.yolo import ALL_MODES
 from data.formats.yolo import read_yolo
 from utils.errors import UserError, nearest, printable
 
+Change = Callable[[AnnotationSet], AnnotationSet] | None
+
 
 def convert(
     name: str,
@@ -23,17 +25,20 @@ def convert(
     to: str = "yolo",
     images: str = "link",
     exist_ok: bool = False,
+    change: Change = None,
     **choices: Any,
 ) -> AnnotationSet:
     """Convert a source of the named format to a new folder `target` (None: write nothing).
 
-    `images` is how the photos come: link, copy, symlink or, to YOLO, list. UserError if nothing comes out.
+    `images` is how the photos come: link, copy, symlink or, to YOLO, list; `change` is done between reading and
+    writing. UserError if nothing comes out.
     """
     _check(to, images)
     source = Path(os.path.normpath(Path(source).absolute()))
     if target is not None and source.exists():
         check_target(Path(target), source, exist_ok)
     found = FORMATS[name].read(source, **choices)
+    found = change(found) if change else found
     if target is not None:
         WRITERS[to](found, Path(target), images, exist_ok)
     return found
@@ -49,10 +54,11 @@ def convert_voc(
     pixel_origin: str = "auto",
     exist_ok: bool = False,
     to: str = "yolo",
+    change: Change = None,
 ) -> AnnotationSet:
     """Convert VOC folders; UserError if nothing comes out."""
     choices = {"names": names, "splits": splits, "keep_difficult": keep_difficult, "pixel_origin": pixel_origin}
-    return convert("voc", source, target, to, images, exist_ok, **choices)
+    return convert("voc", source, target, to, images, exist_ok, change, **choices)
 
 
 def convert_coco(
@@ -64,11 +70,12 @@ def convert_coco(
     exist_ok: bool = False,
     subset: bool = False,
     to: str = "yolo",
+    change: Change = None,
 ) -> AnnotationSet:
     """Convert COCO or LVIS files; UserError if nothing comes out."""
     if images == "list":
         raise UserError(f"unknown way to bring images 'list'{nearest('list', ('link', 'copy'))}")
-    return convert("coco", source, target, to, images, exist_ok, photos=photos, splits=splits, subset=subset)
+    return convert("coco", source, target, to, images, exist_ok, change, photos=photos, splits=splits, subset=subset)
 
 
 def convert_yolo(spec: DataSpec, target: Path | None, exist_ok: bool = False, to: str = "coco") -> AnnotationSet:
@@ -93,10 +100,12 @@ def convert_detections(
     images: str = "link",
     exist_ok: bool = False,
     to: str = "coco",
+    change: Change = None,
 ) -> AnnotationSet:
     """Convert what detect.py --save-json found to a set that labelling tools import, scores kept where they fit."""
     _check(to, images)
     found = read_detections(source, names, photos, conf)
+    found = change(found) if change else found
     if target is not None:
         WRITERS[to](found, Path(target), images, exist_ok)
     return found

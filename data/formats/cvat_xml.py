@@ -7,20 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.formats.annotation_set import (
-    AnnotationSet,
-    BadAnnotation,
-    Finding,
-    LabelledObject,
-    LabelledPhoto,
-    clipped_box,
-    frame,
-    one_label_each,
-    place_in_set,
-)
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.photo_finder import PhotoFinder
+from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.images import ImageError
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 LARGEST_XML = 2**30
 SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -31,7 +23,7 @@ def looks_like_cvat(path: Path) -> bool:
     """Tell whether a file, or annotations.xml in a folder, begins as CVAT's XML."""
     file = path / "annotations.xml" if path.is_dir() else path
     try:
-        with file.open("rb") as opened:
+        with require_regular(file).open("rb") as opened:
             start = opened.read(4096)
     except OSError:
         return False
@@ -73,7 +65,7 @@ def _parse(file: Path) -> ElementTree.Element:
     try:
         if file.stat().st_size > LARGEST_XML:
             raise UserError(f"{shown}: larger than {LARGEST_XML >> 20} MiB")
-        data = file.read_bytes()
+        data = require_regular(file).read_bytes()
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {printable(error)}") from None
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\0" in data:

@@ -7,20 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.formats.annotation_set import (
-    AnnotationSet,
-    BadAnnotation,
-    Finding,
-    LabelledObject,
-    LabelledPhoto,
-    clipped_box,
-    frame,
-    one_label_each,
-    place_in_set,
-)
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
+from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.images import ImageError
 from data.photo_files import photos_below
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 SIDES = ("x1", "y1", "x2", "y2")
 
@@ -75,7 +67,7 @@ def _add_photo(found: AnnotationSet, photo: Path, root: Path, rows: Sequence[dic
 def _rows(source: Path) -> list[dict[str, Any]]:
     """Read and check the rows of a detections.json; UserError names the first that is wrong."""
     try:
-        rows = json.loads(source.read_bytes())
+        rows = json.loads(require_regular(source).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{printable(source)}: cannot be read as JSON: {printable(error, 100)}") from None
     if not isinstance(rows, list):
@@ -109,7 +101,7 @@ def _names(rows: Sequence[dict[str, Any]], wanted: Sequence[str] | None, source:
 
 
 def _photos_below(folders: Sequence[Path]) -> list[Path]:
-    photos = []
+    photos: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--photos: no such folder: {printable(folder)}")

@@ -23,6 +23,7 @@ from data.labels.index import LabelIndex, look_at_labels
 from data.labels.read_files import cache_folder, in_threads, stamp
 from utils.errors import printable
 from utils.hardware import usable_cores
+from utils.regular_file import require_regular
 
 SCHEMA = 2
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
@@ -282,7 +283,7 @@ def _shared(splits: Sequence[Split]) -> list[Finding]:
 def _digest_of_ends(path: Path) -> bytes:
     """A digest of the first and last bytes; empty for a file that cannot be read."""
     try:
-        with path.open("rb") as file:
+        with require_regular(path).open("rb") as file:
             start = file.read(END)
             file.seek(-min(END, file.seek(0, os.SEEK_END)), os.SEEK_END)
             return hashlib.blake2b(start + file.read(), digest_size=16).digest()
@@ -292,7 +293,7 @@ def _digest_of_ends(path: Path) -> bytes:
 
 def _digest_of_all(path: Path) -> bytes:
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        return hashlib.blake2b(require_regular(path).read_bytes(), digest_size=16).digest()
     except OSError:
         return b""
 

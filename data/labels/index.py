@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import struct
+import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -24,6 +27,18 @@ OVERSHOOT = 0.01
 ROUNDING = 1e-4
 
 GOOD, CLIPPED, UNREADABLE, SKIPPED, NO_AREA, DUPLICATE = range(6)
+# All that numpy and zipfile were seen to raise for files with changed or missing bytes.
+DAMAGES: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)
+DAMAGES += (NotImplementedError, OverflowError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile)
 ARRAYS = ("sizes", "starts", "boxes", "labels", "lines")
 REASONS = ("", "", "", "beyond the image", "no area", "duplicate")
 
@@ -143,11 +158,11 @@ def _index(
     beyond = np.flatnonzero((fate == CLIPPED) | (fate == SKIPPED))
     if policy == "error" and len(beyond):
         raise UserError(
-            f"{printable(rows.where(label_paths, beyond[0]))}: box beyond the image, and {len(beyond) - 1} more "
+            f"{printable(rows.where(label_paths, int(beyond[0])))}: box beyond the image, and {len(beyond) - 1} more "
             "(--bad-labels error)"
         )
     keep = fate <= CLIPPED
-    dropped = [(rows.where(label_paths, row), REASONS[fate[row]]) for row in np.flatnonzero(fate > UNREADABLE)]
+    dropped = [(rows.where(label_paths, int(row)), REASONS[fate[row]]) for row in np.flatnonzero(fate > UNREADABLE)]
     fates = np.bincount(fate, minlength=len(REASONS)).tolist()
     read = [text for text, fine in zip(texts, readable, strict=True) if fine]
     findings += _file_findings(images, label_paths, texts, unreadable)
@@ -343,7 +358,10 @@ def _load_cache(path: Path | None, key: str, images: Sequence[Path]) -> LabelInd
             report[name] = tuple(map(tuple, report[name]))
         paths = tuple(str(images[row].absolute()) for row in kept)
         return LabelIndex(paths, report=LabelReport(**report), **arrays)
-    except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return None
+    except DAMAGES as error:
+        print(f"labels: {printable(path)} is damaged ({printable(error, 80)}): made anew", file=sys.stderr)
         return None
 
 

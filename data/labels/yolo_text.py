@@ -130,7 +130,7 @@ def _like_pose(numbers: list[float]) -> bool:
     if min(x - w / 2, y - h / 2) < -INSIDE or max(x + w / 2, y + h / 2) > 1 + INSIDE or min(w, h) <= 0:
         return False
 
-    def inside(points: list[tuple[float, ...]]) -> bool:
+    def inside(points: Sequence[tuple[float, ...]]) -> bool:
         placed = [point for point in points if len(point) == 2 or point[2] != 0]
         return bool(placed) and all(
             abs(point[0] - x) <= w / 2 + INSIDE and abs(point[1] - y) <= h / 2 + INSIDE for point in placed

@@ -11,6 +11,7 @@ from data.open.archive import is_archive, unpack
 from data.open.darknet_data import read_darknet_data
 from data.photo_files import exists, is_photo_name, walk
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 YAML_SUFFIXES = (".yaml", ".yml")
 # Where class names stand beside labels that have no data YAML: Label Studio, labelImg, CVAT.
@@ -56,7 +57,7 @@ def _own_labels(folder: Path, root: Path) -> DataSpec | None:
         return _said(read_darknet_data(file), f"Darknet's {file.name}")
     for name in NAMES_FILES:
         if (folder / name).is_file() and _has_labels(folder):
-            lines = (folder / name).read_text("utf-8-sig", "replace").rstrip().splitlines()
+            lines = require_regular(folder / name).read_text("utf-8-sig", "replace").rstrip().splitlines()
             return _said(
                 _labelled(folder, folder / name, tuple(printable(each.strip()) for each in lines)), "YOLO labels"
             )
@@ -87,7 +88,7 @@ def _has_labels(folder: Path) -> bool:
 def _labelled(folder: Path, where: Path, names: tuple[str, ...]) -> DataSpec:
     """Describe photos with labels and names: folders train, val, valid and test are splits, else all is train."""
     images = folder / "images" if (folder / "images").is_dir() else folder
-    splits = {}
+    splits: dict[str, tuple[Path, ...]] = {}
     for split, words in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
         found = [base / word for word in words for base in (images, folder) if (base / word).is_dir()]
         if found:

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from utils.errors import UserError, printable
 
@@ -106,7 +106,7 @@ def _unpack_tar(archive: Path, draft: Path) -> Iterator[PurePosixPath]:
                 yield name
 
 
-def _copy(source: BinaryIO, place: Path, size: int) -> None:
+def _copy(source: IO[bytes], place: Path, size: int) -> None:
     """Writes a member, whose length must be what the archive's directory says."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("xb") as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 from data.data_yaml import DataSpec
 from data.photo_files import exists
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 SPLIT_KEYS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 LARGEST = 2**16
@@ -17,7 +18,7 @@ def read_darknet_data(path: Path) -> DataSpec:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{printable(path)}: expected a Darknet .data file, which is shorter")
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = require_regular(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(path)}: cannot be read as a Darknet .data file: {printable(error, 100)}") from None
     values: dict[str, str] = {}
@@ -28,7 +29,9 @@ def read_darknet_data(path: Path) -> DataSpec:
             raise UserError(f"{printable(path)}:{number}: expected `key = value`, found {printable(text, 60)!r}")
         if text:
             values[key] = value
-    splits = {split: (_locate(values[key], path.parent),) for key, split in SPLIT_KEYS.items() if values.get(key)}
+    splits: dict[str, tuple[Path, ...]] = {
+        split: (_locate(values[key], path.parent),) for key, split in SPLIT_KEYS.items() if values.get(key)
+    }
     if not splits or not values.get("names"):
         raise UserError(f"{printable(path)}: expected `train = list.txt` and `names = obj.names`")
     names = _names(_locate(values["names"], path.parent), path)
@@ -47,7 +50,7 @@ def _locate(entry: str, folder: Path) -> Path:
 
 def _names(file: Path, path: Path) -> tuple[str, ...]:
     try:
-        names = [printable(line.strip()) for line in file.read_text("utf-8-sig").rstrip().splitlines()]
+        names = [printable(line.strip()) for line in require_regular(file).read_text("utf-8-sig").rstrip().splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{printable(path)}: names: {printable(file)}: {printable(error, 100)}") from None
     if not names or not all(names) or len(set(names)) < len(names):

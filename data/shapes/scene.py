@@ -91,7 +91,7 @@ def draw_scene(generator: Generator, size: int) -> Scene:
 
 def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) -> Scene:
     """The scene without the labels of shapes of which strokes have left too little to see."""
-    kept = []
+    kept: list[Shape] = []
     renumbered = np.full_like(seen, -1)
     for index, shape in enumerate(shapes):
         if (seen == index).sum() >= LEAST_VISIBLE * (shape.coverage >= DRAWN).sum():
@@ -225,7 +225,7 @@ def _clouds(size: int, generator: Generator) -> np.ndarray:
     for cells, weight in ((3, 1.0), (7, 0.5), (17, 0.25)):
         grid = generator.random((cells, cells), np.float32)
         clouds += weight * cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
-    return cv2.normalize(clouds, None, 0, 1, cv2.NORM_MINMAX)
+    return cv2.normalize(clouds, clouds, 0, 1, cv2.NORM_MINMAX)
 
 
 def _background(generator: Generator, size: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from utils.errors import UserError, printable
 # Boxes (B, A, 4) xyxy pixels, scores (B, A, C); a list of B where images have unlike many.
 Candidates = tuple[Tensor, Tensor] | tuple[list[Tensor], list[Tensor]]
 Detections = list[dict[str, Tensor]]
+STORED = {"int8": "int8", "half": "float16"}  # what an exported file says of its numbers
 Compute = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
@@ -67,12 +68,15 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         values = {key: _literal(metadata[key]) for key in ("names", "imgsz", "batch", "stride", "args")}
         by_number = {int(number): str(name) for number, name in values["names"].items()}  # JSON's keys are text
         names = tuple(by_number[number] for number in range(len(by_number)))
-        image_size, dynamic = tuple(values["imgsz"]), bool(values["args"]["dynamic"])
-        layout, model = metadata["layout"], json.loads(metadata["model"])
+        image_size = tuple(values["imgsz"])
+        dynamic = bool(_literal(metadata.get("any_size", values["args"]["dynamic"])))
+        model = json.loads(metadata["model_config"] if "model_config" in metadata else metadata["model"])
+        layout = metadata["layout"]
         decoding = Decoding(model["decode"], model["xy_reach"])
         limits = _literal(metadata.get("nms_limits", {}))
-        precision = precision or ("float16" if values["args"].get("half") else "float32")
-    except (KeyError, ValueError, SyntaxError, TypeError, json.JSONDecodeError) as error:
+        stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
+        precision = stored if stored == "int8" else precision or stored
+    except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{printable(path)}: not exported by this project ({printable(error, 80)} in its metadata)"
         ) from None
@@ -84,7 +88,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         if layout == "raw":
             size = (images.shape[-2], images.shape[-1])
             return decoding.candidates(outputs[0], build_anchors(size, model["strides"], model["anchors"]))
-        boxes, scores, labels, counts = outputs
+        boxes, scores, labels, counts = outputs[-4:]
         return [
             {"boxes": box[:count], "scores": score[:count], "labels": label[:count]}
             for box, score, label, count in zip(boxes, scores, labels.long(), counts.tolist(), strict=True)

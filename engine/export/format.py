@@ -25,9 +25,11 @@ class Format:
     writer: Callable[[Path, Job], None]
     opener: Callable[[Path, str], Backend]
 
-    def require(self) -> None:
+    def require(self, int8: bool = False) -> None:
         """UserError with the pip command where a package for writing or opening is missing."""
         _require(f"--format {self.facts.name}", {**self.facts.writes, **self.facts.opens})
+        if int8:
+            _require(f"--format {self.facts.name} --int8", self.facts.int8 or {})
 
     def open(self, path: Path, precision: str = "float32") -> Backend:
         """Open a file as a Backend; UserError where it or a package for it is missing or damaged."""

@@ -6,33 +6,39 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import torch
 
 from alignyolo import __version__
+from models.detector import AnyDetector
 from models.yolov3.export_network import ExportNetwork
 from utils.config.knobs import Config, ExportConfig, plain
 
 
 @dataclass(frozen=True)
 class Job:
-    """The detector, its config, what its checkpoint held, the flags, and the input size (height, width)."""
+    """The detector, its config, what its checkpoint held, the flags, the input size (height, width)."""
 
-    detector: torch.nn.Module
+    detector: AnyDetector
     config: Config
     contents: dict[str, Any]
     settings: ExportConfig
     size: tuple[int, int]
+    calibration: tuple[np.ndarray, ...] = ()  # batches (B, 3, H, W) of the exported shape, for int8
 
     def network(self) -> ExportNetwork:
         """The network in the layout that was asked for, batch normalisation folded."""
-        return ExportNetwork(self.detector.network, self.config.model, self.settings.layout)
+        return ExportNetwork(self.detector.network, self.config.yolov3, self.settings.layout)
 
     def example(self) -> torch.Tensor:
         """A batch (B, 3, H, W) of the exported shape, to trace with."""
         return torch.zeros(self.settings.batch_size, 3, *self.size)
 
-    def metadata(self) -> dict[str, Any]:
-        """What the file says about itself; the first keys as ultralytics' exporter names them."""
+    def metadata(self, pinned: bool = True) -> dict[str, Any]:
+        """What the file says about itself; the first keys as ultralytics' exporter names them.
+
+        With `pinned`, ultralytics.YOLO takes a file of any size for one of the exported size.
+        """
         config, settings = self.config, self.settings
         described = json.dumps(config.to_dict(), sort_keys=True).encode()
         metrics = {key: value for key, value in self.contents.get("metrics", {}).items() if isinstance(value, float)}
@@ -48,13 +54,30 @@ class Job:
             "batch": settings.batch_size,
             "imgsz": list(self.size),
             "names": dict(enumerate(config.names)),
-            "args": {"batch": settings.batch_size, "half": settings.half, "dynamic": settings.dynamic, "nms": False},
-            "channels": 3,
+            **self._for_ultralytics(pinned),
             "layout": settings.layout,
+            "any_size": settings.dynamic,
             **({"nms_limits": limits} if settings.layout == "nms" else {}),
             "letterbox": "scale = min(H/h, W/w), resized to whole pixels, centred on 114",
             "colour_order": "RGB, 0 to 1",
             "config_sha256": hashlib.sha256(described).hexdigest(),
             "metrics": json.dumps(metrics),
-            "model": json.dumps(plain(config.model)),
+            # Not "model": ultralytics makes every key an attribute, and would lose the network itself.
+            "model_config": json.dumps(plain(config.model)),
         }
+
+    def _for_ultralytics(self, pinned: bool) -> dict[str, Any]:
+        """The keys by which ultralytics.YOLO runs a file as detect.py does, or refuses it.
+
+        It runs a file that calls itself dynamic at 640 px, whatever it was exported for. Raw outputs it would take for
+        boxes; it has no check for that, but reads `channels` as a number.
+        """
+        settings, raw = self.settings, self.settings.layout == "raw"
+        args = {
+            "batch": settings.batch_size,
+            "half": settings.half,
+            "int8": settings.int8,
+            "dynamic": settings.dynamic and not pinned,
+        }
+        channels = "layout raw, which ultralytics cannot decode: export with --layout decoded or nms" if raw else 3
+        return {"args": {**args, "nms": settings.layout == "nms"}, "channels": channels}

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.export.check import check, photos
 from engine.export.format import Format, format_named
+from engine.export.int8 import Trial, compare, with_calibration
 from engine.export.job import Job
 from models.families import family_of
 from models.weights.read import load_detector, read_weights
@@ -29,27 +30,35 @@ def run(settings: ExportConfig) -> list[Path]:
         raise UserError(f"--imgsz {' '.join(map(str, size))}: expected multiples of {stride}")
     formats = [format_named(name) for name in settings.format]
     job = Job(load_detector(contents, config, str(weights)), config, contents, settings, size)
-    images = list(photos(settings.source, size))
+    trial = None
+    if settings.int8:
+        for each in formats:
+            each.require(int8=True)
+        job, trial = with_calibration(job)
+    images = [] if trial else list(photos(settings.source, size))
     base = Path(settings.output) if settings.output else weights
     print(f"weights {printable(weights)}: {len(config.names)} classes, input {size[0]}x{size[1]}, {settings.layout}")
     files = []
     for each in formats:
-        path = base.with_name(base.with_suffix("").name + each.facts.suffix)
+        path = base.with_name(base.with_suffix("").name + ("_int8" if trial else "") + each.facts.suffix)
         if path.absolute() == weights.absolute():
             raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
-        files.append(export(each, path, job, images))
+        files.append(export(each, path, job, images, trial))
     return files
 
 
-def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray]) -> Path:
-    """Write one format beside `path`, check it, and only then move it there."""
+def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray], trial: Trial | None = None) -> Path:
+    """Write one format beside `path`, check it (an int8 one by its AP), and only then move it there."""
     chosen.require()
     temporary = path.with_name(f".exporting-{path.name}")
     beside = chosen.facts.beside
     _remove(temporary)
     try:
         chosen.writer(temporary, job)
-        worst = check(chosen.open(temporary), temporary, job, images)
+        if trial:
+            told = compare(chosen, temporary, job, trial)
+        else:
+            told = f"checked: {check(chosen.open(temporary), temporary, job, images)}"
         _remove(path)
         temporary.replace(path)
         for suffix in beside:
@@ -59,7 +68,7 @@ def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray]) -
             _remove(each)
     files = [path] if path.is_file() else list(path.iterdir())
     mib = sum(file.stat().st_size for file in files) / 2**20
-    print(f"{chosen.facts.name:<12}{printable(path)}  {mib:.1f} MiB  checked: {worst}")
+    print(f"{chosen.facts.name:<12}{printable(path)}  {mib:.1f} MiB  {told}")
     return path
 
 

@@ -1,5 +1,6 @@
 """Weights of any kind as a Backend: the detector itself, in PyTorch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def open_weights(
     detector = load_detector(contents, config, str(path))
     bf16 = uses_bf16(precision, torch.device(device))
     detector.network = for_detection(detector.network, bf16)
-    detector.to(device, memory_format=torch.channels_last)
+    detector.network.to(device, memory_format=torch.channels_last)
     return torch_backend(detector, config, bf16)
 
 
@@ -47,6 +48,6 @@ def torch_backend(detector: AnyDetector, config: Config, bf16: bool = False) -> 
     return Backend(config.names, size, None, True, run, stride=stride, precision=precision, model=model)
 
 
-def _on_host(parts: Tensor | list[Tensor]) -> Any:
+def _on_host(parts: Iterable[Tensor]) -> Any:
     """A tensor, or one for each image, in float32 on the host."""
     return parts.float().cpu() if isinstance(parts, Tensor) else [part.float().cpu() for part in parts]

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.images import ImageError, read_image
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 from utils.ultralytics_only import file_loader, stream_loader
 
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
@@ -18,7 +19,7 @@ class Frames:
 
     def __init__(self, source: str, vid_stride: int):
         self.unread, self.stream, self.fps = 0, source.isnumeric() or source.lower().startswith(STREAMS), 30.0
-        self.source = source
+        self.source, self.vid_stride = source, vid_stride
         try:
             if self.stream:
                 self.loader = stream_loader(source, vid_stride)
@@ -36,7 +37,7 @@ class Frames:
 
     def _listed(self, path: Path) -> list[str]:
         """The files that a list names, relative to the working directory or to the list; missing ones are said."""
-        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in require_regular(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = []
         for name in names:
             found = next((each for each in (Path(name), path.parent / name) if each.exists()), None)
@@ -70,22 +71,23 @@ class Frames:
             except FileNotFoundError:
                 self.loader.count += 1
                 continue
-            self.fps = self.loader.fps or 30.0
-            seen[path] = self.loader.frame
-            yield path, self.loader.frame, np.ascontiguousarray(image[..., ::-1])
+            # The loader counts the frames that it gives; the source's own are `vid_stride` times as many and as dense.
+            self.fps = (self.loader.fps or 30.0) / self.vid_stride
+            seen[path] = self.loader.frame * self.vid_stride
+            yield path, seen[path], np.ascontiguousarray(image[..., ::-1])
         for path in videos:
             if not seen[path]:
                 self._said(path, "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
         """Frames until the stream ends."""
-        self.fps = self.loader.fps[0] or 30.0
+        self.fps = (self.loader.fps[0] or 30.0) / self.vid_stride
         number = lost = 0
         try:
             for (path,), (image,), _ in self.loader:
                 if image.any():
                     number, lost = number + 1, 0
-                    yield path, number, np.ascontiguousarray(image[..., ::-1])
+                    yield path, number * self.vid_stride, np.ascontiguousarray(image[..., ::-1])
                     continue
                 lost += 1  # the loader shows black while it opens a lost stream again
                 if lost == 1:

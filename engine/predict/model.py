@@ -1,5 +1,6 @@
 """A loaded model: images in, ultralytics' Results out."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,20 +12,29 @@ import torch
 from data.images import ImageError, read_image
 from engine.export.backend import Backend, input_size
 from engine.export.runtimes import device_for, open_backend
+from engine.predict.arrays import as_photo, is_array
 from models.postprocess import Postprocess
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
-from utils.ultralytics_only import result
+from utils.ultralytics_only import result, results_class
 
 
 @dataclass
 class Model:
-    """A detector that is called with an image, or a path to one, and returns ultralytics' Results."""
+    """A detector that is called with an image, or a path to one, and returns ultralytics' Results.
+
+    Many threads may call one model at once: nothing is shared but weights that do not change.
+    """
 
     backend: Backend
     image_size: tuple[int, int]
     postprocess: Postprocess
-    best: tuple[float, str] = field(default=(0.0, ""))  # the best score of the last image, also below the threshold
+    _seen: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+
+    @property
+    def best(self) -> tuple[float, str]:
+        """The best score of the last image of this thread, also below the threshold, and its class."""
+        return getattr(self._seen, "best", (0.0, ""))
 
     @property
     def names(self) -> dict[int, str]:
@@ -32,14 +42,17 @@ class Model:
         return dict(enumerate(self.backend.names))
 
     def __call__(self, source: Any, conf: float | None = None) -> list:
-        """The Results of a path, a (h, w, 3) RGB uint8 array, or a list of those."""
+        """The Results of a path, of an image as engine/predict/arrays.py takes them, or of a list of those.
+
+        UserError for an image that cannot be read or an array that is none.
+        """
         sources = source if isinstance(source, (list, tuple)) else [source]
         postprocess = self.postprocess if conf is None else replace(self.postprocess, confidence=conf)
         results = []
         for each in sources:
-            path = "" if isinstance(each, np.ndarray) else str(each)
+            path = "" if is_array(each) else str(each)
             try:
-                image = each if isinstance(each, np.ndarray) else read_image(each)
+                image = as_photo(each) if is_array(each) else read_image(path)
             except ImageError as error:
                 raise UserError(printable(error)) from None
             results.append(self.detect(image, path, postprocess))
@@ -54,6 +67,9 @@ class Model:
     ) -> Any:
         """The Results of one RGB image (h, w, 3), with `wanted` of these classes only."""
         postprocess = postprocess or self.postprocess
+        if not image.size:
+            self._seen.best = (0.0, "")
+            return result(image, path, self.names, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))
         letterbox = Letterbox.fit(image.shape[:2], self.image_size)
         tensor = torch.from_numpy(letterbox.apply(image)).permute(2, 0, 1)[None].float() / 255
         copies = self.backend.batch or 1
@@ -69,7 +85,7 @@ class Model:
             found = _taken(found, torch.isin(found["labels"], torch.tensor(wanted)))
             of_wanted = torch.isin(everything[1], torch.tensor(wanted))
             everything = everything[0][of_wanted], everything[1][of_wanted]
-        self.best = self._best(*everything)
+        self._seen.best = self._best(*everything)
         boxes = letterbox.undo(found["boxes"].float())
         bgr = np.ascontiguousarray(image[..., ::-1])
         return result(bgr, path, self.names, boxes, found["scores"], found["labels"])
@@ -100,5 +116,6 @@ def load(
 
     `precision` auto computes in bf16 where the device does, which moves scores by about .01; float32 is exact.
     """
+    results_class()  # now, since its import touches what all threads of the process share
     backend = open_backend(weights, device_for(Path(weights), device), precision=precision)
     return Model(backend, input_size(backend, imgsz, weights), Postprocess(conf, nms_iou, max_det, multi_label=False))

@@ -1,7 +1,10 @@
 """What detect.py writes: drawn pictures and videos, label files, crops, tables."""
 
 import csv
+import io
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,11 @@ import numpy as np
 
 from utils.config.knobs import DetectConfig
 from utils.drawing.draw import draw_boxes, write_image
-from utils.run_folder import write_json
+from utils.errors import printable
+from utils.run_folder import write_atomically, write_json
 
+# Characters of a name that are certain to fit into a file name with what is added to it (255 bytes).
+LONGEST = 55
 CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2", "precision")
 
 
@@ -30,6 +36,8 @@ class Output:
         """A file name for an image's outputs, another one for another image of the same name."""
         if path not in self.used:
             stem = Path(path).stem if Path(path).suffix else "".join(c if c.isalnum() else "_" for c in path)[-60:]
+            # Room for a number and a suffix, also where every letter takes four bytes.
+            stem = stem if len(os.fsencode(stem)) <= 4 * LONGEST else stem[:LONGEST]
             taken = set(self.used.values())
             number, name = 1, stem
             while name in taken:
@@ -65,7 +73,11 @@ class Output:
         if path not in self.videos:
             size = (drawn.shape[1], drawn.shape[0])
             file = str(self.folder / f"{stem}.mp4")
-            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+            # MPEG-4 counts time in steps of 1/65535 second at most: 29.97002997 is written at the nearest rate.
+            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"mp4v"), round(fps, 3), size)
+            if not self.videos[path].isOpened():
+                shown = f"{size[0]}x{size[1]} at {fps:g} frames a second"
+                print(f"warning: {printable(file)}: cannot be written ({shown}); left out", file=sys.stderr)
         self.videos[path].write(np.ascontiguousarray(drawn[..., ::-1]))
 
     def _write_txt(self, stem: str, found: Any) -> None:
@@ -80,7 +92,7 @@ class Output:
             left, top = np.floor(box[:2]).astype(int)
             right, bottom = np.ceil(box[2:]).astype(int)
             if right > left and bottom > top:
-                name = "".join(c if c.isalnum() else "_" for c in self.names[label])
+                name = "".join(c if c.isalnum() else "_" for c in self.names[label])[:LONGEST]
                 folder = self.folder / "crops" / f"{label}_{name}"
                 folder.mkdir(parents=True, exist_ok=True)
                 write_image(folder / f"{stem}_{number}.jpg", np.ascontiguousarray(image[top:bottom, left:right]))
@@ -90,9 +102,10 @@ class Output:
         for video in self.videos.values():
             video.release()
         if self.settings.save_csv:
-            with (self.folder / "detections.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self.rows)
+            table = io.StringIO()
+            writer = csv.DictWriter(table, CSV_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomically(self.folder / "detections.csv", table.getvalue())
         if self.settings.save_json:
             write_json(self.folder / "detections.json", json.loads(json.dumps(self.rows)))

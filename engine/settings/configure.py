@@ -60,10 +60,16 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
         given = " ".join(map(str, run.imgsz))
         raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
-    spec = open_data(run.data, data_root(run.data_root))
+    if isinstance(model, ModelConfig) and max(run.imgsz) <= stride:
+        raise UserError(
+            f"--imgsz {' '.join(map(str, run.imgsz))}: leaves the coarsest level one cell, over which batch "
+            f"normalisation cannot average; expected {2 * stride} or more"
+        )
+    spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
-        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val")
+        hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""
+        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}")
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 
@@ -149,10 +155,15 @@ def check_device(run: RunConfig) -> None:
         raise UserError("--sync-bn: one process has nothing to synchronise; start several: torchrun --nproc_per_node=N")
 
 
-def open_data(name: str, root: Path) -> DataSpec:
+def open_data(name: str, root: Path, share: float = 0.0, seed: int = 0, run_folder: Path | None = None) -> DataSpec:
     """Open the data set of `--data`; the embedded `shapes` set is drawn on first use."""
     if name == "shapes":
         from data.shapes.demo_set import ensure_shapes  # here, because drawing needs OpenCV and reading a YAML does not
 
         ensure_shapes(root)
-    return open_data_set(name, root)
+    spec = open_data_set(name, root)
+    if not share:
+        return spec
+    from data.open.hold_out import hold_out  # here, because reading photos needs OpenCV
+
+    return hold_out(spec, share, seed, run_folder)

@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from utils.errors import printable
 from utils.optim import Schedule
 
 
-def _settings(title: str, config: object, skip: tuple[str, ...] = ()) -> str:
+def _settings(title: str, config: Any, skip: tuple[str, ...] = ()) -> str:
     """A config dataclass as wrapped `key=value` text; a star marks what differs from the default."""
     defaults = {each.name: each.default for each in dataclasses.fields(config)}
     pairs = [
@@ -61,6 +62,7 @@ def banner(
         f"device {device}, {precision}, {torch.get_num_threads()} threads, {workers} loading processes; "
         "* marks what differs from the default",
         f"folder {printable(folder)}",
+        "words  what the lines below mean: docs/concepts/glossary.md",
     ]
     return "\n".join(lines)
 
@@ -76,6 +78,6 @@ def next_steps(folder: Path, config: Config) -> str:
             f"  look          {folder / 'results.png'} and {folder / 'val_batch0.jpg'}",
             f"  validate      python val.py --weights {best}",
             f"  another loss  python train.py --data {printable(config.run.data)}{cfg} --loss {other}",
-            "  own data      python train.py --data path/to/data.yaml   (README: Train on your own data)",
+            "  own photos    python train.py --data path/to/them   (README: Train on your own photos)",
         ]
     )

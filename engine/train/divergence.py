@@ -1,7 +1,8 @@
 """The guard of a training run: steps that are not finite are skipped, named, and after some in a row stop the run."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from utils.errors import DivergedError
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Place:
     """Where a step was: epoch and batch counted from 0, learning rate, the batch itself, how to ask the amp scale."""
 
     epoch: int
@@ -76,10 +78,12 @@ class Guard:
 
     def before_step(self, optimizer: torch.optim.Optimizer, norm: Tensor | None) -> None:
         """Lets the optimiser skip the update, on the device, if a loss or the gradient norm was not finite."""
+        assert self.bad is not None  # before_step follows after_backward
+        assert self.pending is not None
         bad = self.bad if norm is None else self.bad | ~norm.isfinite()
         _, losses, place = self.pending
         self.pending = (Verdict(bad), losses, place)
-        optimizer.found_inf = bad.float()
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.bad = None
 
     def report(self) -> None:

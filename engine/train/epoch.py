@@ -84,7 +84,7 @@ def train_one_epoch(
         settings = schedule.at(step)
         images, targets = to_device(batch, device)
         if size_at is not None:
-            images, targets = resized(images, targets, size_at(step, tuple(images.shape[-2:])))
+            images, targets = resized(images, targets, size_at(step, (images.shape[-2], images.shape[-1])))
 
         guard.before()
         with autocast(device, dtype):

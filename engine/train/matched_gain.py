@@ -77,10 +77,10 @@ def undecided(anchors: Anchors, targets: Targets, batch_size: int) -> Prediction
 
 def with_matched_gain(config: Config, index: LabelIndex) -> Config:
     """Return the config with the number that `box_gain_match: iou` stands for; prints what was measured."""
-    hyper, model = config.hyper, config.model
+    hyper = config.hyper
     if hyper.box_gain_match != "iou":
         return config
-    size = config.run.image_size
+    model, size = config.yolov3, config.run.image_size
     anchors = build_anchors(size, model.strides, model.anchors)
     measured = initial_loss(build_similarity(hyper), build_yolov3_assigner(hyper, model), anchors, index)
     ratio = measured.ratio if measured.iou_loss > 0 else 1.0

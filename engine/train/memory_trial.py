@@ -15,10 +15,10 @@ from data.loader import Batch
 from engine.batches import to_device
 from engine.failures import is_out_of_memory
 from engine.resources import room_on
-from engine.train.epoch import autocast, largest_size, resized
+from engine.train.epoch import SMALLEST, autocast, largest_size, resized, scaled_size
 from engine.train.trainer import frozen_modules
 from models.detector import AnyDetector
-from utils.config.knobs import Config
+from utils.config.knobs import Config, ModelConfig
 from utils.distributed import Group
 from utils.errors import UserError
 from utils.hardware import gib
@@ -46,6 +46,7 @@ class Rehearsal:
         group: Group,
     ) -> None:
         run, hyper = config.run, config.hyper
+        self.config = config
         self.index, self.device, self.dtype, self.image_size = index, device, dtype, run.image_size
         self.step_size = largest_size(run.image_size, max(config.model.strides)) if run.multi_scale else run.image_size
         self.exact = device.type == "cuda"
@@ -56,6 +57,11 @@ class Rehearsal:
         frozen_modules(network, run.freeze)
         self.optimizer = build_optimizer(run.optimizer, network, hyper.lr0, hyper.momentum, 0.0)
         self.average = copy.deepcopy(network)
+
+    @property
+    def least_images(self) -> int:
+        """How many images the smallest batch has that can be trained on."""
+        return 2 if one_value_a_channel(self.config, self.step_size) else 1
 
     def step(self, images: int) -> None:
         """Trains on a batch of grey images at the largest size that the run will see."""
@@ -85,7 +91,8 @@ class Rehearsal:
         self.validate(validation)
         if self.exact:
             return torch.cuda.max_memory_allocated(self.device)
-        return max(_resident(peak=True) - self.before, 0)
+        grown = _resident(peak=True)
+        return None if grown is None or self.before is None else max(grown - self.before, 0)
 
     def _batch(self, images: int) -> Batch:
         """Grey images with the truths of the photos that have most, as the data loader would give them."""
@@ -99,14 +106,39 @@ class Rehearsal:
         return Batch(pixels, targets, torch.tensor(fullest), [])
 
 
+def one_value_a_channel(config: Config, size: tuple[int, int]) -> bool:
+    """Whether YOLOv3's deepest features of an image of (height, width) are one cell, which has no statistics alone."""
+    return isinstance(config.model, ModelConfig) and max(size) <= max(config.model.strides)
+
+
+def require_batches(config: Config, images: int, group: Group) -> None:
+    """UserError where an epoch of so many images has a batch of one that normalisation cannot be trained on."""
+    if config.run.batch_size < 0:
+        return
+    stride = max(config.model.strides)
+    size = scaled_size(config.run.image_size, SMALLEST, stride) if config.run.multi_scale else config.run.image_size
+    batch, share = config.run.batch_size // group.world_size, math.ceil(images / group.world_size)
+    last = share % batch or batch
+    if last == 1 and one_value_a_channel(config, size):
+        raise UserError(
+            f"--imgsz {' '.join(map(str, config.run.imgsz))}: a batch of one image has one value a channel there, of "
+            f"which normalisation knows no statistics, and the last of {images} images at --batch-size "
+            f"{config.run.batch_size} is one: expected another --batch-size, or sides above {stride}"
+        )
+
+
 class Line:
-    """Peaks of a step on 1 and on 2 images, and the straight line through them; none where they cannot be measured."""
+    """Peaks of a step on 1 and on 2 images, and the straight line through them; none where they cannot be measured.
+
+    On 2 and 3 where normalisation has no statistics of one.
+    """
 
     def __init__(self, rehearsal: Rehearsal):
-        first, second = (rehearsal.peak(images, images) for images in (1, 2))
+        least = rehearsal.least_images
+        first, second = (rehearsal.peak(images, images) for images in (least, least + 1))
         self.measured = first is not None and second is not None
-        self.slope = max(second - first, 1) if self.measured else 1
-        self.first = first or 0
+        self.slope = 1 if first is None or second is None else max(second - first, 1)
+        self.first = max(first - (least - 1) * self.slope, 0) if first else 0
 
     def at(self, images: int) -> int:
         """About how many bytes a step on so many images takes."""
@@ -151,24 +183,24 @@ def rehearsed(
 def _rehearsed(config: Config, rehearsal: Rehearsal, group: Group) -> tuple[Config, int]:
     asked, room = config.run.batch_size, room_on(rehearsal.device)
     line = Line(rehearsal) if asked < 0 or not rehearsal.exact else None
-    if asked < 0:
+    if line is not None and asked < 0:
         asked = _chosen(config, rehearsal, line, room, group)
         config = replace(config, run=replace(config.run, batch_size=asked))
     tried = f"--batch-size {asked} at {rehearsal.step_size[0]}x{rehearsal.step_size[1]} px"
-    if rehearsal.exact:
+    if line is None or rehearsal.exact:
         peak = _tried(rehearsal, asked, tried, group)
         how = "peak of one training step and one validation batch"
     else:
         peak = line.at(asked // group.world_size) if line.measured else 0
         how = "about, from a step and a validation of 1 and of 2 images"
-        if peak * group.local_size > (room or math.inf):
+        if room and peak * group.local_size > room:
             fits = line.most(room / group.local_size) * group.world_size
             raise UserError(
                 f"{tried} does not fit: it takes {gib(peak * group.local_size)} ({how}), {gib(room)} are free; "
                 f"{_advice(fits)}"
             )
     if peak:
-        print(f"memory {gib(peak)} for {tried} ({how}), {gib(room)} free")
+        print(f"memory {gib(peak)} for {tried} ({how}), {gib(room or 0)} free")
     return config, peak
 
 

@@ -1,5 +1,6 @@
 """Going on with a run that was interrupted."""
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,27 +9,37 @@ from typing import Any
 
 from data.data_yaml import data_root
 from engine.settings.configure import Plan, open_data
-from engine.train.run import run
-from engine.train.trainer import build_schedule, closing_epochs
-from utils.checkpoint import load_checkpoint, newest
+from engine.train.run import claimed, run
+from engine.train.trainer import build_schedule, closing_epochs, ended
+from utils.checkpoint import load_checkpoint, newest, require_model, save_checkpoint
 from utils.config.flags import parsed
 from utils.config.knobs import Config, RunConfig, plain
 from utils.distributed import group_of_environment, restart_note, restarts
 from utils.errors import UserError, printable
 
+BEST_PARTS = ("config", "names", "epoch", "metrics", "model")
+RESUMED_PARTS = {"network", "average_updates", "optimizer", "scaler", "data", "best"}
 RESUME_FLAGS = ("epochs", "device", "workers", "cache")
 ALLOWED = f"only {', '.join('--' + name for name in RESUME_FLAGS)} may be given; start a new run instead"
 
 
 def resume(flags: Mapping[str, Any]) -> Path:
-    """Continues the run that `flags["resume"]` names (newest, a folder or a last.pt) to its last epoch, or to `epochs`.
+    """Continue the run that `flags["resume"]` names (newest, a folder or a last.pt) to its last epoch, or to `epochs`.
 
-    UserError where the run is complete, or another flag would change it.
+    One that lacks nothing but its final validation gets that. UserError where the run is complete, or another flag
+    would change it, or another process trains it.
     """
     path = resume_path(flags["resume"])
+    if not any(each.is_file() for each in (path, path.with_name("last_prev.pt"))):
+        raise UserError(f"weights not found: {printable(path.absolute())}")
+    folder = run_folder_of(path)
+    with claimed(folder) if group_of_environment().main else contextlib.nullcontext():
+        return _resume(path, folder, flags)
+
+
+def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
     path, contents = load_last(path)
-    if "optimizer" not in contents:
-        raise UserError(f"{printable(path)}: holds weights only; --resume needs the last.pt of a run")
+    require_resumable(contents, path)
     config = Config.from_dict(contents["config"], str(path))
     changed = changes(flags, config)
     if changed:
@@ -36,17 +47,57 @@ def resume(flags: Mapping[str, Any]) -> Path:
     kept = {name: flags[name] for name in RESUME_FLAGS if name in flags}
     before, config = config, replace(config, run=parsed(RunConfig, {**plain(config.run), **kept}))
     done = contents["epoch"]
-    if done >= config.run.epochs:
-        raise UserError(f"{printable(path)}: all {done} epochs are done; --epochs N (above {done}) extends the run")
+    over = ended(config.run, done, contents["best"]["epoch"])
+    if over and ((folder / "metrics.json").is_file() or config.run.epochs != before.run.epochs):
+        more = f"--epochs N (above {done}) extends the run" if done >= config.run.epochs else "start a new run instead"
+        raise UserError(f"{printable(path)}: {over}; {more}")
     if config.run.epochs != before.run.epochs and group_of_environment().main:
         print(change_of_schedule(before, config, done))
-    spec = open_data(config.run.data, data_root(config.run.data_root))
+    root = data_root(config.run.data_root)
+    spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
     if spec.names != config.names:
         raise UserError(
             f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
             f"now, {printable(', '.join(config.names), 120)} then"
         )
-    return run(Plan(config, spec), contents, path.parents[1])
+    if group_of_environment().main:
+        contents["best"] = whole_best(path, contents)
+    return run(Plan(config, spec), contents, folder)
+
+
+def run_folder_of(path: Path) -> Path:
+    """The folder of the run that a last.pt lies in; UserError where it does not lie as train.py writes it."""
+    if path.absolute().parent.name != "weights":
+        raise UserError(f"--resume {printable(path)}: expected a run folder, or the weights/last.pt in one")
+    return path.parents[1] if len(path.parents) > 1 else path.absolute().parents[1]
+
+
+def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
+    """The best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
+
+    Where it is damaged or missing it is made anew from last.pt or last_prev.pt, whichever is of that epoch. Where
+    neither is, that epoch is lost, and the last one takes its place; a line says so before anything is trained.
+    """
+    best, file = contents["best"], path.with_name("best.pt")
+    try:
+        require_model(load_checkpoint(file, "meta"), file)
+        return best
+    except UserError as error:
+        told, keep = f"warning: {error}", file.with_name("best_damaged.pt") if file.is_file() else None
+    source: Mapping[str, Any] = contents
+    if contents["epoch"] != best["epoch"] + 1:
+        with contextlib.suppress(UserError):
+            before = load_checkpoint(path.with_name("last_prev.pt"))
+            source = before if before["epoch"] == best["epoch"] + 1 else contents
+    if source["epoch"] != best["epoch"] + 1:
+        lost = f"epoch {best['epoch'] + 1} (AP {best['ap']:.4f}), the best, is lost"
+        best = {"ap": source["metrics"]["ap"], "epoch": source["epoch"] - 1}
+        told += f"; {lost}: the best from epoch {source['epoch']} (AP {best['ap']:.4f}) on counts"
+    else:
+        told += f"; made anew, epoch {source['epoch']} was in another file too"
+    save_checkpoint(file, {name: source[name] for name in BEST_PARTS}, previous=keep)
+    print(told, file=sys.stderr)
+    return best
 
 
 def changes(flags: Mapping[str, Any], config: Config) -> str:
@@ -93,11 +144,14 @@ def resume_after_restart(plan: Plan) -> Path | None:
         return None
     folder = Path(note.read_text(encoding="utf-8"))
     last = folder / "weights" / "last.pt"
-    if not last.is_file():
+    if not any(each.is_file() for each in (last, last.with_name("last_prev.pt"))):
         return None
-    path, contents = load_last(last)
-    # The config of the checkpoint, not of the flags: what was measured or fitted is resolved in it.
-    return run(replace(plan, config=Config.from_dict(contents["config"], str(path))), contents, folder)
+    with claimed(folder) if group.main else contextlib.nullcontext():
+        path, contents = load_last(last)
+        if group.main:
+            contents["best"] = whole_best(path, contents)
+        # The config of the checkpoint, not of the flags: what was measured or fitted is resolved in it.
+        return run(replace(plan, config=Config.from_dict(contents["config"], str(path))), contents, folder)
 
 
 def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -110,6 +164,14 @@ def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
             raise
         print(f"warning: {error}; going on from {printable(previous)}", file=sys.stderr)
         return previous, load_checkpoint(previous)
+
+
+def require_resumable(contents: dict[str, Any], path: Path) -> None:
+    """UserError for a checkpoint that lacks what a run goes on with."""
+    missing = sorted(RESUMED_PARTS - require_model(contents, path).keys())
+    if missing:
+        what = "weights only" if "optimizer" in missing else f"no {' and '.join(missing)}"
+        raise UserError(f"{printable(path)}: holds {what}; --resume needs the last.pt of a run")
 
 
 def resume_path(name: str) -> Path:

@@ -1,7 +1,9 @@
 """A training run, from a checked plan to a run folder."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,36 +15,50 @@ from data.data_yaml import DataSpec
 from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
+from data.open.hold_out import keep_split
 from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
-from engine.resources import plan_resources
+from engine.resources import Resources, plan_resources
 from engine.run_files import NoRecords, Records
+from engine.run_lock import only_writer
 from engine.settings.configure import Plan, advice
 from engine.train.banner import banner, next_steps
 from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
-from engine.train.memory_trial import rehearsed
-from engine.train.trainer import Trainer, load_weights
+from engine.train.memory_trial import rehearsed, require_batches
+from engine.train.stop_signals import StopNow, StopRequest, stop_requests
+from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
 from models.families import build_detector, family_of
 from models.kernels.in_use import cpu_kernels_in_use
 from models.yolov3.anchor_fit import fit_anchors
+from utils.checkpoint import remove_unfinished
 from utils.config.knobs import Config
 from utils.device import autocast_dtype, choose_device, require_compiler
 from utils.distributed import Group, group_of_environment, joined, restart_note
-from utils.errors import UserError, printable
+from utils.errors import InterruptedRun, UserError, printable
 from utils.run_folder import new_run_folder
 
-UNTOLD = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
+UNTOLD: tuple[str, ...] = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
 UNTOLD += ("class not in train", "below 2 pixels")
 
 
 def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
-    """Trains as planned, or on from a last.pt's contents, and returns the run folder.
+    """Train as planned, or on from a last.pt's contents, and return the run folder.
 
-    Raises UserError and DivergedError for what stops it. Under torchrun, every process trains on its share.
+    Raises UserError and DivergedError for what stops it, InterruptedRun where somebody does. Under torchrun, every
+    process trains on its share.
     """
+    with stop_requests() as stop:
+        try:
+            return run_until(stop, plan, resumed, folder)
+        except StopNow as asked:
+            raise InterruptedRun(f"{asked}: {'nothing new to save' if resumed else TOO_EARLY}") from None
+
+
+def run_until(stop: StopRequest, plan: Plan, resumed: dict[str, Any] | None, folder: Path | None) -> Path:
+    """Run until the end or until somebody asks to stop."""
     group = group_of_environment()
     device = choose_device(plan.config.run.device, group.local_rank)
     check_group(plan.config, group, device)
@@ -54,22 +70,24 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
         tell_checkup(plan, *splits)
         if not resumed and advice(plan.config):
             print(advice(plan.config), file=sys.stderr)
-    with joined(group, device):
-        splits = group.share(splits if group.main else None)
+    with joined(group, device), contextlib.ExitStack() as claims:
+        train_index, val_index = group.share(splits if group.main else None)
         with explained(lambda: f"at --batch-size {plan.config.run.batch_size}"):
-            return train_on(plan, *splits, group, device, resumed, folder)
+            trainer, resources = prepared(plan, train_index, val_index, group, device, resumed)
+            if folder is None:
+                folder = group.share(claim_folder(trainer.config, group, claims) if group.main else None)
+            return trained(trainer, resources, plan, folder, stop, resumed)
 
 
-def train_on(
+def prepared(
     plan: Plan,
     train_index: LabelIndex,
     val_index: LabelIndex,
     group: Group,
     device: torch.device,
     resumed: dict[str, Any] | None,
-    folder: Path | None,
-) -> Path:
-    """The run proper, in every process of the group."""
+) -> tuple[Trainer, Resources]:
+    """The trainer of a run with its weights in place, and what it may take; nothing is written yet."""
     dtype = autocast_dtype(plan.config.run.amp, device)
     train_index = repeated(train_index, plan.config.hyper.repeat_threshold)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
@@ -79,8 +97,10 @@ def train_on(
     rehearse = group.main and not resumed
     observer = Observer()
     detector = build_detector(config, observer, group)
+    require_batches(config, len(train_index), group)
     tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
     config, peak = group.share(tried)
+    require_batches(config, len(train_index), group)
     splits = {"train": train_index, "val": val_index}
     resources = plan_resources(config.run, splits, group, peak, device=device)
     print(resources.said)
@@ -91,18 +111,39 @@ def train_on(
         trainer.restore(resumed)
     else:
         for path in start_weights(config):
-            print(load_weights(trainer.detector.network, path, config.model))
+            print(load_weights(trainer.detector.network, path, config.model, config.names))
             trainer.restart_average()
-    folder = group.share(folder or (claim_folder(config, group) if group.main else None))
+    return trainer, resources
+
+
+def trained(
+    trainer: Trainer,
+    resources: Resources,
+    plan: Plan,
+    folder: Path,
+    stop: StopRequest,
+    resumed: dict[str, Any] | None,
+) -> Path:
+    """The run proper, in every process of the group."""
+    config, group, device, dtype = trainer.config, trainer.group, trainer.device, trainer.dtype
+    train_index, val_index = trainer.train_index, trainer.val_index
+    records: Records = NoRecords(folder)
     if group.main:
-        protocol = protocol_line(config, "val", len(val_index), val_truths)
+        keep_split(plan.data, folder)
+        protocol = protocol_line(config, "val", len(val_index), trainer.val_truths)
         kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
-        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels)
-    else:
-        records = NoRecords(folder)
+        rows = (resumed or {}).get("results")
+        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
+    trainer.stop = stop
     try:
         trainer.fit(records)
+    except StopNow as asked:
+        if not trainer.ended:
+            raise
+        raise InterruptedRun(
+            f"{asked}: all epochs are saved, the final validation is left: python train.py --resume {printable(folder)}"
+        ) from None
     finally:
         trainer.release()
     print(next_steps(folder, config))
@@ -137,14 +178,27 @@ def check_group(config: Config, group: Group, device: torch.device) -> None:
         raise UserError(f"--sync-bn: expected several processes on GPUs, found {group.world_size} on {device.type}")
 
 
-def claim_folder(config: Config, group: Group) -> Path:
-    """Makes the run folder, and notes it for a restart by torchrun."""
+def claim_folder(config: Config, group: Group, claims: contextlib.ExitStack) -> Path:
+    """Make the run folder, keep others out of it until `claims` ends, and note it for a restart by torchrun."""
     folder = new_run_folder(Path(config.run.project), config.run.name, config.run.exist_ok)
+    claims.enter_context(claimed(folder))
+    # Of a run that --exist-ok replaces: --resume would go on with it where this one stops in its first epoch.
+    for name in ("weights/last.pt", "weights/last_prev.pt", "metrics.json"):
+        (folder / name).unlink(missing_ok=True)
     (folder / "weights").mkdir(exist_ok=True)
     note = restart_note(group, Path(config.run.project))
     if note is not None:
         note.write_text(str(folder.absolute()), encoding="utf-8")
     return folder
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder, and clear away what one that was killed has left half-written."""
+    with only_writer(folder):
+        remove_unfinished(folder)
+        remove_unfinished(folder / "weights")
+        yield
 
 
 def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
@@ -187,13 +241,13 @@ def with_anchors(config: Config, index: LabelIndex) -> Config:
     """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
     if not family_of(config.model).fits_anchors:
         return config
-    sizes, model = network_sizes(index, config.run.image_size), config.model
+    sizes, model = network_sizes(index, config.run.image_size), config.yolov3
     if config.run.autoanchor:
         try:
             anchors = fit_anchors(sizes, len(model.anchors), len(model.anchors[0]), config.run.seed)
         except ValueError as error:
             raise UserError(f"--autoanchor: {error}; train without it") from None
-        model = replace(model, anchors=tuple(tuple(tuple(size) for size in level) for level in anchors))
+        model = replace(model, anchors=tuple(tuple((w, h) for w, h in level) for level in anchors))
         print(f"autoanchor: {anchors}")
     shapes = torch.tensor(model.anchors).flatten(0, 1)
     recall, per_truth = best_possible_recall(sizes, shapes, config.hyper.anchor_t)

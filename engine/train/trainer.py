@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,20 +16,21 @@ from data.augment.augmentation import Augmentation
 from data.augment.on_device import DevicePhotos
 from data.dataset import DetectionDataset
 from data.labels.index import LabelIndex
-from data.loader import build_loader
+from data.loader import EpochSampler, build_loader
 from data.split import fingerprint
 from engine.resources import Resources
 from engine.run_files import Records
 from engine.train.divergence import Guard
 from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport, Observer
-from engine.train.stop_signals import StopRequest, stop_requests
+from engine.train.stop_signals import StopRequest
 from engine.validate.collect import collect
+from engine.validate.weights import at_precision
 from models.detector import AnyDetector
 from models.families import family_of
 from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
+from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
-from models.yolov3.export_network import folded
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config, ModelConfig, RunConfig, TorchvisionConfig, plain
 from utils.distributed import Group
@@ -43,6 +44,7 @@ from utils.ultralytics_only import ModelEMA
 
 # Mosaics cut objects at their seams: the end of a run, where boxes get exact, does without (docs/results.md).
 CLOSING_SHARE, CLOSING_EPOCHS = 4, 10
+TOO_EARLY = "stopped before the first epoch was complete; nothing to resume"
 LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
 
 
@@ -95,18 +97,27 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def load_weights(network: nn.Module, path: str, model: ModelConfig | TorchvisionConfig | None = None) -> str:
+def load_weights(
+    network: nn.Module,
+    path: str,
+    model: ModelConfig | TorchvisionConfig | None = None,
+    names: Sequence[str] | None = None,
+) -> str:
     """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
 
-    With `model`, what differs between it and the model the weights were trained in is said too.
+    With `model`, what differs between it and the model the weights were trained in is said too; with `names`, the
+    classes here, the rows of the last layers are taken by class name.
     """
     contents = family_of(model).read_weights(path) if model else read_weights(path)
-    source, target = contents["model"], network.state_dict()
+    source, target, told = contents["model"], network.state_dict(), ""
+    if names is not None:
+        source, told = by_class_name(source, target, contents.get("names") or (), names)
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     if not any(value.ndim == 4 for value in fitting.values()):
         raise UserError(f"{printable(path)}: none of its {len(source)} tensors fits this model; check --cfg")
     network.load_state_dict(fitting, strict=False)
     lines = [f"weights: {len(fitting)} of {len(target)} tensors from {printable(path)}"]
+    lines += [f"  {printable(told)}"] if told else []
     shapes = [
         f"{name} ({'x'.join(map(str, source[name].shape))} there, {'x'.join(map(str, target[name].shape))} here)"
         for name in sorted(set(target) & set(source) - set(fitting))
@@ -135,6 +146,15 @@ def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
     if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"--freeze {printable(freeze)}: nothing is left to train")
     return frozen
+
+
+def ended(run_config: RunConfig, done: int, best_epoch: int) -> str:
+    """Why a run of which `done` epochs are over trains no further; empty while it does."""
+    if done >= run_config.epochs:
+        return f"all {done} epochs are done"
+    if run_config.patience and done - 1 - best_epoch >= run_config.patience:
+        return f"AP has not risen for {run_config.patience} epochs (--patience)"
+    return ""
 
 
 @dataclass
@@ -166,7 +186,7 @@ class Trainer:
     ):
         run_config, hyper = config.run, config.hyper
         self.config, self.device, self.dtype, self.group = config, device, dtype, group
-        self.val_index, self.val_truths = val_index, val_truths
+        self.train_index, self.val_index, self.val_truths = train_index, val_index, val_truths
         self.detector, self.observer = detector, observer
         if run_config.sync_bn:
             self.detector.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.network)
@@ -175,7 +195,7 @@ class Trainer:
         if run_config.compiled:
             # In place: its weights keep their names. The loss stays as it is, its shapes follow the truths of a batch.
             self.detector.network.compile()
-        self.parallel = self.detector
+        self.parallel: nn.Module = self.detector
         if group.world_size > 1:
             # Without device_ids, which would move the targets to the GPU; images are put there for it.
             self.parallel = DistributedDataParallel(self.detector)
@@ -196,6 +216,11 @@ class Trainer:
         self.start_epoch = 0
         self.stop = StopRequest()
         self.keeps_memory = False
+
+    @property
+    def ended(self) -> str:
+        """Why no epoch is left to train; empty while one is."""
+        return ended(self.config.run, self.start_epoch, self.best.epoch)
 
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
         """This process's share of a split: augmented and shuffled for training, in order for validation."""
@@ -223,28 +248,38 @@ class Trainer:
         self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
 
     def fit(self, records: Records) -> None:
-        """Trains epoch by epoch, validating, recording and saving after each; stops early when AP no longer rises."""
-        run_config, start = self.config.run, time.perf_counter()
+        """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""
+        first, start = self.start_epoch, time.perf_counter()
         self.guard = self.new_guard(records.folder)
-        epoch = self.start_epoch - 1
-        with stop_requests() as self.stop:
-            for epoch in range(self.start_epoch, run_config.epochs):
-                row = self.train_epoch(epoch, records)
-                # Batch statistics are each process's own until here.
-                self.group.align(self.detector.network)
-                self.group.align(self.average.ema)
-                metrics = self.validate()
-                improved = metrics.overall["ap"] > self.best.ap
-                if improved:
-                    self.best = Best(metrics.overall["ap"], epoch)
-                records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
-                self.save(records.folder, epoch, metrics, improved)
-                if run_config.patience and epoch - self.best.epoch >= run_config.patience:
-                    print(f"stopped: AP has not risen for {run_config.patience} epochs (--patience)")
-                    break
-                self.leave_if_asked(records.folder, epoch + 1)
-        print(f"trained {epoch + 1 - self.start_epoch} epochs in {clock(time.perf_counter() - start)}")
+        if self.epochs_in_bf16 and not self.ended:
+            print("epochs are validated in bf16, as they are trained; metrics.json of the end is float32")
+        with self.stop.noted():
+            while not self.ended:
+                self.one_epoch(self.start_epoch, records, start)
+                self.start_epoch += 1
+                self.leave_if_asked(records.folder, self.start_epoch)
+        trained = self.start_epoch - first
+        if trained and self.start_epoch < self.config.run.epochs:
+            print(f"stopped: {self.ended}")
+        took = f"trained {trained} epochs in {clock(time.perf_counter() - start)}"
+        print(took if trained else f"{self.ended}: what is left is the final validation")
         self.finish(records)
+
+    def one_epoch(self, epoch: int, records: Records, start: float) -> None:
+        """Train, validate, record and save an epoch of a run that began at `start` (a performance counter)."""
+        row = self.train_epoch(epoch, records)
+        # Batch statistics are each process's own until here.
+        self.group.align(self.detector.network)
+        self.group.align(self.average.ema)
+        metrics = self.validate()
+        # The first one also where its AP is not a number.
+        improved = metrics.overall["ap"] > self.best.ap or self.best.epoch < 0
+        if improved:
+            self.best = Best(metrics.overall["ap"], epoch)
+        line = records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
+        self.save(records, epoch, metrics, improved)
+        # Last, since who reads it may be gone.
+        print(line, flush=True)
 
     def release(self) -> None:
         """Gives back what the C library kept from step to step, which a process that trains on the side wants back."""
@@ -256,14 +291,15 @@ class Trainer:
         if self.stop.signal is None:
             return
         if done == 0:
-            raise InterruptedRun(f"{self.stop.signal}: stopped before the first epoch was complete; nothing to resume")
+            raise InterruptedRun(f"{self.stop.signal}: {TOO_EARLY}")
         raise InterruptedRun(
-            f"{self.stop.signal}: stopped; {done} complete epochs are saved. Go on: python train.py --resume {folder}"
+            f"{self.stop.signal}: stopped; {done} complete epochs are saved. "
+            f"Go on: python train.py --resume {printable(folder)}"
         )
 
     def new_guard(self, folder: Path) -> Guard:
         """The guard of this run, which keeps a bad batch in the run folder."""
-        images = self.train_loader.dataset.index.images
+        images = self.train_index.images
 
         def keep(batch: Any) -> Path:
             path = folder / "nan_batch.pt"
@@ -281,11 +317,12 @@ class Trainer:
         """One epoch over the training set; returns the means to log."""
         report, skipped = EpochReport(), self.guard.skipped
         self.observer.report = report
-        self.train_loader.sampler.set_epoch(epoch)
+        sampler = cast(EpochSampler, self.train_loader.sampler)
+        sampler.set_epoch(epoch)
         self.parallel.train()
         for module in self.frozen:
             module.eval()
-        share = len(self.train_loader.sampler)
+        share = len(sampler)
         progress = Progress(f"epoch {epoch + 1}/{self.config.run.epochs}", share, live=self.group.main)
 
         def after_batch(report: EpochReport, batch: Any) -> None:
@@ -325,42 +362,53 @@ class Trainer:
         }
         return {**report.row(), **steps}
 
-    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, by_ratio: bool = False) -> Metrics:
-        """COCO metrics of the averaged weights, which are what best.pt holds, on the validation split."""
-        detector = self.detector.with_network(folded(self.average.ema))
+    @property
+    def epochs_in_bf16(self) -> bool:
+        """Whether epochs are validated in bfloat16: on a CPU that trains in it. A GPU's float32 is fast enough."""
+        return self.dtype is torch.bfloat16 and self.device.type == "cpu"
+
+    def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, final: bool = False) -> Metrics:
+        """Measure the averaged weights, which are what best.pt holds, on the validation split by COCO's metrics.
+
+        The final time by side ratio and kind of error too, and in float32, as val.py measures unless asked otherwise.
+        """
+        bf16 = self.epochs_in_bf16 and not final
+        detector = at_precision(self.detector, self.average.ema, self.config, bf16)
         split = (self.val_loader, self.val_index, self.config.names, self.device)
         collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
-            metrics = collected.compute(by_ratio, errors=by_ratio)
+            metrics = collected.compute(by_ratio=final, errors=final)
             if not metrics.overall["ap50"] > 0:
-                dtype = str(self.dtype).removeprefix("torch.")
-                print(diagnose(collected, f"float32, trained in {dtype}" if self.dtype else "float32 (amp off)"))
+                trained = f"trained in {str(self.dtype).removeprefix('torch.')}" if self.dtype else "amp off"
+                print(diagnose(collected, f"{'bf16' if bf16 else 'float32'}, {trained}"))
         return self.group.share(metrics)
 
-    def save(self, folder: Path, epoch: int, metrics: Metrics, improved: bool) -> None:
+    def save(self, records: Records, epoch: int, metrics: Metrics, improved: bool) -> None:
         """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
         if not self.group.main:
             return
+        weights = records.folder / "weights"
         contents = {
             "config": self.config.to_dict(),
             "names": list(self.config.names),
             "epoch": epoch + 1,
-            "metrics": metrics.to_json(),
+            # Without those of every class, which metrics.json has: of 5,000 classes they took 7 s to write and read.
+            "metrics": {name: value for name, value in metrics.to_json().items() if name != "per_class"},
             "model": self.average.ema.state_dict(),
             "similarity": self.detector.running_statistics(),
         }
         if improved:
-            save_checkpoint(folder / "weights" / "best.pt", contents)
+            save_checkpoint(weights / "best.pt", contents)
         training = {
             "network": self.detector.network.state_dict(),
             "average_updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "data": fingerprint(self.train_loader.dataset.index),
+            "data": fingerprint(self.train_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
+            "results": records.rows(),
         }
-        weights = folder / "weights"
         save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
 
     def restore(self, contents: dict[str, Any]) -> None:
@@ -372,14 +420,15 @@ class Trainer:
         self.scaler.load_state_dict(contents["scaler"])
         # Checkpoints from before there were such losses have none.
         self.detector.load_running_statistics(contents.get("similarity", {}))
-        self.best = Best(**contents["best"])
+        self.best = Best(**self.group.share(contents["best"]))
         self.start_epoch = contents["epoch"]
 
     def finish(self, records: Records) -> None:
         """Validates best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
-        metrics = self.validate(records.val_batch, by_ratio=True)
+        metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
         records.finish(metrics)
-        print(f"best.pt = epoch {self.best.epoch + 1} (AP {self.best.ap:.4f}, averaged weights)")
+        ap = f"AP {self.best.ap:.4f}{' in bf16' if self.epochs_in_bf16 else ''}"
+        print(f"best.pt = epoch {self.best.epoch + 1} ({ap}, averaged weights)")

@@ -1,7 +1,8 @@
 """Evaluation: a detector over a split beside its truths; the same for an epoch's validation and for val.py."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from importlib.metadata import version
+from typing import cast
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def collect(
     detector.eval()
     truths = truths or plain_truths(index.starts, index.boxes, index.labels, len(names))
     metrics = CocoMetrics.of(truths, names, ious)
-    progress = Progress("validation", len(loader.sampler), live=group is None or group.main)
+    progress = Progress("validation", len(cast(Sized, loader.sampler)), live=group is None or group.main)
     for number, batch in enumerate(loader):
         images, _ = to_device(batch, device)
         detections = detector(images)

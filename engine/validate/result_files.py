@@ -1,6 +1,5 @@
 """Detections as files that other programs read: COCO results and YOLO text."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from data.labels.index import LabelIndex
 from utils.metrics.coco_eval import Boxes
 from utils.metrics.coco_metrics import CocoMetrics
 from utils.metrics.truths import to_xywh
+from utils.run_folder import json_text
 
 
 def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
@@ -83,4 +83,4 @@ def _relative(images: tuple[str, ...]) -> list[Path]:
 
 
 def _write(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+    path.write_text(json_text(document), "utf-8")

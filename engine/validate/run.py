@@ -33,7 +33,10 @@ def run(settings: ValConfig) -> Metrics:
     measured = open_measured(weights, settings)
     config, device = measured.config, measured.device
 
-    spec = open_data(config.run.data, data_root(config.run.data_root))
+    # A held-out split belongs to the data it was taken from.
+    share = 0.0 if settings.data else config.run.val
+    root = data_root(config.run.data_root)
+    spec = open_data(config.run.data, root, share, config.run.seed, weights.absolute().parent.parent)
     if measured.nameless and len(spec.names) == len(config.names):
         config = replace(config, names=spec.names)
     if spec.names != config.names:

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.export.backend import Backend, input_size
+from engine.export.detector import BackendDetector
 from engine.export.runtimes import device_for, open_backend
 from engine.export.weights import torch_backend, uses_bf16
+from models.detector import AnyDetector
 from models.postprocess import Postprocess
 from models.weights.read import is_nameless, load_detector, read_weights
 from models.yolov3.export_network import for_detection
@@ -29,34 +32,6 @@ class Measured:
     nameless: bool = False  # class names are only numbers
 
 
-class BackendDetector(nn.Module):
-    """A Backend with this project's NMS, called as a detector is: images (B, 3, H, W) to detections per image."""
-
-    def __init__(self, backend: Backend, postprocess: Postprocess):
-        super().__init__()
-        self.backend, self.postprocess = backend, postprocess
-
-    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Run the batch whole, or in parts of the size that the file was exported for, the last one filled up."""
-        size = self.backend.batch or len(images)
-        found: list[dict[str, Tensor]] = []
-        for part in images.split(size):
-            filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
-            found += self._detections(filled.contiguous())[: len(part)]
-        return found
-
-    def _detections(self, images: Tensor) -> list[dict[str, Tensor]]:
-        outputs = self.backend.run(images)
-        if not self.backend.final:
-            return [self.postprocess.select(*image) for image in zip(*outputs, strict=True)]
-        limit = self.postprocess
-        kept = [each["scores"] > limit.confidence for each in outputs]
-        return [
-            {part: values[rows][: limit.max_detections] for part, values in each.items()}
-            for each, rows in zip(outputs, kept, strict=True)
-        ]
-
-
 def open_measured(weights: Path, settings: ValConfig) -> Measured:
     """Open a checkpoint or an exported file as the flags of val.py say; UserError for wrong input."""
     device = device_for(weights, settings.device)
@@ -67,13 +42,22 @@ def open_measured(weights: Path, settings: ValConfig) -> Measured:
     if not config.run.data:
         raise UserError(f"{printable(weights)}: imported weights know no data set: name one with --data")
     source = checkpoint.get("source") or f"epoch {checkpoint['epoch']}"
-    detector: nn.Module = load_detector(checkpoint, config, str(weights))
+    trained = load_detector(checkpoint, config, str(weights))
     bf16 = uses_bf16(settings.precision, device)
-    # Without the batch normalisation as a step of its own: a sixth faster.
-    detector.network = for_detection(detector.network, bf16).to(device, memory_format=torch.channels_last)
-    if bf16:
-        detector = BackendDetector(torch_backend(detector, config, bf16), detector.postprocess)
+    detector = at_precision(trained, trained.network.to(device), config, bf16)
     return Measured(detector, config, device, "bf16" if bf16 else "float32", source, is_nameless(checkpoint))
+
+
+def at_precision(detector: AnyDetector, network: nn.Module, config: Config, bf16: bool) -> nn.Module:
+    """Make a detector to be measured around a copy of `network`, which computes in float32 or bfloat16.
+
+    One function for val.py and for the epochs of a training, so that both give the same numbers. The copy is without
+    batch normalisation as a step of its own: a sixth faster.
+    """
+    copy: nn.Module = for_detection(network, bf16)
+    copy.to(memory_format=torch.channels_last)
+    made = detector.with_network(copy)
+    return BackendDetector(torch_backend(made, config, bf16), made.postprocess) if bf16 else made
 
 
 def _open_exported(weights: Path, settings: ValConfig) -> Measured:
@@ -107,7 +91,7 @@ def with_flags(config: Config, settings: ValConfig) -> Config:
         "imgsz": settings.imgsz,
         "batch_size": settings.batch_size,
     }
-    changes = {name: value for name, value in given.items() if value}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     stride = max(config.model.strides)
     if any(side % stride for side in settings.imgsz):
         raise UserError(f"--imgsz {' '.join(map(str, settings.imgsz))}: expected multiples of {stride}")

@@ -5,7 +5,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def read_darknet(path: Path, cfg: Path | None = None, cutoff: int | None = None)
     else:
         text = read_cfg_text(cfg)
         config = read_cfg(text, cfg)
-    network = build_network(config.model, len(config.names))
+    network = build_network(config.yolov3, len(config.names))
     taken = _fill(network, values, config, cutoff, path)
     state = network.state_dict()
     return {
@@ -82,7 +82,7 @@ def write_darknet(path: Path, network: Network, config: Config, origin: dict[str
 
     `origin` is what read_darknet kept of the file's own header and .cfg.
     """
-    model = config.model
+    model = config.yolov3
     wrong = [
         f"{key}: {value} (Darknet: {expected})"
         for key, value, expected in (
@@ -110,7 +110,7 @@ def write_darknet(path: Path, network: Network, config: Config, origin: dict[str
                     tensor = _reversed_groups(tensor)
                 file.write(tensor.detach().cpu().float().numpy().astype("<f4").tobytes())
     cfg = path.with_suffix(".cfg")
-    cfg.write_bytes(text.encode())
+    cfg.write_bytes(text.encode("utf-8", "surrogateescape"))
     return cfg
 
 
@@ -150,9 +150,10 @@ def _config_of(sections: list[Section], where: str) -> Config:
     classes = yolos[0].number("classes", 20)
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"line {yolos[0].line}: [yolo] classes={classes}: expected 1 to {MOST_CLASSES}")
+    _refuse_forks(sections[0])
     size = (sections[0].number("height", 416), sections[0].number("width", 416))
-    for found, expected in zip(sections[1:], cfg_sections(model, classes, size)[1:], strict=False):
-        _compare(found, expected)
+    for number, (found, expected) in enumerate(zip(sections[1:], cfg_sections(model, classes, size)[1:], strict=False)):
+        _compare(found, expected, number)
     if len(sections) != len(cfg_sections(model, classes, size)):
         raise UserError(f"{len(sections) - 1} layers: expected {len(cfg_sections(model, classes, size)) - 1}")
     run = RunConfig(data="", cfg=_cfg_name(model), imgsz=size)
@@ -175,26 +176,70 @@ COMPARED = {
     "upsample": {"stride": 2},
     "yolo": {"classes": 20},
 }
+# Keys that forks of Darknet know, with the values at which they change nothing; `dilation=2` and the like are refused.
+UNCHANGED: dict[str, dict[str, tuple[str, ...]]] = {
+    "convolutional": {
+        **dict.fromkeys(("dilation", "groups"), ("1",)),
+        **dict.fromkeys(("antialiasing", "assisted_excitation", "binary", "deform", "flipped", "reverse"), ("0",)),
+        **dict.fromkeys(("rotate", "share_index", "stretch", "stretch_sway", "sway", "tanh", "xnor"), ("0",)),
+    },
+    "maxpool": dict.fromkeys(("antialiasing", "avgpool", "maxpool_depth", "out_channels"), ("0",)),
+    "shortcut": {"activation": ("linear",), **dict.fromkeys(("weights_type", "weights_normalization"), ("none",))},
+    "upsample": {"scale": ("1", "1.0")},
+    "route": {"groups": ("1",), "group_id": ("0",)},
+}
+# Keys that are compared with the topology, or that change the training alone.
+READ = {
+    "convolutional": {"filters", "size", "stride", "pad", "batch_normalize", "activation", "stopbackward"},
+    "maxpool": {"size", "stride"},
+    "shortcut": {"from"},
+    "upsample": {"stride"},
+    "route": {"layers"},
+}
 
 
-def _compare(found: Section, expected: Section) -> None:
-    """Raises UserError where a layer is not the one of the topology."""
+def _compare(found: Section, expected: Section, number: int) -> None:
+    """Raise UserError where a layer, counted from 0, is not the one of the topology."""
     place = f"line {found.line}: [{printable(found.kind, 40)}]"
     if found.kind != expected.kind:
         raise UserError(f"{place}: yolov3 has [{expected.kind}] here")
+    _refuse_forks(found)
     for key, default in COMPARED.get(found.kind, {}).items():
         if found.number(key, default) != expected.number(key, default):
             raise UserError(f"{place} {key}={found.number(key, default)}: yolov3 has {expected.number(key, default)}")
     for key in ("layers", "from"):
-        if _relative(found, key) != _relative(expected, key):
+        if _relative(found, key, number) != _relative(expected, key, number):
             raise UserError(f"{place} {key}={printable(found.keys.get(key), 40)}: yolov3 has {expected.keys.get(key)}")
     if found.kind == "convolutional" and found.keys.get("activation") != expected.keys["activation"]:
         activation = printable(found.keys.get("activation"), 40)
         raise UserError(f"{place} activation={activation}: yolov3 has {expected.keys['activation']}")
 
 
-def _relative(section: Section, key: str) -> list[int]:
-    return [int(number) for number in section.numbers(key)]
+def _refuse_forks(section: Section) -> None:
+    """Raise UserError at a key with which Darknet computes something else than YOLOv3, or that nobody here knows."""
+    if section.kind in ("net", "network") and section.number("channels", 3) != 3:
+        raise UserError(f"line {section.line}: [net] channels={section.keys['channels']}: photos have 3")
+    read, unchanged = READ.get(section.kind), UNCHANGED.get(section.kind, {})
+    for key, value in section.keys.items() if read is not None else ():
+        expected = unchanged.get(key, ())
+        if key in ("stride_x", "stride_y"):
+            expected = (section.keys.get("stride", "1"),)
+        elif key == "padding":
+            size = section.number("size", 1)
+            # Where a convolution has pad=1 its padding is half its size, whatever this says.
+            own = size - 1 if section.kind == "maxpool" else size // 2
+            expected = (value,) if section.number("pad", 0) else (str(own),)
+        if key not in (read or ()) and value not in expected:
+            like = f"yolov3 has {expected[0]}" if expected else "yolov3 has no such key"
+            raise UserError(
+                f"line {section.line}: [{section.kind}] {printable(key, 40)}={printable(value, 40)}: another network "
+                f"than is computed here: {like}"
+            )
+
+
+def _relative(section: Section, key: str, number: int) -> list[int]:
+    """Read layers relative to this one (`number`): Darknet counts those that are not negative from the first."""
+    return [int(layer) if layer < 0 else int(layer) - number for layer in section.numbers(key)]
 
 
 def _conv(filters: int, size: int, stride: int = 1, norm: bool = True) -> Section:
@@ -280,30 +325,29 @@ def _layers(network: Network, cutoff: int | None) -> list[Layer]:
         if isinstance(module, ConvBlock):
             layers.append(module)
             level = necks.get(name.removeprefix("neck."))
-            if level is not None:
-                layers.append(network.head.convs[level])
+            head = network.head.convs[level] if level is not None else None
+            if isinstance(head, nn.Conv2d):
+                layers.append(head)
     return layers if cutoff is None else layers[: _convolutions_before(network, cutoff)]
 
 
 def _convolutions_before(network: Network, cutoff: int) -> int:
     """The number of convolutions among the first `cutoff` layers of the .cfg."""
     tiny = hasattr(network.backbone, "conv0")
-    model = model_config("yolov3-tiny" if tiny else "yolov3", {})
+    model = cast(ModelConfig, model_config("yolov3-tiny" if tiny else "yolov3", {}))
     return sum(section.kind == "convolutional" for section in cfg_sections(model, 1, (416, 416))[1 : cutoff + 1])
 
 
 def _tensors(layer: Layer) -> Iterator[tuple[str, Tensor]]:
-    """A convolution's tensors in Darknet's order."""
+    """Yield a convolution's tensors in Darknet's order."""
     if isinstance(layer, ConvBlock):
-        norm = layer.norm
-        yield "bias", norm.bias
-        yield "weight", norm.weight
-        yield "running_mean", norm.running_mean
-        yield "running_var", norm.running_var
+        for name in ("bias", "weight", "running_mean", "running_var"):
+            yield name, getattr(layer.norm, name)
         yield "conv", layer.conv.weight
     else:
-        yield "bias", layer.bias
-        yield "conv", layer.weight
+        for name, tensor in (("bias", layer.bias), ("conv", layer.weight)):
+            assert tensor is not None
+            yield name, tensor
 
 
 def _fill(network: Network, values: np.ndarray, config: Config, cutoff: int | None, path: Path) -> set[str]:
@@ -311,9 +355,9 @@ def _fill(network: Network, values: np.ndarray, config: Config, cutoff: int | No
     layers = _layers(network, cutoff)
     wanted = sum(tensor.numel() for layer in layers for _, tensor in _tensors(layer))
     if wanted != len(values):
-        names = f"{_cfg_name(config.model)}, {len(config.names)} classes"
-        part = "" if cutoff is None else f", first {cutoff} layers"
-        raise UserError(f"{printable(path)}: holds {len(values)} floats: {names}{part}: expected {wanted}")
+        names = f"{_cfg_name(config.yolov3)}, {len(config.names)} classes"
+        which = "" if cutoff is None else f", first {cutoff} layers"
+        raise UserError(f"{printable(path)}: holds {len(values)} floats: {names}{which}: expected {wanted}")
     position, filled = 0, set()
     with torch.no_grad():
         for layer in layers:
@@ -367,7 +411,7 @@ def _config_by_length(path: Path, floats: int) -> Config:
 
 def _floats(config: Config) -> int:
     with torch.device("meta"):
-        layers: Sequence[Layer] = _layers(build_network(config.model, len(config.names)), None)
+        layers: Sequence[Layer] = _layers(build_network(config.yolov3, len(config.names)), None)
     return sum(math.prod(tensor.shape) for layer in layers for _, tensor in _tensors(layer))
 
 

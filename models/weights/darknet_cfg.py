@@ -7,6 +7,7 @@ from pathlib import Path
 from utils.errors import UserError, printable
 
 LARGEST_CFG = 2**20
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Section:
 
 
 def read_cfg_text(path: Path) -> str:
-    """The text of a .cfg; UserError if it cannot be one."""
+    """Read the text of a .cfg, whatever the encoding of its comments; UserError if it cannot be one."""
     try:
         if path.stat().st_size > LARGEST_CFG:
             raise UserError(f"{printable(path)}: larger than {LARGEST_CFG >> 20} MiB: expected a Darknet .cfg")
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        if b"\0" in data:
+            raise UserError(f"{printable(path)}: cannot be read as a Darknet .cfg (it holds NUL bytes)")
+        # Comments are in the writer's own encoding; keys and values are ASCII in all of them.
+        return data.removeprefix(BOM).decode("utf-8", "surrogateescape")
+    except OSError as error:
         raise UserError(f"{printable(path)}: cannot be read as a Darknet .cfg ({printable(error, 100)})") from None
 
 

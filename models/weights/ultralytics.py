@@ -38,7 +38,7 @@ def _converted(contents: Any, path: Path) -> dict[str, Any]:
         raise Refused("no yolov3 model: its head has no anchors (YOLOv3u and later are other models)")
     convs = [module for _, module in tree if module.kind.endswith(".Conv")]
     config = _config(model, tree, convs, detect, contents, path)
-    network = build_network(config.model, len(config.names))
+    network = build_network(config.yolov3, len(config.names))
     network.load_state_dict(dict(_state(network, convs, detect)), strict=True)
     epoch = contents.get("epoch") if isinstance(contents, dict) else None
     return {
@@ -93,7 +93,7 @@ def _config(
 
 def _channels(convs: list[StandIn], tiny: bool) -> list[int]:
     """The channels of the stem and of every stage, from the blocks' weights."""
-    counts = [len(parameter(block.get("_modules")["conv"], "weight")) for block in convs]
+    counts = [len(_wanted(block.get("_modules")["conv"], "weight")) for block in convs]
     if tiny:
         return counts[:7]
     # Darknet-53: each stage opens with a stride 2 convolution, followed by 2 x depth blocks.
@@ -101,6 +101,14 @@ def _channels(convs: list[StandIn], tiny: bool) -> list[int]:
     for depth in (0, 1, 2, 8, 8):
         starts.append(starts[-1] + 1 + 2 * depth)
     return [counts[start] for start in starts]
+
+
+def _wanted(module: StandIn, name: str) -> Tensor:
+    """Return a tensor that a whole model has; Refused where it is missing."""
+    found = parameter(module, name)
+    if found is None:
+        raise Refused(f"a layer without its {name}")
+    return found
 
 
 def _activation(tree: list[tuple[str, StandIn]]) -> str:
@@ -128,8 +136,9 @@ def _run(contents: Any, cfg: str) -> RunConfig:
     """The image size it was trained at, where the checkpoint says it."""
     options = contents.get("opt") or contents.get("train_args") if isinstance(contents, dict) else None
     size = options.get("imgsz") if isinstance(options, (dict, StandIn)) else None
-    valid = isinstance(size, int) and 32 <= size <= 8192 and size % 32 == 0
-    return RunConfig(data="", cfg=cfg, imgsz=(size,) if valid else (640,))
+    if not isinstance(size, int) or not 32 <= size <= 8192 or size % 32:
+        size = 640
+    return RunConfig(data="", cfg=cfg, imgsz=(size,))
 
 
 def _state(network: Network, convs: list[StandIn], detect: StandIn) -> Iterator[tuple[str, Tensor]]:
@@ -137,17 +146,17 @@ def _state(network: Network, convs: list[StandIn], detect: StandIn) -> Iterator[
     ours = [(name, module) for name, module in network.named_modules() if isinstance(module, ConvBlock)]
     for (name, block), theirs in zip(ours, convs, strict=True):
         parts = theirs.get("_modules")
-        yield f"{name}.conv.weight", parameter(parts["conv"], "weight")
+        yield f"{name}.conv.weight", _wanted(parts["conv"], "weight")
         if "bn" in parts:
             for part in ("weight", "bias", "running_mean", "running_var"):
-                yield f"{name}.norm.{part}", parameter(parts["bn"], part)
+                yield f"{name}.norm.{part}", _wanted(parts["bn"], part)
         else:  # their fuse() folded it into the convolution
-            yield f"{name}.norm.bias", parameter(parts["conv"], "bias")
+            yield f"{name}.norm.bias", _wanted(parts["conv"], "bias")
             yield f"{name}.norm.weight", torch.ones(len(block.norm.weight)).mul((1 + block.norm.eps) ** 0.5)
             yield f"{name}.norm.running_mean", torch.zeros(len(block.norm.weight))
             yield f"{name}.norm.running_var", torch.ones(len(block.norm.weight))
         yield f"{name}.norm.num_batches_tracked", torch.tensor(0)
     heads = list(detect.get("_modules")["m"].get("_modules").values())
     for number, head in enumerate(heads):
-        yield f"head.convs.{number}.weight", parameter(head, "weight")
-        yield f"head.convs.{number}.bias", parameter(head, "bias")
+        yield f"head.convs.{number}.weight", _wanted(head, "weight")
+        yield f"head.convs.{number}.bias", _wanted(head, "bias")

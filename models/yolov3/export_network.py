@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,10 @@ from models.yolov3.decoding import Decoding, scores_of
 from models.yolov3.network import Network
 from utils.config.knobs import ModelConfig
 
+NetworkKind = TypeVar("NetworkKind", bound=nn.Module)
 
-def folded(network: Network) -> Network:
+
+def folded(network: NetworkKind) -> NetworkKind:
     """A copy of the network in evaluation mode, its batch normalisation folded into the convolutions."""
     network = copy.deepcopy(network).eval().float().requires_grad_(False)
     for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:

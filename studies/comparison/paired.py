@@ -21,17 +21,17 @@ class Estimate(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
+        """Say whether the interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
 
 
 def t_quantile(confidence: float, degrees: int) -> float:
-    """The t that |T| stays below with this probability, for Student's T with so many degrees of freedom."""
+    """Return the t that |T| stays below with this probability, for Student's T with so many degrees of freedom."""
     return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Mean, standard deviation and interval of values that are not NaN."""
+    """Return mean, standard deviation and interval of values that are not NaN."""
     known = np.asarray([value for value in values if value == value], dtype=np.float64)
     if not len(known):
         return Estimate(0, math.nan, math.nan, math.nan, math.nan)
@@ -46,13 +46,13 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Values minus baseline over the seeds that both have."""
+    """Return values minus baseline over the seeds that both have."""
     seeds = sorted(values.keys() & baseline.keys())
     return estimate([values[seed] - baseline[seed] for seed in seeds], confidence)
 
 
 def winner(by_variant: Mapping[str, Mapping[int, float]]) -> str | None:
-    """The variant that is above every other one by intervals that hold together (Bonferroni); None without one."""
+    """Return the variant above every other one by intervals that hold together (Bonferroni); None without one."""
     names = list(by_variant)
     if len(names) < 2:
         return None

@@ -15,7 +15,7 @@ from utils.metrics.coco_metrics import IOU_COLUMNS
 
 
 def draw_figures(results: Results, curves: Sequence[Row], path: Path) -> None:
-    """Writes all pictures that the results allow as one PNG."""
+    """Write all pictures that the results allow as one PNG."""
     figure = new_figure(18, 8.8 + 0.2 * max(len(results.others) - 4, 0))
     parts: Any = figure.subfigures(2, 2)
     (first, second), (third, fourth) = parts
@@ -28,7 +28,7 @@ def draw_figures(results: Results, curves: Sequence[Row], path: Path) -> None:
 
 
 def draw_curves(curves: Sequence[Row], results: Results, figure: Any) -> None:
-    """AP over the epochs: mean line, standard deviation as a band."""
+    """Draw AP over the epochs: mean line, standard deviation as a band."""
     axes = figure.add_subplot()
     for variant in results.variants:
         by_epoch = curve(curves, variant)
@@ -44,7 +44,7 @@ def draw_curves(curves: Sequence[Row], results: Results, figure: Any) -> None:
 
 
 def draw_differences(results: Results, figure: Any) -> None:
-    """AP, AP50, AP75 and AP90 of every variant minus the baseline, with intervals."""
+    """Draw AP, AP50, AP75 and AP90 of every variant minus the baseline, with intervals."""
     columns = [column for column in ("ap", "ap50", "ap75", "ap90") if column in results.values]
     names = results.others
     for axes, column in zip(figure.subplots(1, len(columns), sharey=True, squeeze=False)[0], columns, strict=True):
@@ -63,7 +63,7 @@ def draw_differences(results: Results, figure: Any) -> None:
 
 
 def draw_thresholds(results: Results, figure: Any) -> None:
-    """Difference to the baseline at every IoU threshold, with intervals."""
+    """Draw the difference to the baseline at every IoU threshold, with intervals."""
     axes = figure.add_subplot()
     names = results.others
     for number, variant in enumerate(names):
@@ -80,7 +80,7 @@ def draw_thresholds(results: Results, figure: Any) -> None:
 
 
 def draw_groups(results: Results, figure: Any) -> None:
-    """AP by size, and by side ratio where it was measured: means with standard deviations."""
+    """Draw AP by size, and by side ratio where it was measured: means with standard deviations."""
     columns = results.groups
     axes = figure.add_subplot()
     width = 0.8 / max(len(results.variants), 1)
@@ -97,5 +97,5 @@ def draw_groups(results: Results, figure: Any) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """The names of the variants, right of the picture."""
+    """Write the names of the variants right of the picture."""
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -28,7 +28,7 @@ class Variant:
     settings: dict[str, Any]
 
     def arguments(self) -> list[str]:
-        """The settings as arguments of train.py."""
+        """Return the settings as arguments of train.py."""
         return [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
 
 
@@ -43,7 +43,7 @@ class Recipe:
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of a YAML, by path or by its name in studies/recipes and below; UserError for a mistake in it."""
+    """Read the recipe of a YAML, by path or by its name in studies/recipes and below; UserError for a mistake."""
     path = recipe_file(name)
     values, where = read_mapping(path), printable(path)
     for key in values:
@@ -65,7 +65,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def recipe_file(name: str) -> Path:
-    """The YAML that a name in studies/recipes, in a folder there, or a path means; UserError without one."""
+    """Return the YAML that a name in studies/recipes, in a folder there, or a path means; UserError without one."""
     shipped = {path.stem: path for path in RECIPES.rglob("*.yaml")}
     if name not in shipped and len(Path(name).parts) == 1 and not Path(name).suffix:
         raise UserError(f"no recipe named {printable(name)!r} in {RECIPES.name}/{nearest(name, shipped)}")
@@ -73,7 +73,7 @@ def recipe_file(name: str) -> Path:
 
 
 def from_lists(losses: Sequence[str], assigners: Sequence[str], baseline: str = "") -> Recipe:
-    """Every loss with every assigner; a list that is not given stands for the default alone."""
+    """Combine every loss with every assigner; a list that is not given stands for the default alone."""
     defaults = Hyperparameters()
     axes = {"box_loss": losses or (defaults.box_loss,), "assigner": assigners or (defaults.assigner,)}
     variants = grid(axes, "--losses, --assigners")
@@ -81,7 +81,7 @@ def from_lists(losses: Sequence[str], assigners: Sequence[str], baseline: str = 
 
 
 def recipe_of(config: CompareConfig) -> Recipe:
-    """The recipe that the flags of the command mean; UserError where they contradict each other."""
+    """Return the recipe that the flags of the command mean; UserError where they contradict each other."""
     if bool(config.recipe) == bool(config.losses or config.assigners):
         raise UserError("expected either --recipe or --losses and --assigners")
     if not config.recipe:
@@ -92,7 +92,7 @@ def recipe_of(config: CompareConfig) -> Recipe:
 
 
 def grid(axes: Mapping[str, Any], where: str) -> tuple[Variant, ...]:
-    """A variant for every combination of the values of the axes, named after them."""
+    """Make a variant for every combination of the values of the axes, named after them."""
     lists = []
     for key, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
@@ -106,7 +106,7 @@ def grid(axes: Mapping[str, Any], where: str) -> tuple[Variant, ...]:
 
 
 def checked_baseline(name: str, variants: Sequence[Variant]) -> str:
-    """The baseline, if it is one of the variants."""
+    """Return the baseline, if it is one of the variants."""
     names = [variant.name for variant in variants]
     repeated = sorted({each for each in names if names.count(each) > 1})
     if repeated:
@@ -117,7 +117,7 @@ def checked_baseline(name: str, variants: Sequence[Variant]) -> str:
 
 
 def as_flags(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Values of train.py's flags as its arguments."""
+    """Return values of train.py's flags as its arguments."""
     known = [each.name for each in fields(RunConfig) if each.name not in OWN_FLAGS]
     flags: list[str] = []
     for key, value in values.items():
@@ -127,12 +127,12 @@ def as_flags(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
         if isinstance(value, bool):
             flags.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            flags += [flag, *map(str, value if isinstance(value, list) else [value])]
+            flags += [flag, *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return tuple(flags)
 
 
 def _settings(values: Any, where: str) -> dict[str, Any]:
-    """The settings of a variant, if train.py knows their keys; it checks the values itself."""
+    """Return the settings of a variant, if train.py knows their keys; it checks the values itself."""
     known = {each.name for kind in (Hyperparameters, ModelConfig) for each in fields(kind)}
     for key in _mapping(values, where, "variant", empty=True):
         if key not in known:
@@ -147,7 +147,7 @@ def _mapping(values: Any, where: str, what: str, empty: bool = False) -> Mapping
 
 
 def _name(name: Any, where: str) -> str:
-    """A variant's name, which becomes the name of a folder."""
+    """Return a variant's name, which becomes the name of a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", str(name)):
         raise UserError(f"{where}: {printable(name)!r}: expected a name of letters, digits and . _ + -")
     return str(name)

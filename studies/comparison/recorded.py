@@ -13,7 +13,7 @@ from utils.errors import UserError, printable
 
 
 def report_again(config: CompareConfig) -> Path:
-    """Writes the report of all runs that the tables in `into` name, with another baseline where one is given.
+    """Write the report of all runs that the tables in `into` name, with another baseline where one is given.
 
     UserError where there is no report.
     """
@@ -37,7 +37,7 @@ def report_again(config: CompareConfig) -> Path:
 
 
 def run_of(row: Row, into: Path, split: str) -> Run:
-    """The run that a row of runs.csv is about."""
+    """Return the run that a row of runs.csv is about."""
     name, seed = row["variant"], int(row["seed"])
     run = Run(Variant(name, {}), seed, into / name / f"seed{seed}", tuple(shlex.split(row["flags"])), split)
     if not row["flags"] and run.request.is_file():

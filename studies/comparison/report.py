@@ -14,6 +14,10 @@ from utils.run_folder import write_atomically
 ENVIRONMENT = ("commit", "env.torch", "env.cpu", "env.gpus", "env.platform")
 MAX_CLASSES = 20
 DIFFERENCES = "## Paired differences to "
+ERRORS = (
+    "tide_...: what this kind of error costs in points of AP50 (TIDE, Bolya et al. 2020): less is better, and a box "
+    "loss is there to lessen tide_localisation."
+)
 WEIGHTS = (
     "weights: best.pt, the epoch with the best AP on the validation split; scored on that same split (the default) the "
     "numbers are a little too good, alike for all; `--split test` scores another one"
@@ -21,17 +25,17 @@ WEIGHTS = (
 
 
 def points(value: float, sign: bool = False) -> str:
-    """A fraction in percent, `-` where undefined."""
+    """Return a fraction in percent, `-` where undefined."""
     return "-" if value != value else f"{100 * value:{'+' if sign else ''}.2f}"
 
 
 def mean_and_sd(own: Estimate) -> str:
-    """Mean and standard deviation in percent."""
+    """Return mean and standard deviation in percent."""
     return points(own.mean) if own.n < 2 else f"{points(own.mean)} ± {points(own.sd)}"
 
 
 def interval(difference: Estimate) -> str:
-    """A difference with its interval in points; bold where the interval excludes zero."""
+    """Return a difference with its interval in points; bold where the interval excludes zero."""
     if difference.n < 2:
         return f"{points(difference.mean, sign=True)} (no interval)"
     low, high = points(difference.low, sign=True), points(difference.high, sign=True)
@@ -40,7 +44,7 @@ def interval(difference: Estimate) -> str:
 
 
 def verdict(results: Results) -> list[str]:
-    """What the intervals carry, and nothing else, about AP."""
+    """Say about AP what the intervals carry, and nothing else."""
     lines = []
     for variant in results.others:
         difference = results.difference(MAIN, variant)
@@ -68,13 +72,13 @@ def verdict(results: Results) -> list[str]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def environments(rows: Sequence[Row]) -> list[str]:
-    """On what the runs were made, a line for each different machine or version, with dates."""
+    """Say on what the runs were made, a line for each different machine or version, with dates."""
     seen: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         seen.setdefault(tuple(row.get(key) or "-" for key in ENVIRONMENT), []).append(row["date"][:10])
@@ -86,7 +90,7 @@ def environments(rows: Sequence[Row]) -> list[str]:
 
 
 def class_table(results: Results, rows: Sequence[Row]) -> str:
-    """AP and AP50 of every class as a section; empty where there are none, or too many for a page."""
+    """Return AP and AP50 of every class as a section; empty where there are none, or too many for a page."""
     found = {column: by_class(rows, column) for column in ("ap", "ap50")}
     classes = list(dict.fromkeys(name for variants in found.values() for each in variants.values() for name in each))
     if not 1 <= len(classes) <= MAX_CLASSES:
@@ -104,7 +108,7 @@ def class_table(results: Results, rows: Sequence[Row]) -> str:
 
 
 def unfinished(tables: Tables, runs: Sequence[Run]) -> list[str]:
-    """Lines on the runs that are missing and on those that diverged."""
+    """Return lines on the runs that are missing and on those that diverged."""
     lines = []
     for state, what in (("missing", "Missing"), ("diverged", "Diverged (loss not finite)")):
         names = [f"{run.variant.name} seed {run.seed}" for run in runs if tables.state(run) == state]
@@ -113,7 +117,7 @@ def unfinished(tables: Tables, runs: Sequence[Run]) -> list[str]:
 
 
 def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recipe: Recipe, command: str) -> str:
-    """The whole report."""
+    """Return the whole report."""
     columns, rows = results.shown, tables.scored(runs)
     means = [
         [variant, str(results.estimate(MAIN, variant).n)]
@@ -135,7 +139,8 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         + table(["variant", *columns], differences)
         + "\n\nBold: the interval excludes zero. A pair is two runs with the same seed: the same initial weights, the "
         "same order of images and the same augmentation. Each interval stands alone: of 20 that hold no difference one "
-        "excludes zero by chance. The intervals cover the seeds, not another choice of images or another data set.",
+        "excludes zero by chance. The intervals cover the seeds, not another choice of images or another data set."
+        + (f" {ERRORS}" if results.errors else ""),
         class_table(results, rows),
         "![AP by epoch, differences of AP, differences by IoU threshold, AP by group](figures.png)",
         "## Made with\n\n" + "\n".join(f"- {line}" for line in environments(rows)),
@@ -144,7 +149,7 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
 
 
 def write_report(runs: Sequence[Run], recipe: Recipe, into: Path, command: str) -> Path:
-    """Writes runs.csv, curves.csv, report.md and figures.png; returns the Markdown file."""
+    """Write runs.csv, curves.csv, report.md and figures.png; return the Markdown file."""
     into.mkdir(parents=True, exist_ok=True)
     tables = update_tables(runs, into)
     results = collect(tables.scored(runs), recipe)

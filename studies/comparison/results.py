@@ -14,6 +14,7 @@ MAIN = "ap"
 SHOWN = ("ap", "ap50", "ap60", "ap65", "ap70", "ap75", "ap80", "ap90", "ap_small", "ap_medium", "ap_large")
 # Columns that other parts of the project may add to metrics.json, shown as they are named there.
 GROUP_PREFIXES = ("ap_ratio", "ap_small", "ap_medium", "ap_large")
+ERROR_PREFIX = "tide_"  # what a kind of error costs in AP50
 
 
 @dataclass(frozen=True)
@@ -26,41 +27,46 @@ class Results:
 
     @property
     def others(self) -> list[str]:
-        """The variants without the baseline."""
+        """Return the variants without the baseline."""
         return [name for name in self.variants if name != self.baseline]
 
     def color(self, variant: str) -> Any:
-        """The variant's colour, the same in every picture."""
+        """Return the variant's colour, the same in every picture."""
         return colormaps["tab10" if len(self.variants) <= 10 else "tab20"](self.variants.index(variant) % 20)
 
     @property
     def groups(self) -> list[str]:
-        """The columns of groups of objects: by size first, then what else there is."""
+        """Return the columns of groups of objects: by size first, then what else there is."""
         found = [column for column in self.values if column.startswith(GROUP_PREFIXES)]
         sizes = [column for column in SHOWN if column in found]
         return sizes + [column for column in found if column not in sizes]
 
     @property
     def shown(self) -> list[str]:
-        """The papers' columns and the groups that are there."""
+        """Return the papers' columns, the groups and the costs of errors that are there."""
         found = [column for column in SHOWN if column in self.values]
-        return found + [column for column in self.groups if column not in SHOWN]
+        return [*found, *(column for column in self.groups if column not in SHOWN), *self.errors]
+
+    @property
+    def errors(self) -> list[str]:
+        """The columns of what each kind of error costs."""
+        return [column for column in self.values if column.startswith(ERROR_PREFIX)]
 
     def of(self, column: str, variant: str) -> dict[int, float]:
-        """A column of a variant by seed; without the seeds where it is undefined."""
+        """Return a column of a variant by seed; without the seeds where it is undefined."""
         return self.values.get(column, {}).get(variant, {})
 
     def estimate(self, column: str, variant: str) -> Estimate:
-        """Mean, standard deviation and interval of a column of a variant over its seeds."""
+        """Return mean, standard deviation and interval of a column of a variant over its seeds."""
         return estimate(list(self.of(column, variant).values()))
 
     def difference(self, column: str, variant: str) -> Estimate:
-        """Variant minus baseline, seed by seed."""
+        """Return variant minus baseline, seed by seed."""
         return paired_difference(self.of(column, variant), self.of(column, self.baseline))
 
 
 def collect(rows: Sequence[Row], recipe: Recipe) -> Results:
-    """The numbers in rows of runs.csv."""
+    """Return the numbers in rows of runs.csv."""
     values: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         for column, cell in row.items():
@@ -72,7 +78,7 @@ def collect(rows: Sequence[Row], recipe: Recipe) -> Results:
 
 
 def by_class(rows: Sequence[Row], column: str) -> dict[str, dict[str, Estimate]]:
-    """A column of metrics.json's `per_class` by variant and class."""
+    """Return a column of metrics.json's `per_class` by variant and class."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         for name, cell in row.items():
@@ -83,7 +89,7 @@ def by_class(rows: Sequence[Row], column: str) -> dict[str, dict[str, Estimate]]
 
 
 def curve(rows: Sequence[Mapping[str, str]], variant: str, column: str = MAIN) -> dict[int, Estimate]:
-    """A variant's column of curves.csv over its seeds, by epoch."""
+    """Return a variant's column of curves.csv over its seeds, by epoch."""
     values: dict[int, list[float]] = {}
     for row in rows:
         if row["variant"] == variant and row.get(column):

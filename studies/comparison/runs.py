@@ -29,51 +29,51 @@ class Run:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """The arguments of train.py that name the folder."""
+        """Return the arguments of train.py that name the folder."""
         return ("--project", str(self.folder.parent), "--name", self.folder.name, "--exist-ok")
 
     @property
     def request(self) -> Path:
-        """The file that says what this folder was made for."""
+        """Return the file that says what this folder was made for."""
         return self.folder.with_name(f"{self.folder.name}.json")
 
     @property
     def log(self) -> Path:
-        """The output of the run."""
+        """Return the output of the run."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def metrics_file(self) -> Path:
-        """The metrics that count: of the run's own validation, or of val.py on another split."""
+        """Return the metrics that count: of the run's own validation, or of val.py on another split."""
         return self.folder / ("metrics.json" if self.split == "val" else f"{self.split}/metrics.json")
 
     @property
     def done(self) -> bool:
-        """Whether its metrics are there."""
+        """Say whether its metrics are there."""
         return self.metrics_file.is_file()
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss became NaN or infinite; the same again would do the same."""
+        """Say whether its loss became NaN or infinite; the same again would do the same."""
         return self.request.is_file() and read_object(self.request).get("exit_code") == DivergedError.exit_code
 
     def metrics(self) -> dict:
-        """The metrics, as metrics.json holds them."""
+        """Return the metrics, as metrics.json holds them."""
         return read_object(self.metrics_file)
 
     def environment(self) -> dict:
-        """Versions, hardware, date and command of the run."""
+        """Return versions, hardware, date and command of the run."""
         path = self.folder / "env.json"
         return read_object(path) if path.is_file() else {}
 
     def epochs(self) -> list[dict[str, str]]:
-        """The rows of results.csv."""
+        """Return the rows of results.csv."""
         with (self.folder / "results.csv").open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
 
 def plan(variants: Sequence[Variant], seeds: Sequence[int], shared: Sequence[str], into: Path, split: str) -> list[Run]:
-    """All runs, seed by seed, so that an unfinished comparison has whole pairs."""
+    """Plan all runs, seed by seed, so that an unfinished comparison has whole pairs."""
     runs = []
     for seed in seeds:
         for variant in variants:
@@ -83,7 +83,7 @@ def plan(variants: Sequence[Variant], seeds: Sequence[int], shared: Sequence[str
 
 
 def check_requests(runs: Sequence[Run]) -> None:
-    """UserError where a folder holds a run that was asked for differently."""
+    """Raise UserError where a folder holds a run that was asked for differently."""
     for run in runs:
         if run.request.is_file() and read_object(run.request).get("arguments") != list(run.arguments):
             raise UserError(
@@ -93,19 +93,19 @@ def check_requests(runs: Sequence[Run]) -> None:
 
 
 def note_request(run: Run, code: int | None = None) -> None:
-    """Writes what a run's folder is made for, and the exit code once there is one."""
+    """Write what a run's folder is made for, and the exit code once there is one."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     write_json(run.request, {"arguments": list(run.arguments), **({} if code is None else {"exit_code": code})})
 
 
 def commands(run: Run) -> Generator[list[str], int, int]:
-    """Trains a run, or goes on with it, and scores it: yields commands, is sent their exit codes, returns the last."""
+    """Train a run, or go on with it, and score it: yield commands, be sent their exit codes, return the last."""
     note_request(run)
     code = 0
     if not (run.folder / "metrics.json").is_file():
-        started = (run.folder / "weights" / "last.pt").is_file()
+        started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
         code = (yield [TRAIN, "--resume", str(run.folder)]) if started else UserError.exit_code
-        # Nothing to resume, or stopped between its last epoch and its metrics.
+        # Nothing to resume.
         code = (yield [TRAIN, *run.arguments, *run.place]) if code == UserError.exit_code else code
     if not code and not run.done:
         best = str(run.folder / "weights" / "best.pt")
@@ -115,7 +115,7 @@ def commands(run: Run) -> Generator[list[str], int, int]:
 
 
 def device(arguments: Sequence[str]) -> list[str]:
-    """The --device among a run's arguments, for val.py."""
+    """Return the --device among a run's arguments, for val.py."""
     if "--device" not in arguments:
         return []
     place = list(arguments).index("--device")
@@ -123,7 +123,7 @@ def device(arguments: Sequence[str]) -> list[str]:
 
 
 def read_object(path: Path) -> dict:
-    """A JSON object; UserError for a file that holds none."""
+    """Read a JSON object; UserError for a file that holds none."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -42,15 +42,15 @@ class Tables:
     curves: list[Row]
 
     def state(self, run: Run) -> str:
-        """`done`, `diverged` or `missing`, for the split that the run is to be scored on."""
+        """Return `done`, `diverged` or `missing`, for the split that the run is to be scored on."""
         return next((row["state"] for row in self.rows_of(run) if row["scored"] == run.split), "missing")
 
     def lack(self, run: Run) -> bool:
-        """Whether a run has still to be made or scored: by its folder, where it has one, else by these tables."""
+        """Say whether a run has still to be made or scored: by its folder, where it has one, else by these tables."""
         return not (run.done or run.diverged) and (run.folder.is_dir() or self.state(run) == "missing")
 
     def check(self, runs: Sequence[Run]) -> None:
-        """UserError where runs.csv holds a run of the same name that was asked for differently."""
+        """Raise UserError where runs.csv holds a run of the same name that was asked for differently."""
         for run in runs:
             asked = shlex.join(run.arguments)
             for row in self.rows_of(run):
@@ -61,28 +61,28 @@ class Tables:
                     )
 
     def rows_of(self, run: Run) -> list[Row]:
-        """The rows of one run, a split each."""
+        """Return the rows of one run, a split each."""
         return [row for row in self.runs if is_of(row, run)]
 
     def scored(self, runs: Sequence[Run]) -> list[Row]:
-        """The rows of the runs that are done, on the splits that they are to be scored on, in their order."""
+        """Return the rows of the runs that are done, on the splits that they are to be scored on, in their order."""
         found = {(row["variant"], row["seed"], row["scored"]): row for row in self.runs if row["state"] == "done"}
         keys = [(run.variant.name, str(run.seed), run.split) for run in runs]
         return [found[key] for key in keys if key in found]
 
 
 def is_of(row: Mapping[str, object], run: Run) -> bool:
-    """Whether a row of either table belongs to a run."""
+    """Say whether a row of either table belongs to a run."""
     return (row["variant"], str(row["seed"])) == (run.variant.name, str(run.seed))
 
 
 def is_measure(column: str) -> bool:
-    """Whether a column of runs.csv is a measure of the whole split, such as `ap`."""
+    """Say whether a column of runs.csv is a measure of the whole split, such as `ap`."""
     return column not in ABOUT and "." not in column
 
 
 def read_tables(into: Path) -> Tables:
-    """The tables in a comparison's folder, empty where there are none; UserError for a file that is none.
+    """Read the tables in a comparison's folder, empty where there are none; UserError for a file that is none.
 
     Older versions wrote no flags, one split a table (the report names it), and curves that are means over seeds.
     """
@@ -95,14 +95,14 @@ def read_tables(into: Path) -> Tables:
 
 
 def split_of_report(into: Path) -> str:
-    """The split that a report says its runs were scored on."""
+    """Return the split that a report says its runs were scored on."""
     path = into / "report.md"
     found = re.search(r"^split (\w+) \(", path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
     return found.group(1) if found else "val"
 
 
 def update_tables(runs: Sequence[Run], into: Path) -> Tables:
-    """Writes both tables and reads them back: of every run what its folder holds, else what the tables said before.
+    """Write both tables and read them back: of every run what its folder holds, else what the tables said before.
 
     Rows of other runs stay below.
     """
@@ -124,13 +124,13 @@ def update_tables(runs: Sequence[Run], into: Path) -> Tables:
 
 
 def about(run: Run, scored: str, state: str) -> dict[str, object]:
-    """The first columns of a row of runs.csv."""
+    """Return the first columns of a row of runs.csv."""
     known = {"variant": run.variant.name, "seed": run.seed, "scored": scored, "state": state}
     return {**dict.fromkeys(ABOUT), **known, "flags": shlex.join(run.arguments)}
 
 
 def run_rows(run: Run) -> Iterator[dict[str, object]]:
-    """A row for every split that a run's folder has metrics of: its own validation's, and those that val.py scored."""
+    """Yield a row for every split that a run was scored on: by its own validation, and by val.py."""
     environment = run.environment()
     for path in sorted(run.folder.glob("metrics.json")) + sorted(run.folder.glob("*/metrics.json")):
         scored = "val" if path.parent == run.folder else path.parent.name
@@ -147,13 +147,13 @@ def run_rows(run: Run) -> Iterator[dict[str, object]]:
 
 
 def curve_rows(run: Run) -> Iterator[dict[str, object]]:
-    """A finished run's rows of results.csv, numbers to six digits."""
+    """Return a finished run's rows of results.csv, numbers to six digits."""
     for row in run.epochs() if run.done else []:
         yield {"variant": run.variant.name, "seed": run.seed, **{key: shortened(cell) for key, cell in row.items()}}
 
 
 def shortened(cell: str) -> str:
-    """A number to six digits; the cell as it is where it holds none."""
+    """Return a number to six digits; the cell as it is where it holds none."""
     try:
         return f"{float(cell):.{CURVE_DIGITS}g}"
     except ValueError:
@@ -161,7 +161,7 @@ def shortened(cell: str) -> str:
 
 
 def flat(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """A JSON object's values under dotted names; a list in one cell."""
+    """Return a JSON object's values under dotted names; a list in one cell."""
     cells: dict[str, object] = {}
     for key, value in document.items():
         if isinstance(value, Mapping):
@@ -172,7 +172,7 @@ def flat(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def same_columns(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Rows with all columns that any of them has: those about the run, the measures, then the dotted ones."""
+    """Return rows with all columns that any of them has: those about the run, the measures, then the dotted ones."""
     names = dict.fromkeys(name for row in rows for name in row)
     dotted = [name for name in names if "." in name]
     columns = [*(name for name in names if "." not in name), *sorted(dotted, key=lambda name: name.split(".")[0])]

@@ -28,7 +28,7 @@ def perform_all(
     timing: Timing | None = None,
     steps: Callable[[Run], Commands] = commands,
 ) -> None:
-    """Makes the runs that are lacking, together with all workers that were started with the same runs.
+    """Make the runs that are lacking, together with all workers that were started with the same runs.
 
     CommandError names what failed after everything else was tried.
     """
@@ -46,13 +46,13 @@ def perform_all(
 
 
 def study_name(runs: Sequence[Run], into: Path) -> str:
-    """The same for all workers of a comparison, another one for other runs."""
+    """Name a study: alike for all workers of a comparison, otherwise for other runs."""
     asked = json.dumps([[key_of(run), run.arguments, run.split] for run in runs])
     return f"{into.as_posix()} {hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 
 def key_of(run: Run) -> str:
-    """What a trial says which run it is."""
+    """Return what a trial says which run it is."""
     return f"{run.variant.name} seed{run.seed}"
 
 
@@ -74,7 +74,7 @@ class Grid:
         self.due, self.idle = 0.0, 0
 
     def add_missing(self) -> None:
-        """Adds a trial for every run that lacks and has none. Two workers may add the same: see `take`."""
+        """Add a trial for every run that lacks and has none. Two workers may add the same: see `take`."""
         live = {trial.user_attrs.get(RUN) for trial in self.study.trials() if trial.state in LIVE}
         for key, run in self.runs.items():
             # In this order: a run's folder is finished before its trial is.
@@ -82,7 +82,7 @@ class Grid:
                 self.study.add({RUN: key})
 
     def take(self) -> tuple[Trial, Job] | None:
-        """The first run that waits; of two trials of a run the later one is dropped."""
+        """Take the first run that waits; of two trials of a run the later one is dropped."""
         if time.monotonic() < self.due:
             return None
         trials = self.study.trials()
@@ -107,24 +107,24 @@ class Grid:
         return trial, Job(self.steps(run), run.log, self.threads)
 
     def has_earlier(self, trial: Trial, key: str) -> bool:
-        """Whether an earlier trial of the same run waits or runs."""
+        """Say whether an earlier trial of the same run waits or runs."""
         earlier = self.study.trials()[: trial.number]
         return any(each.state in LIVE and each.user_attrs.get(RUN) == key for each in earlier)
 
     def abandoned(self, trial: FrozenTrial) -> bool:
-        """Whether no process of this machine writes to the log of a trial's run."""
+        """Say whether no process of this machine writes to the log of a trial's run."""
         run = self.runs.get(str(trial.user_attrs.get(RUN)))
         return run is not None and unlocked(run.log)
 
     def attend(self, trial: Trial, job: Job) -> None:
-        """Beats; a trial that others took for dead is stopped, as they go on with it."""
+        """Beat; a trial that others took for dead is stopped, as they go on with it."""
         if job.locked:
             self.study.claim(trial)
         if not self.study.beat(trial):
             job.stop()
 
     def finish(self, trial: Trial, job: Job, code: int) -> None:
-        """Says how a run went."""
+        """Say how a run went."""
         key = str(trial.user_attrs[RUN])
         run = self.runs[key]
         if job.stopped:
@@ -144,10 +144,10 @@ class Grid:
             self.study.tell(trial, TrialState.COMPLETE, float(run.metrics().get("ap") or 0))
 
     def release(self, trial: Trial) -> None:
-        """Lets a run that this worker leaves wait for another one."""
+        """Let a run that this worker leaves wait for another one."""
         if self.study.tell(trial, TrialState.FAIL):
             self.study.add({RUN: trial.user_attrs[RUN]})
 
     def over(self) -> bool:
-        """Whether every run is finished or has failed."""
+        """Say whether every run is finished or has failed."""
         return not any(key not in self.failed and self.lacking(run) for key, run in self.runs.items())

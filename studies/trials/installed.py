@@ -9,12 +9,12 @@ POSTGRESQL = 'python -m pip install "psycopg[binary]"'
 
 
 def check_optuna() -> None:
-    """UserError with the command that installs Optuna where it is missing."""
+    """Raise UserError with the command that installs Optuna where it is missing."""
     if importlib.util.find_spec("optuna") is None:
         raise UserError(f"comparisons and searches need Optuna, which is not installed: {OPTUNA}")
 
 
 def check_postgresql() -> None:
-    """UserError with the command that installs PostgreSQL's client where it is missing."""
+    """Raise UserError with the command that installs PostgreSQL's client where it is missing."""
     if importlib.util.find_spec("psycopg") is None:
         raise UserError(f"--storage postgresql://... needs psycopg, which is not installed: {POSTGRESQL}")

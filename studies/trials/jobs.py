@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from engine.train.stop_signals import PARENT
 
 try:
     import fcntl
@@ -22,57 +25,61 @@ class Job:
 
     def __init__(self, commands: Commands, log: Path, threads: int):
         self.commands, self.log, self.stopped = commands, log, False
-        self.environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        # Its trainers end with this process, also when it is killed.
+        self.environment = {
+            **os.environ,
+            PARENT: str(os.getpid()),
+            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        }
         self.output: IO[str] | None = None
         self.process: subprocess.Popen | None = None
 
     @property
     def locked(self) -> bool:
-        """Whether this job holds the lock of its run."""
+        """Say whether this job holds the lock of its run."""
         return self.output is not None
 
     def poll(self) -> int | None:
-        """Goes on with what is due, without waiting; the exit code once all is over."""
+        """Go on with what is due, without waiting; return the exit code once all is over."""
         if self.output is None:
             self.output = locked(self.log)
             return None if self.output is None else self._advance(None)
         code = self.process.poll() if self.process else 0
         if code is None:
             return None
-        return self._finish(code) if self.stopped else self._advance(code)
+        return code if self.stopped else self._advance(code)
 
     def _advance(self, code: int | None) -> int | None:
-        """Starts the next command, which may depend on the exit code of the last; the exit code where none is left."""
+        """Start the next command, which may depend on the last exit code; return that where no command is left."""
         try:
             command = next(self.commands) if code is None else self.commands.send(code)
         except StopIteration as end:
-            return self._finish(end.value)
+            return end.value
         self.process = subprocess.Popen(
             [sys.executable, *command], stdout=self.output, stderr=subprocess.STDOUT, env=self.environment
         )
         return None
 
-    def _finish(self, code: int) -> int:
-        if self.output:
-            self.output.close()
-        return code
-
     def stop(self) -> None:
-        """Asks the process to end in good order, and starts no other."""
+        """Ask the process to end in good order, and start no other."""
         self.stopped = True
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """Stops and waits."""
+        """Stop and wait."""
         self.stop()
         if self.process:
             self.process.wait()
-        self._finish(0)
+
+    def close(self) -> None:
+        """Give up the lock: what the processes left has been told, so that nobody takes the run for abandoned."""
+        if self.output:
+            self.output.close()
 
 
 def locked(log: Path) -> IO[str] | None:
-    """A log opened for adding, with a lock that processes which write to it inherit; None where others hold it."""
+    """Open a log for adding, with a lock that processes which write to it inherit; None where others hold it."""
     log.parent.mkdir(parents=True, exist_ok=True)
     output = log.open("a", encoding="utf-8")
     try:
@@ -85,10 +92,20 @@ def locked(log: Path) -> IO[str] | None:
 
 
 def unlocked(log: Path) -> bool:
-    """Whether no process writes to a log."""
+    """Say whether no process writes to a log."""
     if not fcntl or not log.is_file():
         return False
     output = locked(log)
     if output:
         output.close()
     return output is not None
+
+
+@contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Wait until no other process is in a block with the same file: workers that end together write one report."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -49,11 +49,11 @@ class Watch:
         self.since: dict[int, tuple[object, float]] = {}
 
     def forget(self) -> None:
-        """Begins anew: nobody could beat while the storage was away."""
+        """Begin anew: nobody could beat while the storage was away."""
         self.looked = None
 
     def still(self, numbers: Mapping[int, object], now: float) -> list[int]:
-        """The keys whose number has not changed for the grace period; looks further apart than that do not count."""
+        """Return the keys whose number stood still for the grace period; looks further apart than that do not count."""
         if self.looked is None or now - self.looked > self.grace:
             self.since = {}
         self.looked = now
@@ -71,7 +71,7 @@ class SharedStudy:
         self.beaten: dict[int, float] = {}
 
     def steady(self, call: Callable[[], Value]) -> Value:
-        """The value of a call to the storage, which is tried again until the storage answers."""
+        """Return the value of a call to the storage, which is tried again until the storage answers."""
         said = -60.0
         while True:
             try:
@@ -85,17 +85,17 @@ class SharedStudy:
                 time.sleep(min(self.timing.look, 5))
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials as they are now."""
+        """Return all trials as they are now."""
         return self.steady(lambda: self.study.get_trials(deepcopy=False))
 
     def ask(self) -> Trial:
-        """The first trial that waits, now this worker's, or a new one where none waits."""
+        """Return the first trial that waits, now this worker's, or a new one where none waits."""
         trial = self.steady(self.study.ask)
         self.beaten[trial.number] = time.monotonic() - self.timing.beat
         return trial
 
     def note(self, trial: Trial, key: str, value: Any) -> bool:
-        """Sets an attribute of a running trial; False where it is no longer this worker's."""
+        """Set an attribute of a running trial; False where it is no longer this worker's."""
         try:
             self.steady(lambda: trial.set_user_attr(key, value))
         except UpdateFinishedTrialError:
@@ -103,17 +103,17 @@ class SharedStudy:
         return True
 
     def add(self, attributes: Mapping[str, Any]) -> None:
-        """Adds a trial that waits for a worker."""
+        """Add a trial that waits for a worker."""
         waiting = optuna.create_trial(state=TrialState.WAITING, user_attrs=dict(attributes))
         self.steady(lambda: self.study.add_trial(waiting))
 
     def tell(self, trial: Trial, state: TrialState, value: float | None = None) -> bool:
-        """Ends a trial; False where somebody else had ended it."""
+        """End a trial; False where somebody else had ended it."""
         self.beaten.pop(trial.number, None)
         return self.finish(trial.number, state, value)
 
     def finish(self, number: int, state: TrialState, value: float | None = None) -> bool:
-        """Ends the trial of this number; False where it had ended."""
+        """End the trial of this number; False where it had ended."""
         try:
             self.steady(lambda: self.study.tell(number, value, state=state))
         except (ValueError, UpdateFinishedTrialError):
@@ -121,7 +121,7 @@ class SharedStudy:
         return True
 
     def beat(self, trial: Trial) -> bool:
-        """Shows that a trial's worker lives, when it is time to; False where others took it for dead.
+        """Show that a trial's worker lives, when it is time to; False where others took it for dead.
 
         Does not wait for a storage that is away: the next call tries again.
         """
@@ -138,12 +138,12 @@ class SharedStudy:
         return True
 
     def claim(self, trial: Trial) -> None:
-        """Notes once that this process holds the lock of the trial's run."""
+        """Note once that this process holds the lock of the trial's run."""
         if trial.user_attrs.get(WORKER) != worker_of(trial.number):
             self.note(trial, WORKER, worker_of(trial.number))
 
     def retry_dead(self, trials: list[FrozenTrial], abandoned: Callable[[FrozenTrial], bool]) -> None:
-        """Ends the running trials whose workers are dead, and lets each wait for another worker once more.
+        """End the running trials whose workers are dead, and lets each wait for another worker once more.
 
         `abandoned` says of a trial of this machine whether its lock is free.
         """
@@ -156,7 +156,7 @@ class SharedStudy:
                 self.give_back(trial)
 
     def give_back(self, trial: FrozenTrial) -> None:
-        """Adds a trial like one that has failed, with the values that it reported, to wait for a worker."""
+        """Add a trial like one that has failed, with the values that it reported, to wait for a worker."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             again = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
@@ -164,12 +164,12 @@ class SharedStudy:
 
 
 def worker_of(number: int) -> str:
-    """This machine and a trial's number: a trial that was given back has another number than it says."""
+    """Return this machine and a trial's number: a trial that was given back has another number than it says."""
     return f"{socket.gethostname()} trial {number}"
 
 
 def open_study(name: str, storage: str, file: Path, timing: Timing, **settings: Any) -> tuple[SharedStudy, bool]:
-    """The study of a name in a storage, or in `file` where none is given, and whether it is new.
+    """Open the study of a name in a storage, or in `file` without one, and say whether it is new.
 
     UserError for a storage that cannot be used.
     """
@@ -183,7 +183,7 @@ def open_study(name: str, storage: str, file: Path, timing: Timing, **settings: 
 
 
 def open_storage(storage: str, file: Path) -> RDBStorage | JournalStorage:
-    """A database by its URL, or a journal file, made with its folder; UserError for what is neither."""
+    """Open a database by its URL, or a journal file, made with its folder; UserError for what is neither."""
     if not storage:
         file.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(file)))
@@ -205,7 +205,7 @@ def open_storage(storage: str, file: Path) -> RDBStorage | JournalStorage:
 
 
 def new_database_at_once(connect: Callable[[], RDBStorage], attempts: int = 5) -> RDBStorage:
-    """The storage, tried again where several workers make the tables of an empty database together."""
+    """Connect, trying again where several workers make the tables of an empty database together."""
     for _ in range(attempts - 1):
         try:
             return connect()
@@ -215,10 +215,10 @@ def new_database_at_once(connect: Callable[[], RDBStorage], attempts: int = 5) -
 
 
 def journal_in(into: Path) -> Path:
-    """The file of a comparison's or a search's trials where no storage is named."""
+    """Return the file of a comparison's or a search's trials where no storage is named."""
     return into / "trials.journal"
 
 
 def process_label() -> str:
-    """This process, for people who read the trials."""
+    """Return this process, for people who read the trials."""
     return f"{socket.gethostname()} process {os.getpid()}"

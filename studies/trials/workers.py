@@ -18,23 +18,23 @@ class Source(Protocol):
     """Where runs come from, and who is told how they went."""
 
     def take(self) -> tuple[Trial, Job] | None:
-        """A run that is now this worker's; None where none is free at the moment."""
+        """Return a run that is now this worker's; None where none is free at the moment."""
 
     def attend(self, trial: Trial, job: Job) -> None:
-        """Called again and again while a run goes on."""
+        """Look after a run; called again and again while it goes on."""
 
     def finish(self, trial: Trial, job: Job, code: int) -> None:
-        """Called with a run's exit code."""
+        """Take note of a run's exit code."""
 
     def release(self, trial: Trial) -> None:
-        """Called for a run that this worker has to leave unfinished."""
+        """Let go of a run that this worker has to leave unfinished."""
 
     def over(self) -> bool:
-        """Whether no run is left, here or with another worker."""
+        """Say whether no run is left, here or with another worker."""
 
 
 def work(source: Source, jobs: int) -> None:
-    """Makes runs, `jobs` of them at the same time, until the source says that all is over.
+    """Make runs, `jobs` of them at the same time, until the source says that all is over.
 
     On SIGINT or SIGTERM they end in good order and wait for another worker.
     """
@@ -49,6 +49,7 @@ def work(source: Source, jobs: int) -> None:
                     else:
                         going.remove((trial, job))
                         source.finish(trial, job, code)
+                        job.close()
                 taken = source.take() if len(going) < jobs else None
                 if taken:
                     going.append(taken)
@@ -62,11 +63,12 @@ def work(source: Source, jobs: int) -> None:
             for trial, job in going:
                 job.end()
                 source.release(trial)
+                job.close()
 
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as SIGINT does; outside the main thread nothing changes."""
+    """Let SIGTERM raise KeyboardInterrupt, as SIGINT does; outside the main thread nothing changes."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from studies.compare import compare, parse_flags
 from studies.scores import parse_flags as scores_flags
 from tests.paths import ROOT
 from train import parse_flags as train_flags
+from tune import parse_flags as tune_flags
 from utils.config.knobs import CompareConfig
 from val import parse_flags as val_flags
 
@@ -38,7 +39,7 @@ def test_pictures_exist_and_are_small():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page):
     studies = {"-m studies.compare": parse_flags, "-m studies.scores": scores_flags}
-    parsers = {"train.py": train_flags, "val.py": val_flags, **studies}
+    parsers = {"train.py": train_flags, "val.py": val_flags, "tune.py": tune_flags, **studies}
     found = 0
     for line in commands(page):
         for start, parser in parsers.items():

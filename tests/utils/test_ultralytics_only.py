@@ -80,6 +80,33 @@ def test_import_by_one_rank_alone_does_not_wait_for_the_others(tmp_path):
     assert report["same"]
 
 
+def test_threads_keep_the_environment_while_they_make_results(tmp_path):
+    """In a process of its own: the first call imports, which must lose no variable for good."""
+    script = """
+import os, sys, threading
+import numpy as np, torch
+from utils.ultralytics_only import result
+for number in range(40): os.environ[f"SERVICE_{number}"] = "x"
+before, lost = dict(os.environ), []
+torch.set_printoptions(precision=8)
+sys.setswitchinterval(1e-5)
+parts = (np.zeros((64, 64, 3), np.uint8), "", {0: "a"}, torch.zeros(1, 4), torch.ones(1), torch.zeros(1))
+def look():
+    while started[0].is_alive(): lost.extend(name for name in ("SERVICE_1", "SERVICE_39") if name not in os.environ)
+def work():
+    for _ in range(300): result(*parts)
+started = [threading.Thread(target=work) for _ in range(4)]
+started.append(threading.Thread(target=look))
+for each in started: each.start()
+for each in started: each.join()
+assert dict(os.environ) == before, set(before) ^ set(os.environ)
+assert not lost, len(lost)
+assert torch._tensor_str.PRINT_OPTS.precision == 8
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_average_works_without_a_word(capfd):
     from utils.ultralytics_only import ModelEMA
 

@@ -18,13 +18,30 @@ def check_combination(settings: ExportConfig) -> None:
             raise UserError(f"--layout {settings.layout}: for {able}, not {entry.name}")
         if settings.dynamic and not entry.dynamic:
             raise UserError(f"--dynamic: for {_names(lambda each: each.dynamic)}, not {entry.name}")
+        if settings.batch_size > 1 and not entry.batches:
+            raise UserError(f"--batch-size {settings.batch_size}: {entry.name} takes one image at a time")
     if settings.half and settings.layout == "nms":
         # At half precision a box on the edge of a threshold comes or goes: no check could tell that from a mistake.
         raise UserError("--half with --layout nms: cannot be checked; export decoded or raw")
     if settings.half and not all(entry.half for entry in chosen):
         able = listed([entry.name for entry in EXPORT_FORMATS.values() if entry.half])
         raise UserError(f"--half: for {able}")
+    _check_int8(settings, chosen)
     _check_all_read(settings, graphs)
+
+
+def _check_int8(settings: ExportConfig, chosen: list[ExportFormat]) -> None:
+    """Raise UserError for --int8 where it cannot be, and for its flags without it."""
+    if settings.int8:
+        if settings.half:
+            raise UserError("--int8 with --half: expected one of them")
+        if any(entry.int8 is None for entry in chosen):
+            raise UserError(f"--int8: for {_names(lambda each: each.int8 is not None)}")
+        if not settings.calibrate:
+            raise UserError("--int8: needs photos to see the range of features on: --calibrate data.yaml")
+    for name in ("calibrate", "data_root", "force"):
+        if getattr(settings, name) and not settings.int8:
+            raise UserError(f"--{name.replace('_', '-')}: for --int8")
 
 
 def _check_all_read(settings: ExportConfig, graphs: list[ExportFormat]) -> None:

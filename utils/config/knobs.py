@@ -19,6 +19,7 @@ BOX_LOSSES = tuple(SIMILARITIES)
 # What a list of them shows: the compositions follow a rule.
 SHOWN_LOSSES = (*BASE_SIMILARITIES, *(f"{prefix}_..." for prefix in WRAPPERS))
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
+LARGEST = 3.4e38  # what float32, in which losses are computed, holds
 LR_SCHEDULES = ("linear", "cosine", "steps")
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
@@ -268,8 +269,9 @@ FOREIGN_KEYS = frozenset(
 class RunConfig:
     """The flags of train.py."""
 
-    data: str = knob("shapes", "data YAML, or a built-in name (shapes, coco128, coco, voc, lvis)")
+    data: str = knob("shapes", "data YAML, built-in name (shapes, coco128, ...), or a folder, .zip, COCO JSON")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    val: float = knob(0.0, "share of the training photos to validate on, for a set without a val split", 0.0, 0.9)
     cfg: str = knob("yolov3-tiny", "model YAML, or a name in models (yolov3, yolov3-tiny, retinanet_resnet18_fpn, ...)")
     hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
     weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
@@ -390,6 +392,27 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """The flags of tune.py; every other flag goes to train.py."""
+
+    trials: int = knob(30, "runs of the whole search, on all machines together", 1, 100_000)
+    search: tuple[str, ...] = knob(
+        ("lr0=1e-4..0.1:log", "weight_decay=1e-5..0.01:log", "box=0.02..0.5:log", "cls=0.1..5:log", "obj=0.2..5:log"),
+        "keys with what to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log, KEY=A,B,C",
+    )
+    metric: str = knob("ap", "measure of metrics.json and results.csv to raise")
+    max_seconds: float = knob(0.0, "constraint: training seconds of a run, 0 = none", 0)
+    max_parameters: int = knob(0, "constraint: weights and biases of the detector, 0 = none", 0)
+    prune: bool = knob(True, "stop runs early that fall behind (Hyperband)")
+    into: str = knob("runs/tune/search", "folder of the runs, of the report and of best.yaml")
+    storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
+    jobs: int = knob(1, "training processes at the same time", 1, 1024)
+    threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
+    sampler_seed: int = knob(0, "seed of the search; --seed is that of every training", 0, 2**31)
+    report_only: bool = knob(False, "start nothing: write the report of what is finished")
+
+
+@dataclass(frozen=True)
 class ScoresConfig:
     """The flags of `python -m studies.scores`."""
 
@@ -422,8 +445,16 @@ class ExportConfig:
     )
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(1, "images per batch of a fixed shape", 1, 65536)
-    dynamic: bool = knob(False, "any batch and any image size that the stride divides (OpenCV wants it fixed)")
+    dynamic: bool = knob(
+        False,
+        "any batch and any image size that the stride divides (OpenCV 4 wants it fixed; ultralytics runs an onnx of "
+        "any size at 640 px, unless told imgsz)",
+    )
     half: bool = knob(False, "half precision weights and features, by converting the graph")
+    int8: bool = knob(False, "8 bit weights and features, all but the ends of the network; needs --calibrate")
+    calibrate: str = knob("", "int8: data set whose train split shows it the range of features, whose val split its AP")
+    data_root: str = knob("", "int8: folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
+    force: bool = knob(False, "int8: keep a file that loses more than .005 AP, or is slower than float32 here")
     opset: int = knob(13, "ONNX operator set; OpenCV 4.x reads the default", 13, 18)
     conf: float = knob(0.25, "layout nms: lowest score", 0, 1)
     nms_iou: float = knob(0.45, "layout nms: NMS threshold", 0, 1)
@@ -541,6 +572,8 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
     converted = convert(hint, value, place)
     for number in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if abs(number) > LARGEST:
+                raise UserError(f"{place} is {number:g}: expected a number that training can compute with")
             low, high = limits["low"], limits["high"]
             if (low is not None and number < low) or (high is not None and number > high) or number != number:
                 span = f"{low} to {high}" if high is not None else f"at least {low}"

@@ -67,6 +67,8 @@ def checked_model(model: ModelConfig, where: str) -> ModelConfig:
     stages, levels = {"darknet53": (6, 3), "darknet_tiny": (7, 2)}[model.backbone]
     if len(model.channels) != stages:
         raise UserError(f"{where}: channels has {len(model.channels)} numbers: {model.backbone} expects {stages}")
+    if min(model.channels) < 1:
+        raise UserError(f"{where}: channels {list(model.channels)}: expected numbers above 0")
     if any(channels < 8 or channels % 8 for channels in model.channels[-3:]):
         raise UserError(f"{where}: channels {list(model.channels)}: the last three must be multiples of 8")
     if model.strides != (8, 16, 32)[-levels:]:

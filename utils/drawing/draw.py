@@ -41,7 +41,7 @@ def draw_boxes(
         left, top, right, bottom = _inside(boxes[row], picture.size)
         pen.rectangle((left, top, right, bottom), outline=color, width=width)
         name = drawable(names[labels[row]], f"class {labels[row]}")
-        text = name if scores is None else f"{name} {float(scores[row]):.2f}"
+        text = name if scores is None else f"{name} {float(np.asarray(scores)[row]):.2f}"
         _draw_text(pen, picture.size, (left, top), text, color, font)
     return np.asarray(picture).copy()
 

@@ -36,6 +36,7 @@ RESULTS_PANELS = (
     ("Speed", "images / s", ("images_per_second",)),
 )
 MANY_CLASSES = 20  # more have no legend, and no numbers in the confusion matrix
+MOST_CELLS = 1000  # along a side of the confusion matrix
 
 
 def plot_results(csv_path: Path, path: Path) -> None:
@@ -51,7 +52,7 @@ def plot_results(csv_path: Path, path: Path) -> None:
         for position, name in enumerate(chosen):
             color = f"C{position % 10}"
             axes.plot(columns["epoch"], columns[name], color=color, marker=".", markersize=3, linewidth=1.4, label=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         _finish(axes, title, "epoch", label)
         axes.legend(fontsize=7, ncols=2 if len(chosen) > 5 else 1)
     _save(figure, path)
@@ -99,12 +100,13 @@ def plot_f1(metrics: Metrics, path: Path | BinaryIO) -> None:
 def plot_confusion_matrix(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws the confusion matrix at the best confidence: counts, coloured by their share of the true class."""
     counts = metrics.confusion
-    share = counts / np.maximum(counts.sum(0), 1)
+    share = _pooled(counts, np.maximum(counts.sum(0), 1))
     names = _plain_names(list(metrics.per_class))
     side = float(np.clip(3.5 + 0.4 * len(names), 6, 16))
     figure = _figure(side + 1.5, side)
     axes = figure.add_subplot()
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    edges = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, extent=edges)
     figure.colorbar(picture, ax=axes, label="share of the column", shrink=0.8)
     if len(names) <= MANY_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
@@ -118,6 +120,17 @@ def plot_confusion_matrix(metrics: Metrics, path: Path | BinaryIO) -> None:
     at = "without detections" if metrics.confidence is None else f"at confidence {metrics.confidence:.3f}"
     axes.set(xlabel="true class", ylabel="predicted class", title=f"Confusion matrix {at}, IoU 0.5")
     _save(figure, path)
+
+
+def _pooled(counts: NDArray, totals: NDArray) -> NDArray:
+    """The share (N, N) of each column's total, of thousands of classes the largest in each block of cells.
+
+    A picture has no more cells to show, and matplotlib would take 2 GB to find that out.
+    """
+    step = -(-len(counts) // MOST_CELLS)
+    starts = np.arange(0, len(counts), step)
+    rows = [np.maximum.reduceat(counts[row : row + step] / totals, starts, axis=1).max(0) for row in starts]
+    return np.array(rows)
 
 
 def _class_histogram(axes: Axes, counts: NDArray, names: list[str]) -> None:
@@ -154,7 +167,7 @@ def _size_histogram(axes: Axes, sides: NDArray) -> None:
 
 def _ratio_histogram(axes: Axes, ratios: NDArray) -> None:
     """Long side over short side, with the limits that the reports use."""
-    axes.hist(ratios.clip(1, 16), bins=np.geomspace(1, 16, 41), color="C0")
+    axes.hist(ratios.clip(1, 16), bins=np.geomspace(1, 16, 41).tolist(), color="C0")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     total = max(len(ratios), 1)
@@ -170,10 +183,10 @@ def _class_lines(axes: Axes, x: NDArray, curves: NDArray, names: list[str], mean
     defined = np.flatnonzero(np.isfinite(curves).all(1))
     for label in defined:
         if len(defined) <= MANY_CLASSES:
-            color, name = np.array(class_color(label)) / 255, names[label]
+            red, green, blue = class_color(int(label))
+            axes.plot(x, curves[label], color=(red / 255, green / 255, blue / 255), linewidth=1, label=names[label])
         else:
-            color, name = "0.8", None
-        axes.plot(x, curves[label], color=color, linewidth=1, label=name)
+            axes.plot(x, curves[label], color="0.8", linewidth=1)
     if len(defined):
         axes.plot(x, curves[defined].mean(0), color="black", linewidth=3, label=mean_name)
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))

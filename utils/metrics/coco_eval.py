@@ -138,9 +138,12 @@ def among(boxes: Boxes, pairs: NDArray) -> NDArray:
 def _best_rows(boxes: Boxes, groups: NDArray, limit: int) -> NDArray:
     """Return a mask of the `limit` highest scores of each group (K,); of equal scores the earlier rows."""
     kept = np.ones(len(groups), bool)
-    values, counts = np.unique(groups, return_counts=True)
-    # Few groups have too many, and only those need sorting.
-    rows = np.flatnonzero(np.isin(groups, values[counts > limit]))
+    # Few groups have too many, and only those need sorting. Counted in a table where that is not much larger.
+    if groups.max(initial=0) < 4 * max(len(groups), 1 << 16):
+        rows = np.flatnonzero((np.bincount(groups) > limit)[groups]) if len(groups) else np.zeros(0, int)
+    else:
+        values, counts = np.unique(groups, return_counts=True)
+        rows = np.flatnonzero(np.isin(groups, values[counts > limit]))
     order = rows[np.lexsort((-boxes.scores[rows], groups[rows]))]
     opens = np.diff(groups[order], prepend=-1) != 0
     position = np.arange(len(order))

@@ -1,7 +1,9 @@
 """COCO's metrics on any data set, by hotcoco; precision, recall and F1 at the best confidence."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,9 +57,14 @@ class Metrics:
     confidence: float | None
     counts: dict[str, int]
     curves: Curves
-    confusion: NDArray
+    matches: "Matches"
     at_iou: dict[str, dict[str, float]] = field(default_factory=dict)
     error_counts: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def confusion(self) -> NDArray:
+        """The confusion matrix, made where it is looked at: with 5,000 classes it takes 100 MB and a second."""
+        return self.matches.confusion(self.confidence)
 
     def to_json(self) -> dict:
         """Plain types only, with None where undefined; the overall columns are at the top."""
@@ -117,9 +124,10 @@ class CocoMetrics:
 
         Those of image i stand from starts[i] to starts[i + 1]. `ious` are more thresholds to report AP at.
         """
-        if not np.diff(np.asarray(starts)).sum() == len(boxes) == len(labels) or len(starts) != len(sizes) + 1:
+        counted, found, ids = np.asarray(starts), _float64(boxes), _int64(labels)
+        if not np.diff(counted).sum() == len(found) == len(ids) or len(counted) != len(np.asarray(sizes)) + 1:
             raise ValueError("starts, boxes and labels of the truths disagree in length")
-        self._begin(plain_truths(np.asarray(starts), _float64(boxes), _int64(labels), len(names)), names, ious)
+        self._begin(plain_truths(counted, found, ids, len(names)), names, ious)
 
     @classmethod
     def of(cls, truths: Truths, names: Sequence[str], ious: Sequence[float] = ()) -> "CocoMetrics":
@@ -142,7 +150,8 @@ class CocoMetrics:
 
     def add(self, image: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
         """Adds an image's detections, once: boxes (K, 4) xyxy original pixels, scores (K,), labels (K,)."""
-        part = Boxes(np.full(len(labels), image), _float64(boxes).reshape(-1, 4), _int64(labels), _float64(scores))
+        ids = _int64(labels)
+        part = Boxes(np.full(len(ids), image), _float64(boxes).reshape(-1, 4), ids, _float64(scores))
         if image in self._parts or not 0 <= image < self.num_images:
             raise ValueError(f"image {image} was added before or is not one of {self.num_images}")
         if not len(part.boxes) == len(part.scores) == len(part.labels):
@@ -191,7 +200,7 @@ class CocoMetrics:
             confidence=point.confidence,
             counts=self._counts(matches.labels, finite),
             curves=_curves(precision, matches),
-            confusion=matches.confusion(point.confidence),
+            matches=matches,
             at_iou={
                 f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
                 for iou, mean, column in zip(
@@ -350,7 +359,9 @@ def _best_confidence(matches: Matches, has_labels: NDArray) -> float:
     Each detection changes the F1 of its own class only, so the mean is a running sum of those changes.
     """
     scores, labels, num_labels = matches.detections.scores, matches.detections.labels, matches.labels
-    order, by_class = (rows[has_labels[rows]] for rows in (matches.by_score, matches.by_class))
+    order, by_class = matches.by_score, matches.by_class
+    if not has_labels.all():
+        order, by_class = order[has_labels[order]], by_class[has_labels[by_class]]
     f1 = _running_f1(labels[by_class], matches.truth[by_class] >= 0, num_labels)
     opens = np.diff(labels[by_class], prepend=-1) > 0
     change = np.empty(len(scores))
@@ -363,9 +374,13 @@ def _best_confidence(matches: Matches, has_labels: NDArray) -> float:
 def _ranked(detections: Boxes) -> tuple[NDArray, NDArray]:
     """Return rows by falling score, and rows by class and within it by falling score; of equal ones the earlier first.
 
-    Small numbers are sorted by counting, which takes a tenth of the time.
+    What need not be stable, and small numbers, are sorted in a fraction of the time: so equal scores come after.
     """
-    order = np.argsort(-detections.scores, kind="stable")
+    order = np.argsort(-detections.scores)
+    scores = detections.scores[order]
+    starts = np.diff(scores, prepend=np.inf) != 0
+    tied = np.flatnonzero(~starts | np.append(~starts[1:], False))
+    order[tied] = order[tied][np.lexsort((order[tied], -scores[tied]))]
     small = np.int16 if detections.labels.max(initial=0) < 1 << 15 else np.int64
     ranked = detections.labels[order].astype(small)
     return order, order[np.argsort(ranked, kind="stable")]
@@ -392,17 +407,24 @@ def confusion_matrix(
     kept = np.zeros(len(matched), bool) if confidence is None else detections.scores >= confidence
     truth_of = np.where(kept, matched, -1)
     rest = np.flatnonzero(kept & (truth_of < 0))
-    missed = np.setdiff1d(np.arange(len(truths.labels)), truth_of)
+    missed = _unfound(truth_of, len(truths.labels))
     left, open_truths = detections.take(rest), truths.take(missed)
     again = match_boxes(left.boxes, left.scores, left.image, open_truths.boxes, open_truths.image)
     truth_of[rest[again >= 0]] = missed[again[again >= 0]]
 
     predicted, true = detections.labels[kept], np.append(truths.labels, num_classes)[truth_of[kept]]
-    missed = truths.labels[np.setdiff1d(np.arange(len(truths.labels)), truth_of)]
-    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    missed = truths.labels[_unfound(truth_of, len(truths.labels))]
+    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int32)
     np.add.at(confusion, (predicted, true), 1)
     np.add.at(confusion, (num_classes, missed), 1)
     return confusion
+
+
+def _unfound(truth_of: NDArray, count: int) -> NDArray:
+    """Return which of `count` truths no detection has, where truth_of (D,) is the truth of each or -1."""
+    unfound = np.ones(count, bool)
+    unfound[truth_of[truth_of >= 0]] = False
+    return np.flatnonzero(unfound)
 
 
 def _average_precisions(precision: NDArray) -> NDArray:
@@ -421,7 +443,7 @@ def _curves(precision: NDArray, matches: Matches) -> Curves:
         own = slice(*np.searchsorted(labels, [label, label + 1]))
         kept = np.searchsorted(-scores[own], -CURVE_CONFIDENCES, "right")
         f1[label] = np.append(0, running[own])[kept]
-    return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T, CURVE_CONFIDENCES, f1)
+    return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T.copy(), CURVE_CONFIDENCES, f1)
 
 
 def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray:
@@ -477,7 +499,8 @@ def _int64(values: ArrayLike) -> NDArray:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """The names, with the class number appended to those that occur more than once."""
-    return [name if list(names).count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
 def _plain(row: dict) -> dict:

@@ -103,7 +103,7 @@ def _smallest(distance: Tensor, count: int) -> Tensor:
 
 def reaches(anchors: Anchors | DenseAnchors, boxes: Tensor, pairs: Pairs, reach: float) -> Tensor:
     """Return which pairs (N,) the head can decode, all where `reach` is inf: (N,)."""
-    if math.isinf(reach):
+    if math.isinf(reach) or not isinstance(anchors, Anchors):
         return torch.ones_like(pairs.truth, dtype=torch.bool)
     center, size = center_and_size(boxes[pairs.truth])
     near = (anchors.centers[pairs.anchor] - center).abs() < (0.5 + reach) * anchors.strides[pairs.anchor, None]

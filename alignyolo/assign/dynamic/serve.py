@@ -2,7 +2,7 @@
 
 import torch
 
-from alignyolo.assign.assignment import Context
+from alignyolo.assign.assignment import Context, grid_of
 from alignyolo.assign.dynamic.candidates import nearest_pairs
 from alignyolo.assign.forcing import Candidates, force_at_least
 from alignyolo.assign.metric import Metric
@@ -20,7 +20,7 @@ def served(context: Context, positives: Pairs, reach: float) -> Pairs:
     counts = torch.bincount(positives.truth, minlength=len(boxes)).cpu()
     if len(boxes) == 0 or counts.min() > 0:
         return positives
-    offered = nearest_pairs(context, NEAREST) if reach == torch.inf else reachable_pairs(context.anchors, boxes, reach)
+    offered = nearest_pairs(context, NEAREST) if reach == torch.inf else reachable_pairs(grid_of(context), boxes, reach)
     pairs = Pairs.join([positives, offered])
     total = len(context.anchors.boxes)
     number = pairs.truth * total + pairs.anchor

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alignyolo.anchors import Anchors, DenseAnchors
-from alignyolo.assign.assignment import Assignment, Context, Predictions, assignment_of
+from alignyolo.assign.assignment import Assignment, Context, Predictions, assignment_of, grid_of
 from alignyolo.assign.dynamic.candidates import inside
 from alignyolo.assign.dynamic.ranking import best_of_each, sum_of_each
 from alignyolo.assign.dynamic.serve import served
@@ -66,7 +66,7 @@ class SimOTA:
         anchors, image = context.anchors, context.targets.image
         strides = anchor_strides(anchors)
         if not math.isinf(self.reach):
-            pairs = reachable_pairs(anchors, context.targets.boxes, self.reach)
+            pairs = reachable_pairs(grid_of(context), context.targets.boxes, self.reach)
             centers, stride = anchors.centers[pairs.anchor], strides[pairs.anchor]
             in_box, in_square = self.near(centers, stride, boxes[pairs.truth])
             return pairs.where(in_box | in_square), (in_box & in_square)[in_box | in_square]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data.formats.annotation_set import BadAnnotation, place_in_set
+from data.formats.reading import BadAnnotation, place_in_set
 from data.formats.voc.xml_file import looks_like_voc
 from data.photo_files import is_photo_name, walk
 from utils.errors import UserError, printable
+from utils.regular_file import require_regular
 
 # `default` is what CVAT and datumaro call the one subset of a set without splits.
 SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
@@ -55,7 +56,7 @@ class VocFolder:
     def class_order(self) -> list[str]:
         """Read the class names of a labelmap.txt, as CVAT and datumaro write it: `name:color:parts:actions` lines."""
         try:
-            lines = (self.root / "labelmap.txt").read_text("utf-8-sig").splitlines()
+            lines = require_regular(self.root / "labelmap.txt").read_text("utf-8-sig").splitlines()
         except (OSError, ValueError):
             return []
         return [line.split(":")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -85,8 +86,8 @@ def find_voc_folders(source: Path) -> list[VocFolder]:
         if folders and all(years) and len(set(years)) == len(years):
             return [_whole(folder, year=year) for folder, year in zip(folders, years, strict=True)]
         if folders:
-            found = ", ".join(printable(folder.name) for folder in folders)
-            raise UserError(f"{printable(root)}: several folders without a year of their own ({found}); convert one")
+            listed = ", ".join(printable(folder.name) for folder in folders)
+            raise UserError(f"{printable(root)}: several folders without a year of their own ({listed}); convert one")
     found = _beside_photos(source)
     if not found:
         raise UserError(f"no VOC folder: expected {printable(source / 'Annotations')} (or VOC2007/Annotations ...)")
@@ -153,7 +154,7 @@ def read_image_sets(folder: VocFolder, wanted: Sequence[str] | None, facts: dict
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
+        lines = require_regular(path).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{printable(path)}: cannot be read as UTF-8 text: {printable(error)}") from error
     # Some image sets mark each line with 1, 0 or -1, as the per-class sets do; some name files, or quote names.

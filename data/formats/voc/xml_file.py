@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.formats.annotation_set import BadAnnotation
+from data.formats.reading import BadAnnotation
 from utils.errors import printable
+from utils.regular_file import require_regular
 
 LARGEST_XML = 4 * 2**20
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -53,7 +54,7 @@ def read_annotation(path: Path) -> Annotation:
     try:
         if path.stat().st_size > LARGEST_XML:
             raise BadAnnotation("annotation too large", f"more than {LARGEST_XML >> 20} MiB")
-        data = path.read_bytes()
+        data = require_regular(path).read_bytes()
     except FileNotFoundError as error:
         raise BadAnnotation("annotation missing") from error
     except (OSError, ValueError) as error:
@@ -85,7 +86,7 @@ def _tool(root: ElementTree.Element) -> str:
 def looks_like_voc(path: Path) -> bool:
     """Tell whether an XML file begins as an annotation of VOC's kind."""
     try:
-        with path.open("rb") as file:
+        with require_regular(path).open("rb") as file:
             return bool(ROOT.search(file.read(2048)))
     except OSError:
         return False

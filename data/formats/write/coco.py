@@ -1,6 +1,5 @@
 """COCO annotation files of an annotation set, alone, or with the photos as a COCO folder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from data.formats.annotation_set import AnnotationSet
 from data.formats.coco_json import document_of
 from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
 from utils.errors import printable
+from utils.run_folder import json_text
 
 IDS = "ids.json"
 
@@ -31,7 +31,7 @@ def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
         for item in (*photo.objects, *photo.ignored):
             w, h = item.width * width, item.height * height
             box = [item.x * width - w / 2, item.y * height - h / 2, w, h]
-            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": numbers[item.label]}
+            entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": image, "category_id": numbers[item.label]}
             entry |= {"bbox": box, "area": w * h, "iscrowd": int(item.kind == "crowd")}
             entry |= {"ignore": 1} if item.kind == "difficult" else {}
             annotations.append(entry | ({} if item.score is None else {"score": item.score}))
@@ -42,7 +42,7 @@ def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
 def write_ids(found: AnnotationSet, draft: Path) -> None:
     """Write ids.json: the source's own ids, from which the way back restores them."""
     if found.ids:
-        (draft / IDS).write_text(json.dumps(found.ids, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (draft / IDS).write_text(json_text(found.ids, indent=1) + "\n", "utf-8")
 
 
 def write_coco_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
@@ -54,7 +54,7 @@ def write_coco_set(found: AnnotationSet, target: Path, images: str = "link", exi
         for split in found.counts():
             document = document_of(found.truths[split]) if split in found.truths else coco_document(found, split)
             path = draft / "annotations" / f"instances_{split}.json"
-            path.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+            path.write_text(json_text(document), "utf-8")
         for photo in found.photos:
             bring(photo.photo, draft / "images" / photo.split / photo.name, images)
         write_report(found, draft)
@@ -80,7 +80,7 @@ def write_coco_beside(found: AnnotationSet, spec: DataSpec, target: Path, exist_
     def fill(draft: Path) -> None:
         (draft / "annotations").mkdir()
         for split in found.counts():
-            text = json.dumps(coco_document(found, split), ensure_ascii=False)
+            text = json_text(coco_document(found, split))
             (draft / "annotations" / f"{split}.json").write_text(text, "utf-8")
         (draft / "data.yaml").write_text(note + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
         write_report(found, draft)

@@ -6,6 +6,7 @@ from data.formats.annotation_set import AnnotationSet
 from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
 from data.formats.write.yolo import label_text
 from utils.errors import printable
+from utils.run_folder import encoded
 
 
 def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
@@ -25,7 +26,7 @@ def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", 
                 bring(photo.photo, place, images)
                 place.with_suffix(".txt").write_text(label_text(photo.objects), "utf-8")
             listed = "".join(f"data/{folder}/{photo.name}\n" for photo in photos)
-            (draft / f"{split}.txt").write_text(listed, "utf-8")
+            (draft / f"{split}.txt").write_bytes(encoded(listed))
             lines.append(f"{'valid' if split == 'val' else split} = data/{split}.txt\n")
         (draft / "obj.data").write_text("".join([*lines, "names = data/obj.names\n", "backup = backup/\n"]), "utf-8")
         names = "".join(f"{printable(name)}\n" for name in found.names)

@@ -14,6 +14,7 @@ from data.formats.annotation_set import AnnotationSet, Finding
 from data.images import ImageError, read_image
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import UserError, printable
+from utils.run_folder import json_text
 
 REPORT = "report.json"
 MADE_BY = "AlignYOLO convert.py"
@@ -94,8 +95,8 @@ def write_report(found: AnnotationSet, draft: Path) -> None:
         ],
         "findings": [finding._asdict() for finding in found.findings],
     }
-    (draft / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    with (draft / "report.csv").open("w", encoding="utf-8", newline="") as file:
+    (draft / REPORT).write_text(json_text(report, indent=1) + "\n", "utf-8")
+    with (draft / "report.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Finding._fields)
         writer.writerows(found.findings)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.formats.annotation_set import AnnotationSet, LabelledObject, LabelledPhoto
 from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
+from utils.run_folder import encoded
 
 
 def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
@@ -20,7 +21,7 @@ def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exis
         for split in found.counts():
             names = [places[split, photo.name] for photo in found.photos if photo.split == split]
             lines = "".join(f"{name[: name.rindex('.')]}\n" for name in names)
-            (draft / "ImageSets" / "Main" / f"{split}.txt").write_text(lines, "utf-8")
+            (draft / "ImageSets" / "Main" / f"{split}.txt").write_bytes(encoded(lines))
         for photo in found.photos:
             place = places[photo.split, photo.name]
             bring(photo.photo, draft / "JPEGImages" / place, images)

@@ -1,6 +1,5 @@
 """The one writer of YOLO sets: photos, labels, data.yaml, and truth files where labels cannot hold what is known."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from data.formats.coco_json import document_of
 from data.formats.write.coco import coco_document, write_ids
 from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
 from utils.errors import UserError, nearest, printable
+from utils.run_folder import encoded, json_text
 
 IMAGE_MODES = ("link", "copy", "list")
 ALL_MODES = (*IMAGE_MODES, "symlink")
@@ -50,7 +50,7 @@ def _write_photos(found: AnnotationSet, draft: Path, images: str) -> None:
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text(label_text(objects), "utf-8")
     for split, photos in lines.items():
-        (draft / f"{split}.txt").write_text("".join(photos), "utf-8")
+        (draft / f"{split}.txt").write_bytes(encoded("".join(photos)))
 
 
 def label_text(objects: list[LabelledObject]) -> str:
@@ -72,7 +72,7 @@ def _write_truths(found: AnnotationSet, draft: Path, target: Path) -> dict[str, 
         if document is not None:
             (draft / "annotations").mkdir(exist_ok=True)
             path = draft / "annotations" / f"{split}.json"
-            path.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+            path.write_text(json_text(document), "utf-8")
             files[split] = target / "annotations" / f"{split}.json"
     return files
 

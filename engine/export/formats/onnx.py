@@ -1,22 +1,22 @@
 """ONNX: one file, for onnxruntime, OpenCV, TensorRT, ultralytics and most others."""
 
-import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
+from engine.export.silent_imports import silent_onnxruntime
 from utils.errors import UserError, printable
 
 
 def write(path: Path, job: Job) -> None:
     """Writes the graph with its metadata."""
-    from engine.export.onnx_graph import build_graph, write_onnx
+    from engine.export.graph.onnx_graph import build_graph, write_onnx
 
-    write_onnx(build_graph(job), path, job.metadata())
+    # ultralytics looks at the graph itself: telling it a fixed size would only make it split batches.
+    write_onnx(build_graph(job), path, job.metadata(pinned=False))
 
 
 def open_file(path: Path, precision: str) -> Backend:
@@ -34,14 +34,6 @@ def open_file(path: Path, precision: str) -> Backend:
     metadata = session.get_modelmeta().custom_metadata_map
     name = session.get_inputs()[0].name
     return from_metadata(path, metadata, lambda images: session.run(None, {name: images}))
-
-
-def silent_onnxruntime() -> ModuleType:
-    """onnxruntime, which by itself keeps an identity of the machine in HOME and reports to its makers."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
-    import onnxruntime
-
-    return onnxruntime
 
 
 def _exceptions(module: Any) -> tuple[type[Exception], ...]:

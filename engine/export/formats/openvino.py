@@ -1,14 +1,20 @@
 """OpenVINO: a folder with an .xml, a .bin and a metadata.yaml, for Intel's CPUs and GPUs."""
 
+import contextlib
+import io
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
+from engine.export.silent_imports import silent_nncf, silent_openvino
 from utils.config.export_formats import EXPORT_FORMATS
-from utils.errors import UserError, printable
+from utils.errors import CommandError, UserError, printable
 
 # What is not said OpenVINO chooses: bfloat16 on a CPU that has it, and the numbers differ from PyTorch's.
 HINTS = {
@@ -21,22 +27,41 @@ RAN = {"f32": "float32", "f16": "float16"}
 
 def write(path: Path, job: Job) -> None:
     """Writes the folder, by way of the ONNX graph."""
-    import openvino
+    openvino = silent_openvino()
+    from engine.export.graph.onnx_graph import build_graph
 
-    from engine.export.onnx_graph import build_graph
-
-    graph = build_graph(job)
+    graph = build_graph(replace(job, settings=replace(job.settings, int8=False)))
     path.mkdir(parents=True)
     model = openvino.Core().read_model(graph.SerializeToString())
+    if job.settings.int8:
+        model = _to_int8(model, job)
     name = path.name.removeprefix(".exporting-").removesuffix(EXPORT_FORMATS["openvino"].suffix)
-    openvino.save_model(model, str(path / f"{name}.xml"), compress_to_fp16=job.settings.half)
+    try:
+        openvino.save_model(model, str(path / f"{name}.xml"), compress_to_fp16=job.settings.half)
+    except RuntimeError as error:
+        raise CommandError(f"{printable(path)}: OpenVINO cannot write it ({printable(error, 120)})") from None
     (path / "metadata.yaml").write_text(yaml.safe_dump(job.metadata(), sort_keys=False), "utf-8")
+
+
+def _to_int8(model: Any, job: Job) -> Any:
+    """Quantize by NNCF on the job's photos; everything after the last convolutions stays float."""
+    nncf = silent_nncf()
+    after, todo = set(), list(model.get_results())
+    while todo:
+        node = todo.pop()
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if kind not in ("Convolution", "Constant", "Parameter") and name not in after:
+            after.add(name)
+            todo += [value.get_node() for value in node.input_values()]
+    ignored = nncf.IgnoredScope(names=sorted(after), validate=False)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        photos = nncf.Dataset(job.calibration)
+        return nncf.quantize(model, photos, subset_size=len(job.calibration), ignored_scope=ignored)
 
 
 def open_file(path: Path, precision: str) -> Backend:
     """An OpenVINO folder, or the .xml in it."""
-    import openvino
-
+    openvino = silent_openvino()
     file = path if path.suffix == ".xml" else next(iter(sorted(path.glob("*.xml"))), None)
     if file is None or not (file.parent / "metadata.yaml").is_file():
         raise UserError(f"{printable(path)}: expected a folder with an .xml, a .bin and a metadata.yaml")
@@ -52,4 +77,11 @@ def open_file(path: Path, precision: str) -> Backend:
     ran = RAN.get(chosen, chosen)
     if precision not in ("auto", ran):
         raise UserError(f"--precision {precision}: OpenVINO computes in {ran} on this CPU")
-    return from_metadata(path, metadata, lambda images: [np.array(part) for part in compiled(images).values()], ran)
+    requests = threading.local()  # one a thread: a request computes one batch at a time
+
+    def compute(images: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        return [np.array(part) for part in requests.own.infer({0: images}).values()]
+
+    return from_metadata(path, metadata, compute, ran)

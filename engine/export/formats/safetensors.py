@@ -10,13 +10,14 @@ from engine.export.weights import open_weights
 
 def write(path: Path, job: Job) -> None:
     """Writes the network's tensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in job.detector.network.state_dict().items()}
     if job.settings.half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     metadata = {key: str(value) for key, value in job.metadata().items()}
-    save_file(state, path, {**metadata, "config": json.dumps(job.config.to_dict())})
+    # Not by its writer of files, whose error on a full disk is none of the system's.
+    path.write_bytes(save(state, {**metadata, "config": json.dumps(job.config.to_dict())}))
 
 
 def open_file(path: Path, precision: str) -> Backend:

@@ -1,5 +1,6 @@
 """TorchScript: one file, for libtorch and PyTorch without this project's sources."""
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
+from utils.checksum import damage
 from utils.errors import UserError, printable
 
 
@@ -17,12 +19,19 @@ def write(path: Path, job: Job) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(job.network(), job.example(), check_trace=False)
-    traced.save(str(path), _extra_files={"config.txt": json.dumps(job.metadata())})
+    # In memory: torch's own writer of files ends the whole process when the disk is full.
+    whole = io.BytesIO()
+    torch.jit.save(traced, whole, _extra_files={"config.txt": json.dumps(job.metadata())})
+    path.write_bytes(whole.getbuffer())
 
 
 def open_file(path: Path, precision: str) -> Backend:
     """A TorchScript file in PyTorch."""
     extra = {"config.txt": ""}
+    with path.open("rb") as file:
+        reason = damage(file)  # torch takes a flipped bit for another number
+    if reason:
+        raise UserError(f"{printable(path)}: damaged ({printable(reason, 100)})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -147,3 +147,15 @@ def test_mended_lvis_keeps_what_is_absent(tmp_path):
     assert mended.federated
     assert {image.absent for image in mended.images} == {(1,)}
     assert {item.xywh for item in mended.objects} == {(32, 24, 64, 48)}
+
+
+def test_the_same_entries_in_another_spelling_are_the_same(tmp_path):
+    """Numbers as texts, whole numbers as floats, flags as truth values: read the slow way, to the same objects."""
+    document = coco_document(NAMES, [(1.5, 2, 30, 40.25), (0, 0, 128, 96)], categories=("cat", "dog"))
+    document["annotations"][0]["iscrowd"] = 1
+    plain = read_coco(write_json(tmp_path / "plain.json", document))
+    for item in document["annotations"]:
+        item |= {"image_id": str(item["image_id"]), "category_id": float(item["category_id"]), "ignore": 0}
+        item["iscrowd"] = bool(item["iscrowd"])
+    assert read_coco(write_json(tmp_path / "other.json", document)).objects == plain.objects
+    assert [item.crowd for item in plain.objects] == [True] + [False] * 7

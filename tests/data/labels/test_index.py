@@ -316,6 +316,24 @@ def test_a_damaged_cache_is_rebuilt(cached, damage):
     assert len(scans) == (2 if damage == "folder" else 1)
 
 
+@pytest.mark.parametrize("bit", [0, 5, 6])
+def test_a_flag_of_the_archive_that_numpy_knows_nothing_of_is_damage_too(cached, bit, capsys):
+    """A flipped bit says that a part is encrypted, or patched: zipfile raises other errors for those."""
+    split, index, scans = cached
+    (file,) = (split.folder / "cache").iterdir()
+    data = bytearray(file.read_bytes())
+    for head, at in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        place = data.find(head)
+        while place >= 0:
+            data[place + at] |= 1 << bit
+            place = data.find(head, place + 4)
+    file.write_bytes(data)
+    assert snapshot(split.load()) == snapshot(index)
+    assert capsys.readouterr().err.count("is damaged") == 1
+    assert snapshot(split.load()) == snapshot(index)
+    assert (len(scans), capsys.readouterr().err) == (1, "")
+
+
 def test_a_cache_folder_that_cannot_be_made_costs_nothing_but_time(split):
     (split.folder / "cache").write_text("a file where the folder should be")
     split.add("0 .5 .5 .1 .1")

@@ -98,6 +98,17 @@ def test_the_first_peaks_grow_with_the_batch(planned):
     assert line.at(line.most(line.at(20))) <= line.at(20) < line.at(2 * line.most(line.at(20)))
 
 
+def test_an_input_of_one_cell_trains_unless_a_batch_is_of_one_image(flags):
+    """Normalisation over a single value has no variance: said before anything is written, and never in the trial."""
+    smallest = {**flags, "imgsz": [32], "epochs": 1}
+    for changes in ({"batch_size": 23}, {"batch_size": 1}, {"batch_size": 23, "imgsz": [64], "multi_scale": True}):
+        with pytest.raises(UserError, match=r"a batch of one image .* the last of 24 images .* sides above 32"):
+            train(**{**smallest, **changes})
+    assert not Path(flags["project"]).exists()
+    train(**{**smallest, "batch_size": 8})
+    train(**{**smallest, "imgsz": [32, 64], "batch_size": 23})
+
+
 class FakeDevice(Rehearsal):
     """A device that counts its memory itself, has room for `room` images, and runs out of it as GPUs do."""
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from engine.train.resume import load_last
+from engine.train.stop_signals import stop_requests
 from tests.engine.conftest import NARROW
 from tests.paths import ROOT
 from utils import checkpoint
@@ -29,9 +30,8 @@ def command(small_shapes, project, *more):
 
 def start(arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
 def wait_for(condition, process, seconds=120):
@@ -42,11 +42,12 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_the_run_in_good_order(number, small_shapes, tmp_path):
+    """Also where it reaches the loading processes, as that of a terminal does."""
     process = start(command(small_shapes, tmp_path, "--epochs", "10000"))
     wait_for((tmp_path / "exp" / "results.csv").exists, process)
-    process.send_signal(number)
+    process.send_signal(number) if number == signal.SIGTERM else os.killpg(process.pid, number)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert f"{number.name}: stopped; " in said
@@ -54,6 +55,64 @@ def test_a_signal_ends_the_run_in_good_order(number, small_shapes, tmp_path):
     assert "Traceback" not in said
     done = load_checkpoint(tmp_path / "exp" / "weights" / "last.pt")["epoch"]
     assert len(list(csv.DictReader((tmp_path / "exp" / "results.csv").open()))) in (done, done + 1)
+
+
+WAITS = """
+import os, sys, time
+from engine.train.stop_signals import StopNow, stop_requests
+try:
+    with stop_requests():
+        print("ready", os.getpid(), flush=True)
+        time.sleep(600)
+except StopNow as asked:
+    open(sys.argv[1], "w").write(str(asked))
+"""
+STARTS = """
+import os, subprocess, sys
+subprocess.run([sys.executable, "-c", *sys.argv[1:]], env={**os.environ, "ALIGNYOLO_PARENT": str(os.getpid())})
+"""
+
+
+def test_a_run_ends_with_the_process_that_started_it(tmp_path):
+    """As those of a comparison that is killed do."""
+    process = start([sys.executable, "-c", STARTS, WAITS, str(tmp_path / "said")])
+    number = int(process.stdout.readline().split()[1])
+    process.kill()
+    process.wait(60)
+    end = time.monotonic() + 60
+    while not (tmp_path / "said").exists() or not (tmp_path / "said").read_text():
+        assert time.monotonic() < end, number
+        time.sleep(0.05)
+    assert (tmp_path / "said").read_text() == "SIGTERM"
+
+
+def test_a_signal_that_was_ignored_stays_so(tmp_path):
+    """Under nohup a closed terminal is no reason to stop."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.signal is None
+            with request.noted():
+                signal.raise_signal(signal.SIGTERM)
+            assert request.signal == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "on the way"])
+@pytest.mark.parametrize("to", [subprocess.PIPE, subprocess.STDOUT], ids=["stdout", "both"])
+def test_an_output_that_nobody_reads_is_no_traceback(lines, to):
+    script = "import time\nfrom utils.errors import run_command\ndef main():\n    print('ready', flush=True)\n"
+    script += f"    time.sleep(0.5)\n    for _ in range({lines}): print('x' * 50)\nrun_command(main)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=to, text=True, bufsize=1
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.stdout.close()
+    said = process.stderr.read() if to == subprocess.PIPE else ""
+    assert process.wait(60) == 1
+    assert not said or (said.startswith("error: nobody reads the output") and said.count("\n") == 1)
 
 
 def rows_of(folder):

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -286,6 +287,29 @@ def test_the_epochs_validation_equals_val(finished_family, monkeypatch, tmp_path
     assert float(rows[epoch - 1]["ap"]) == float(best["ap"]) == written["ap"]
 
 
+def test_epochs_in_bf16_equal_val_in_bf16_and_the_end_equals_val(flags, tmp_path, capsys):
+    """To the digit: what is trained in bf16 on a CPU is validated in it, and in float32 at the end."""
+    finished = train(**{**flags, "amp": "bf16", "epochs": 3})
+    said = capsys.readouterr().out
+    assert "epochs are validated in bf16" in said
+    assert re.search(r"best.pt = epoch \d \(AP .* in bf16, averaged weights\)", said)
+    best = str(finished / "weights" / "best.pt")
+    epoch = torch.load(best, weights_only=True)["epoch"]
+    row = list(csv.DictReader((finished / "results.csv").open()))[epoch - 1]
+    rounded, exact = (
+        validate(weights=best, project=str(tmp_path), name=precision, workers=0, plots=False, precision=precision)
+        for precision in ("bf16", "float32")
+    )
+    columns = [name for name in rounded.overall if name in row]
+    assert len(columns) > 15
+    assert rounded.overall["ap50"] > 0 and rounded.overall != exact.overall, "there is something to compare"
+    for name in columns:
+        assert float(row[name] or "nan") == pytest.approx(rounded.overall[name], rel=0, abs=0, nan_ok=True), name
+    written = json.loads((finished / "metrics.json").read_text())
+    assert written == {**exact.to_json(), "protocol": written["protocol"]}
+    assert "  float32  " in written["protocol"]
+
+
 def test_the_folder_holds_what_it_promises(finished):
     for name in ("config.yaml", "env.json", "results.csv", "metrics.json", "weights/best.pt", "weights/last.pt"):
         assert (finished / name).stat().st_size > 0
@@ -310,7 +334,8 @@ def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_p
     renamed.write_text(f"path: {Path(small_shapes).parent}\n{text}  6: extra\n")
     folder = train(**{**flags, "data": str(renamed), "epochs": 1}, weights=str(finished / "weights" / "best.pt"))
     said = capsys.readouterr().out
-    assert "not taken, another shape: head.convs.0.bias (33 there, 36 here)" in said
+    assert "classes: 6 of 7 taken by their names; started afresh: extra" in said
+    assert "another shape" not in said
     assert torch.load(folder / "weights" / "best.pt", weights_only=True)["config"]["names"][-1] == "extra"
 
 

@@ -168,6 +168,69 @@ def test_another_topology_is_named_with_its_line(kind, tmp_path):
         read_cfg(text.replace(old, new), path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        *(
+            ("size=3\n", f"size=3\n{key}\n", rf"line 8: \[convolutional\] {key}: another network")
+            for key in ("dilation=2", "stride_x=2", "xnor=1", "flipped=1", "binary=1", "antialiasing=1", "unknown=1")
+        ),
+        ("pad=1\n", "padding=0\n", r"padding=0: another network than is computed here: yolov3 has 1"),
+        ("channels=3", "channels=1", r"line 1: \[net\] channels=1: photos have 3"),
+        ("layers=-4", "layers=-4\ngroups=2", r"\[route\] groups=2: another network .* yolov3 has 1"),
+        ("stride=2\n\n[route]", "stride=2\nscale=.5\n\n[route]", r"\[upsample\] scale=.5: another network"),
+        ("[maxpool]\nsize=2", "[maxpool]\npadding=0\nsize=2", r"\[maxpool\] padding=0: another network .* has 1"),
+    ],
+)  # fmt: skip
+def test_keys_that_change_the_network_are_refused_by_name(old, new, message, tmp_path):
+    _, config = random_network("yolov3-tiny")
+    text = format_cfg(cfg_sections(config.model, 3, (96, 128)))
+    assert old in text
+    with pytest.raises(UserError, match=message):
+        read_cfg(text.replace(old, new, 1), tmp_path / "x.cfg")
+
+
+def test_a_shortcut_with_an_activation_is_another_network(tmp_path):
+    _, config = random_network("yolov3")
+    text = format_cfg(cfg_sections(config.model, 3, (96, 128)))
+    with pytest.raises(UserError, match=r"\[shortcut\] activation=leaky: another network"):
+        read_cfg(text.replace("from=-3\nactivation=linear", "from=-3\nactivation=leaky", 1), tmp_path / "x.cfg")
+
+
+SPELLINGS = {
+    "byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "a comment in GBK": lambda text: "# \u8bad\u7ec3\n".encode("gbk") + text.encode(),
+    "a comment in Latin-1": lambda text: "# Gr\u00f6\u00dfe\n".encode("latin-1") + text.encode(),
+    "a route by absolute number": lambda text: text.replace("layers=-4", "layers=13").encode(),
+    "values that change nothing": lambda text: text.replace("size=3\n", "size=3\ndilation=1\nstride_x=1\n", 1).encode(),
+    "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_same_network_in_another_spelling(spelling, tmp_path):
+    network, config = random_network("yolov3-tiny")
+    write_darknet(tmp_path / "a.weights", network, config)
+    data = SPELLINGS[spelling]((tmp_path / "a.cfg").read_text())
+    (tmp_path / "a.cfg").write_bytes(data)
+    contents = read_darknet(tmp_path / "a.weights")
+    for name, tensor in contents["model"].items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
+    back = write_darknet(tmp_path / "b.weights", network, config, contents["darknet"]).read_bytes()
+    assert back == data.removeprefix(b"\xef\xbb\xbf"), "byte for byte, but for the mark"
+
+
+def test_a_header_of_version_0_0(tmp_path):
+    network, config = random_network("yolov3-tiny")
+    write_darknet(tmp_path / "a.weights", network, config, {"major": 0, "minor": 0, "revision": 0, "seen": 5})
+    shutil.copy(tmp_path / "a.weights", tmp_path / "b.weights")
+    cfg = format_cfg(cfg_sections(config.model, 3, (96, 128)))
+    (tmp_path / "b.cfg").write_text(cfg)
+    contents = read_weights(tmp_path / "b.weights")
+    assert contents["darknet"]["seen"] == 5
+    assert torch.equal(contents["model"]["backbone.conv0.conv.weight"], network.backbone.conv0.conv.weight)
+
+
 def test_what_darknet_cannot_compute_is_refused(tmp_path):
     network, config = random_network("yolov3-tiny", activation="silu", decode="bounded")
     with pytest.raises(UserError, match="decode: bounded .*activation: silu"):

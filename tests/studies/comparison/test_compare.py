@@ -146,6 +146,18 @@ def test_report_names_a_winner_that_the_intervals_carry(tmp_path):
     assert files == {"report.md", "runs.csv", "curves.csv", "figures.png"}
 
 
+def test_report_says_what_each_kind_of_error_costs(tmp_path):
+    values = {"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.37}}
+    plain, _ = report_of(values, tmp_path / "without")
+    assert "tide" not in plain.lower()
+    text, rows = report_of(values, tmp_path / "with", tide_localisation=0.04, error_counts={"localisation": 3})
+    means, differences = (text.partition(part)[2].partition("##")[0] for part in ("## Mean", "## Paired"))
+    assert means.count("tide_localisation |") == 1 and "| 4.00 ± 0.00 |" in means
+    assert differences.count("tide_localisation |") == 1 and "less is better" in differences
+    assert rows[0]["tide_localisation"] == "0.04"
+    assert rows[0]["error_counts.localisation"] == "3"
+
+
 def test_report_names_no_winner_without_evidence(tmp_path):
     text, _ = report_of({"iou": {0: 0.30, 1: 0.32, 2: 0.34}, "sca": {0: 0.40, 1: 0.33, 2: 0.33}}, tmp_path)
     assert "sca against iou: no difference shown" in text

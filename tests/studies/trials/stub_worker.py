@@ -14,7 +14,7 @@ from studies.trials.jobs import Commands
 from studies.trials.shared_study import Timing
 
 STUB = str(Path(__file__).with_name("stub_training.py"))
-FAST = Timing(beat=0.3, grace=4, look=0.3)
+FAST = Timing(beat=0.3, grace=5, look=0.3)
 
 
 def stub_runs(into: Path, count: int) -> list[Run]:

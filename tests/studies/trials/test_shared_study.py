@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
 
 from studies.compare import command_of, compare
 from studies.trials import installed
-from studies.trials.jobs import Job, locked, unlocked
+from studies.trials.jobs import Job, locked, one_at_a_time, unlocked
 from studies.trials.shared_study import Timing, Watch, open_storage, open_study
 from utils.config.knobs import CompareConfig
 from utils.errors import UserError
@@ -47,6 +48,21 @@ def test_a_log_s_lock_lasts_as_long_as_what_writes_to_it(tmp_path):
     assert unlocked(log)
 
 
+def test_workers_that_end_together_write_one_report_after_another(tmp_path):
+    inside, most = [], []
+
+    def write(number):
+        with one_at_a_time(tmp_path / "into" / "report.lock"):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(8)))
+    assert most == [1] * 8
+
+
 def steps(*commands):
     """Commands one after another, each with the exit code of the one before."""
     code = 0
@@ -65,6 +81,8 @@ def test_a_job_hands_each_exit_code_to_what_comes_next(tmp_path):
     while code is None:
         code = job.poll()
     assert code == 7
+    assert not unlocked(tmp_path / "log"), "others would take it for abandoned before its end is told"
+    job.close()
     assert (tmp_path / "log").read_text().split() == ["one", "two"]
     assert unlocked(tmp_path / "log")
 

@@ -117,6 +117,8 @@ def test_a_checkpoint_from_before_the_switch_has_it_on():
         ("lr0=.nan", "lr0 is nan"),
         ("min_positives=1.5", "expected int"),
         ("mosaic=2", "expected 0 to 1"),
+        ("obj_pw=1e300", "expected a number that training can compute with"),
+        ("box=.inf", "expected a number that training can compute with"),
         ("assign_negative=0.6", "above assign_positive"),
         ("ggiou_wloc=much", "'much'"),
         ("lr0", "expected key=value"),

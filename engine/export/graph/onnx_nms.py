@@ -1,5 +1,7 @@
 """NMS as nodes of an ONNX graph, so that the file gives detections."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -25,7 +27,7 @@ class _Writer:
         """A constant of one integer."""
         return self.constant(f"int{number}", [number], np.int64)
 
-    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: object) -> str:
+    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         """Adds a node and returns its first output."""
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=f"nms/{outputs[0]}", **attributes))
         return outputs[0]
@@ -36,7 +38,8 @@ def append_nms(
 ) -> onnx.ModelProto:
     """The decoded graph (B, 4 + C, A) followed by class-aware NMS of every box's best class, with fixed-size outputs.
 
-    boxes (B, M, 4) xyxy pixels, scores (B, M), labels (B, M) and count (B,): best first, zeros after `count`.
+    detections (B, M, 6) xyxy pixels, score, label, as ultralytics takes them, and the same in parts:
+    boxes (B, M, 4), scores (B, M), labels (B, M) and count (B,): best first, zeros after `count`.
     """
     write = _Writer()
     columns = _select(write, confidence, iou, max_detections, num_classes)
@@ -50,6 +53,7 @@ def append_nms(
     graph.initializer.extend(write.constants)
     del graph.output[:]
     for name, kind, shape in (
+        ("detections", TensorProto.FLOAT, [batch, max_detections, 6]),
         ("boxes", TensorProto.FLOAT, [batch, max_detections, 4]),
         ("scores", TensorProto.FLOAT, [batch, max_detections]),
         ("labels", TensorProto.INT64, [batch, max_detections]),
@@ -124,5 +128,10 @@ def _write_outputs(write: _Writer, columns: list[str], max_detections: int) -> N
     write.op("Where", ["nms_valid_column", "nms_xyxy", nothing], "boxes")
     write.op("Where", ["nms_valid", "nms_best", nothing], "scores")
     write.op("Where", ["nms_valid", label, zero], "labels")
+    write.op("Cast", ["labels"], "nms_labels_float", to=TensorProto.FLOAT)
+    columns = [
+        write.op("Unsqueeze", [part, write.axis(2)], f"{part}_column") for part in ("scores", "nms_labels_float")
+    ]
+    write.op("Concat", ["boxes", *columns], "detections", axis=2)
     write.op("Cast", ["nms_valid"], "nms_valid_int", to=TensorProto.INT64)
     write.op("ReduceSum", ["nms_valid_int", write.axis(1)], "count", keepdims=0)

@@ -12,8 +12,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.export.graph.onnx_int8 import to_int8
+from engine.export.graph.onnx_nms import append_nms
+from engine.export.graph.onnx_parts import after_last_convolutions
 from engine.export.job import Job
-from engine.export.onnx_nms import append_nms
+from engine.export.silent_imports import silent_onnxruntime
 from models.yolov3.export_network import ExportNetwork
 
 
@@ -23,6 +26,8 @@ def build_graph(job: Job) -> onnx.ModelProto:
     model = trace_onnx(job.network(), job.example(), settings.opset, settings.dynamic)
     if settings.half:
         model = to_half(model)
+    if settings.int8:
+        model = to_int8(model, job.calibration)
     if settings.layout == "nms":
         model = append_nms(model, settings.conf, settings.nms_iou, settings.max_det, len(job.config.names))
     return model
@@ -38,7 +43,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # a file, also one in memory
             dynamo=False,
             opset_version=opset,
             input_names=["images"],
@@ -47,6 +52,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
         )
     model = onnx.load_from_string(buffer.getvalue())
     with contextlib.suppress(ImportError):
+        silent_onnxruntime()  # onnxslim imports it
         import onnxslim
 
         model = onnxslim.slim(model)
@@ -80,7 +86,7 @@ def write_onnx(model: onnx.ModelProto, path: Path, metadata: Mapping[str, object
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights and features in half precision; inputs, outputs and the decoding stay float32."""
     graph = model.graph
-    decoding = _after_last_convolutions(graph)
+    decoding = after_last_convolutions(graph)
     features = [node for node in graph.node if node.output[0] not in decoding]
     initializers = {value.name: value for value in graph.initializer}
     image, halved = graph.input[0].name, set()
@@ -115,15 +121,3 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
-
-
-def _after_last_convolutions(graph: onnx.GraphProto) -> set[str]:
-    """The nodes between the outputs and the last convolutions, by their first output."""
-    producers = {name: node for node in graph.node for name in node.output}
-    after, todo = set(), [value.name for value in graph.output]
-    while todo:
-        node = producers.get(todo.pop())
-        if node is not None and node.op_type != "Conv" and node.output[0] not in after:
-            after.add(node.output[0])
-            todo += node.input
-    return after

@@ -1,0 +1,225 @@
+"""A validation split for a set that has none: by seed, with every class's share, the same photo never on both sides."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from data.data_yaml import DataSpec, read_data_yaml
+from data.formats.annotation_set import AnnotationSet
+from data.images import ImageError, read_image
+from data.labels.index import LabelIndex
+from data.labels.read_files import cache_folder
+from data.split import fingerprint, load_split
+from utils.errors import UserError, printable
+from utils.hardware import usable_cores
+
+SIDE = 16  # of the thumbnails by which photos are compared
+ALIKE = 4.0  # mean difference of two thumbnails' grey levels below which the photos are taken for the same
+SAME_BITS = 3  # of 64 that may differ
+CROWDED = 500  # photos with a quarter of their bits in common, beyond which only equal ones are compared
+FOLDER = "split"
+
+
+def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = None) -> DataSpec:
+    """Take a share of the photos of `train` as `val`; UserError for a set that has a `val`, or too few photos.
+
+    A run that has written its split down (`keep_split`) keeps that one. The same set, share and seed give the same.
+    """
+    if run_folder is not None and (run_folder / FOLDER / "data.yaml").is_file():
+        return _read(run_folder / FOLDER, spec)
+    if "val" in spec.splits:
+        raise UserError(f"--val {share:g}: {printable(spec.yaml)} has a validation split already; leave --val out")
+    index = load_split(spec, "train")
+    cache = cache_folder(None)
+    if cache is None:
+        raise UserError("--val: no cache folder to write the split to: set XDG_CACHE_HOME")
+    folder = cache / "splits" / f"{str(fingerprint(index)['sha256'])[:16]}-{share:g}-{seed}-{_key(spec)}"
+    if not (folder / "data.yaml").is_file():
+        classes = [set(index.of(row)[1].tolist()) for row in range(len(index))]
+        held = choose_held_out(list(map(Path, index.images)), classes, share, seed)
+        _write(spec, index, held, folder, f"{share:g} of {printable(spec.yaml)}, seed {seed}")
+    return _read(folder, spec)
+
+
+def _read(folder: Path, spec: DataSpec) -> DataSpec:
+    """Open a split that was written down, wherever its folder has come to lie since."""
+    found = read_data_yaml(str(folder / "data.yaml"), spec.root)
+    lists = {split: (folder / f"{split}.txt",) for split in ("train", "val")}
+    return replace(found, splits={**found.splits, **lists}, keypoints=spec.keypoints)
+
+
+def with_held_out(found: AnnotationSet, share: float, seed: int) -> AnnotationSet:
+    """Make a share of the photos of split `train` a split `val`; UserError where there is one."""
+    splits = {photo.split for photo in found.photos}
+    if any(split.startswith("val") for split in splits) or "train" not in splits:
+        raise UserError(f"--val {share:g}: expected a train split and no val, found {', '.join(sorted(splits))}")
+    train = [photo for photo in found.photos if photo.split == "train"]
+    classes = [{item.label for item in photo.objects} for photo in train]
+    held = choose_held_out([photo.photo for photo in train], classes, share, seed)
+    chosen = {photo.name for photo, out in zip(train, held.tolist(), strict=True) if out}
+    moved = [
+        photo._replace(split="val") if photo.split == "train" and photo.name in chosen else photo
+        for photo in found.photos
+    ]
+    images = found.ids.get("images", {})
+    for name in chosen & {key.removeprefix("train/") for key in images if key.startswith("train/")}:
+        images[f"val/{name}"] = images.pop(f"train/{name}")
+    if "train" in found.annotations:
+        found.annotations["val"] = found.annotations["train"]
+    if "train" in found.truths:
+        found.truths["val"] = found.truths["train"]
+    found.facts.pop("validation", None)
+    found.facts["validation"] = f"{len(chosen):,} of {len(train):,} photos of train, by seed {seed} (--val {share:g})"
+    return replace(found, photos=moved)
+
+
+def keep_split(spec: DataSpec, run_folder: Path) -> None:
+    """Write a held-out split down in its run's folder, so that --resume and val.py use the same."""
+    if spec.yaml.parent.parent.name == "splits" and not (run_folder / FOLDER).exists():
+        shutil.copytree(spec.yaml.parent, run_folder / FOLDER)
+
+
+def choose_held_out(photos: Sequence[Path], classes: Sequence[set[int]], share: float, seed: int) -> np.ndarray:
+    """Choose photos (N,) bool for validation; those that are the same or nearly stay together.
+
+    The rarest class comes first, and each group of photos goes where it is wanted most (the iterative stratification of
+    Sechidis et al. 2011). UserError where one side would be empty.
+    """
+    groups = same_photos(photos)
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups.tolist()):
+        members[group].append(row)
+    has: dict[int, set[int]] = {group: set().union(*(classes[row] for row in rows)) for group, rows in members.items()}
+    wanted: dict[int, float] = defaultdict(float)
+    left: dict[int, set[int]] = defaultdict(set)
+    for group, rows in members.items():
+        for row in rows:
+            for label in classes[row]:
+                wanted[label] += share
+        for label in has[group]:
+            left[label].add(group)
+    held, room = np.zeros(len(photos), bool), share * len(photos)
+    order = dict(zip(members, np.random.default_rng(seed).permutation(len(members)).tolist(), strict=True))
+    open_groups, largest = set(members), max(map(len, members.values()))
+
+    def settle(group: int, label: int | None) -> None:
+        nonlocal room
+        rows = members[group]
+        need = room if label is None else wanted[label]
+        # Half of what goes over is as near as half of what is missing; classes decide, then the number of photos.
+        if need >= len(rows) / 2 and room >= len(rows) / 2 - largest:
+            held[rows] = True
+            room -= len(rows)
+            for row in rows:
+                for each in classes[row]:
+                    wanted[each] -= 1
+        open_groups.discard(group)
+        for each in has[group]:
+            left[each].discard(group)
+
+    while any(left.values()):
+        rarest = min((label for label in left if left[label]), key=lambda label: (len(left[label]), label))
+        for group in sorted(left[rarest], key=order.__getitem__):
+            settle(group, rarest)
+    for group in sorted(open_groups, key=order.__getitem__):
+        settle(group, None)
+    if not held.any() or held.all():
+        raise UserError(f"--val {share:g}: {len(photos)} photos ({len(members)} different ones) are too few to divide")
+    return held
+
+
+def same_photos(photos: Sequence[Path]) -> np.ndarray:
+    """Give photos (N,) numbers, the same number to those of the same or nearly the same content.
+
+    Compared are 64 bits of which neighbour is brighter (dHash), and of those that agree, small grey thumbnails.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        found = list(pool.map(_thumbnail, photos))
+    parent = list(range(len(photos)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    bits = np.array([np.zeros(64, bool) if each is None else _bits(each) for each in found])
+    quarters = np.packbits(bits, axis=1).reshape(len(photos), 4, 2)
+    for quarter in range(4):
+        buckets: dict[bytes, list[int]] = defaultdict(list)
+        for row, each in enumerate(found):
+            if each is not None:
+                buckets[quarters[row, quarter].tobytes()].append(row)
+        for rows in buckets.values():
+            if len(rows) > CROWDED:
+                finer: dict[bytes, list[int]] = defaultdict(list)
+                for row in rows:
+                    finer[quarters[row].tobytes()].append(row)
+                groups = list(finer.values())
+            else:
+                groups = [rows]
+            for group in groups:
+                for place, row in enumerate(group):
+                    others = np.array(group[place + 1 : place + 1 + CROWDED], int)
+                    near = others[(bits[others] != bits[row]).sum(1) <= SAME_BITS] if len(others) else others
+                    for other in near.tolist():
+                        if np.abs(found[row] - found[other]).mean() < ALIKE:
+                            parent[root(other)] = root(row)
+    return np.array([root(row) for row in range(len(photos))])
+
+
+def _thumbnail(photo: Path) -> np.ndarray | None:
+    """Shrink a photo to (16, 16) float32 grey levels; None for one that cannot be read."""
+    try:
+        image = read_image(photo, 8)
+        if min(image.shape[:2]) < 2 * SIDE:
+            image = read_image(photo)
+    except ImageError:
+        return None
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _bits(thumbnail: np.ndarray) -> np.ndarray:
+    small = cv2.resize(thumbnail, (9, 8), interpolation=cv2.INTER_AREA)
+    return (small[:, 1:] > small[:, :-1]).reshape(-1)
+
+
+def _key(spec: DataSpec) -> str:
+    """Tell apart sets of the same photos and labels at other places or with other names."""
+    return hashlib.sha256(os.fsencode(f"{spec.yaml}\0{spec.root}\0{json.dumps(spec.names)}")).hexdigest()[:12]
+
+
+def _write(spec: DataSpec, index: LabelIndex, held: np.ndarray, folder: Path, note: str) -> None:
+    """Write two lists and a data YAML that names them, whole or not at all."""
+    values: dict[str, object] = {"path": str(spec.root)}
+    values |= {split: str(folder / f"{split}.txt") for split in ("train", "val")}
+    if spec.labels_dir is not None:
+        values["labels_dir"] = spec.labels_dir
+    if "test" in spec.splits:
+        values["test"] = [str(source) for source in spec.splits["test"]]
+    values["names"] = dict(enumerate(spec.names))
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        for split, chosen in (("train", ~held), ("val", held)):
+            text = "".join(f"{index.images[row]}\n" for row in np.flatnonzero(chosen).tolist())
+            (draft / f"{split}.txt").write_text(text, "utf-8", "surrogateescape")
+        text = f"# --val: {note}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        (draft / "data.yaml").write_text(text, "utf-8")
+        if not folder.exists():
+            draft.rename(folder)
+    except OSError as error:
+        raise UserError(f"--val: the split cannot be written to {printable(folder)}: {printable(error)}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""Arrays that a model is called with, as photos: grey or colour, of bytes, 16 bits or fractions."""
+
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+
+EXPECTED = "expected RGB (h, w, 3), grey (h, w), or with alpha (h, w, 4), of uint8, uint16, or floats from 0 to 1"
+# What resizing may leave beyond 0 and 1 by rounding.
+ROUNDING = 1e-3
+
+
+def is_array(source: Any) -> bool:
+    """Whether a source is an array, a tensor or a picture in memory, and no path."""
+    return hasattr(source, "__array__")
+
+
+def as_photo(source: Any) -> np.ndarray:
+    """The array as a photo (h, w, 3) of uint8 RGB; an alpha channel is dropped; UserError for what has no meaning."""
+    if hasattr(source, "convert"):  # Pillow's pictures may have a palette
+        source = source.convert("RGB")
+    try:
+        array = np.asarray(source)
+    except (TypeError, RuntimeError) as error:  # a tensor on a GPU
+        raise UserError(f"an image that is no array in memory ({error}): {EXPECTED}") from None
+    if not array.size:
+        return np.zeros((*array.shape[:2], 3) if array.ndim == 3 else (0, 0, 3), np.uint8)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise UserError(f"an array of shape {np.shape(source)}: {EXPECTED}; several images as a list")
+    pixels = _bytes(array)
+    colours = 1 if array.shape[2] <= 2 else 3
+    return np.ascontiguousarray(np.broadcast_to(pixels[..., :colours], (*array.shape[:2], 3)))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """Pixels of any accepted type as uint8, the whole range of the type on 0 to 255."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"an array of {array.dtype}: {EXPECTED}")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also where one of them is not a number
+        raise UserError(f"an array of {array.dtype} with values from {low:g} to {high:g}: {EXPECTED}")
+    return np.rint(array.astype(np.float64).clip(0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,135 @@
+"""A validation split taken from train: its share of every class, no photo on both sides, the same for the same seed."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import convert
+from data.data_yaml import list_images, read_data_yaml
+from data.formats.convert import convert_voc
+from data.open.hold_out import choose_held_out, hold_out, keep_split, same_photos
+from data.split import load_split
+from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
+from tests.paths import SHARED_DATA, needs_shared_data
+from utils.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """120 smooth photos, each of its own content, a copy of every tenth, and one a little changed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(120):
+        coarse = random.integers(0, 255, (6, 6, 3), np.uint8)
+        image = cv2.resize(coarse, (96, 96), interpolation=cv2.INTER_CUBIC)
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:03d}.png")
+        if number % 10 == 0:
+            shutil.copy(tmp_path / "images" / f"{number:03d}.png", tmp_path / "images" / f"copy{number:03d}.png")
+            Image.fromarray(image).resize((80, 80)).save(tmp_path / "images" / f"near{number:03d}.jpg", quality=60)
+    return sorted((tmp_path / "images").iterdir())
+
+
+def originals(paths):
+    return [int("".join(filter(str.isdigit, path.stem))) for path in paths]
+
+
+def test_copies_and_near_copies_are_the_same_photo_and_others_are_not(photos):
+    groups = same_photos(photos)
+    expected = np.array(originals(photos))
+    np.testing.assert_array_equal(groups[:, None] == groups, expected[:, None] == expected)
+
+
+@needs_shared_data
+def test_real_photos_are_told_apart(tmp_path):
+    paths = sorted((SHARED_DATA / "neu-det" / "JPEGImages").glob("patches_*.jpg"))
+    groups = same_photos(paths)
+    shared = [group for group, count in Counter(groups.tolist()).items() if count > 1]
+    named = {paths[row].stem for group in shared for row in np.flatnonzero(groups == group)}
+    assert {"patches_101", "patches_105"} <= named, "the same photo, as the data's README says"
+    assert len(named) <= 8
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_class_keeps_its_share_and_no_photo_is_on_both_sides(share, seed, photos):
+    random = np.random.default_rng(7)
+    classes = [set(np.flatnonzero(random.random(5) < (0.6, 0.3, 0.2, 0.1, 0.05)).tolist()) for _ in photos]
+    held = choose_held_out(photos, classes, share, seed)
+    assert abs(held.mean() - share) < 0.06
+    for label in range(5):
+        having = np.array([label in own for own in classes])
+        assert abs((held & having).sum() - share * having.sum()) <= max(2.5, 0.25 * share * having.sum()), label
+    sides = {False: set(), True: set()}
+    for original, side in zip(originals(photos), held.tolist(), strict=True):
+        sides[side].add(original)
+    assert not sides[False] & sides[True]
+    np.testing.assert_array_equal(held, choose_held_out(photos, classes, share, seed))
+    assert (held != choose_held_out(photos, classes, share, seed + 10)).any()
+
+
+def test_the_split_of_a_run_stays_what_it_was(photos, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for number, path in enumerate(photos):
+        (tmp_path / "labels" / f"{path.stem}.txt").write_text(f"{number % 2} .5 .5 .2 .2\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [a, b]\n")
+    spec = read_data_yaml(str(tmp_path / "data.yaml"), tmp_path)
+    split = hold_out(spec, 0.25, 3)
+    assert hold_out(spec, 0.25, 3) == split
+    lists = {name: list_images(split, name) for name in ("train", "val")}
+    assert sorted(lists["train"] + lists["val"]) == photos
+    assert len(load_split(split, "val", tmp_path / "labels-cache").boxes) == len(lists["val"])
+    run = tmp_path / "run"
+    run.mkdir()
+    keep_split(split, run)
+    keep_split(spec, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    photo(tmp_path / "images" / "new.jpg")
+    shutil.rmtree(tmp_path / "cache")
+    again = hold_out(spec, 0.25, 3, run)
+    assert {name: list_images(again, name) for name in ("train", "val")} == lists
+    with pytest.raises(UserError, match="has a validation split already"):
+        hold_out(split, 0.25, 3)
+
+
+def test_too_few_photos(tmp_path):
+    with pytest.raises(UserError, match="1 photos .* are too few to divide"):
+        choose_held_out([photo(tmp_path / "a.jpg")], [{0}], 0.2, 0)
+
+
+def test_convert_takes_a_share_too(tmp_path, capsys):
+    names = [f"{number}.jpg" for number in range(20)]
+    for name in names:
+        photo(tmp_path / "in" / name)
+    source = write_json(tmp_path / "in" / "all.json", coco_document(names))
+    convert.main(["coco", str(source), str(tmp_path / "out"), "--val", ".2"])
+    assert "4 of 20 photos of train, by seed 0 (--val 0.2)" in capsys.readouterr().out
+    spec = read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path)
+    assert {split: len(list_images(spec, split)) for split in spec.splits} == {"train": 16, "val": 4}
+    assert spec.annotations["val"] == source
+    assert len(read_back(spec, tmp_path)) == 20
+    assert sorted(json.loads((tmp_path / "out" / "ids.json").read_text())["images"].values()) == list(range(20))
+    with pytest.raises(UserError, match="expected a share"):
+        convert.main(["coco", str(source), str(tmp_path / "other"), "--val", "20"])
+    with pytest.raises(UserError, match="expected a train split and no val"):
+        convert.main(["coco", str(source), str(tmp_path / "other"), "--val", ".2", "--splits", "val"])
+
+
+@needs_shared_data
+def test_classes_of_real_photos(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    convert_voc(SHARED_DATA / "bccd", tmp_path / "out", splits=["trainval"], images="list")
+    spec = hold_out(read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path), 0.2, 0)
+    counts = {}
+    for split in ("train", "val"):
+        index = load_split(spec, split, tmp_path / "labels")
+        counts[split] = np.bincount(index.labels, minlength=3)
+        assert Path(index.images[0]).is_relative_to(SHARED_DATA)
+    share = counts["val"] / (counts["val"] + counts["train"])
+    assert np.abs(share - 0.2).max() < 0.05

@@ -1,0 +1,158 @@
+"""The README and the site's pages: links lead somewhere, commands parse, generated parts are up to date."""
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+import pytest
+import torch
+from PIL import Image
+
+from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, SIMILARITIES
+from docs.generate import choices, gradients, results_chart, settings
+from docs.generate.blocks import fill, renew
+from docs.generate.links import links, turned
+from docs.generate.pages import MAKERS, SETTINGS, site_settings, sources
+from tests.docs.commands_on_pages import commands, split
+from tests.docs.sentences import longest_average
+from tests.paths import ROOT
+from utils.config.knobs import Hyperparameters
+from utils.errors import UserError
+
+README = ROOT / "README.md"
+PAGES = [README, *sources()]
+MOST_WORDS = 900
+MOST_WORDS_A_SENTENCE = 30
+NOT_PROSE = ("report.md",)  # what studies.compare writes: tables, and lines of provenance
+# Modules of ours whose flags have no page.
+NO_PARSER = ("python -m examples.", "python -m benchmarks.", "python -m utils.checkpoint", "python -m pip")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"```.*?```", "", fill(path.read_text("utf-8"), MAKERS), flags=re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", head.lower())) for head in heads}
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").split()) <= MOST_WORDS
+
+
+def test_no_cell_of_the_readme_holds_a_paragraph():
+    rows = [line for line in README.read_text("utf-8").splitlines() if line.startswith("|")]
+    assert rows
+    assert max(len(cell.split()) for row in rows for cell in row.split("|")) <= 15
+
+
+def test_generated_parts_of_the_readme_are_those_of_the_registry():
+    text = README.read_text("utf-8")
+    assert renew(text, MAKERS) == text, "python -m docs.generate --readme"
+    for name, entry in SIMILARITIES.items():
+        if name in choices.MAIN_LOSSES:
+            assert f"| `--loss {name}` | {entry.meaning} |" in text
+    assert all(f"| `--assign {name}` |" in text for name in choices.MAIN_ASSIGNERS if name in ASSIGNERS)
+
+
+def test_the_readme_shows_the_results_that_are_in_the_tables():
+    with Image.open(results_chart.CHART) as picture:
+        assert json.loads(picture.text["Description"]) == json.loads(results_chart.numbers())
+
+
+def test_the_readme_says_of_the_results_what_the_tables_say():
+    text = " ".join(README.read_text("utf-8").split())
+    cells, shapes = (results_chart.differences(panel) for panel in results_chart.PANELS)
+    ggiou = cells["assign-ggiou"]
+    assert f"{ggiou.mean:.1f} points of AP (95 % interval {ggiou.low:.1f} to {ggiou.high:.1f})" in text
+    assert f"{-shapes['ggiou'].mean:.1f} points" in text
+    assert f"SCALoss is {cells['sca'].mean:.1f} points" in text
+    assert not cells["sca"].excludes_zero
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_PROSE], ids=named)
+def test_no_paragraph_has_sentences_of_more_than_thirty_words_on_average(page):
+    words, paragraph = longest_average(page.read_text("utf-8"))
+    assert words <= MOST_WORDS_A_SENTENCE, paragraph
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page):
+    for target in links(fill(page.read_text("utf-8"), {name: lambda: "" for name in MAKERS})):
+        path, _, part = target.partition("#")
+        if "://" in target or path.startswith(("../api/", "api/")):
+            continue
+        meant = (page.parent / path).resolve() if path else page
+        assert meant.exists(), target
+        assert not part or meant.suffix != ".md" or part in anchors(meant), target
+
+
+def test_every_page_has_its_place_and_no_place_is_empty():
+    text = site_settings()
+    shown = re.findall(r'"([\w./-]+\.md)"', text)
+    assert len(shown) == len(set(shown))
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        assert path.relative_to(ROOT / "docs").as_posix() in shown
+    for place in re.findall(r'"([\w./-]+\.md)"', SETTINGS.read_text("utf-8")):
+        known = (ROOT / "docs" / place).is_file() or place.startswith("api/")
+        assert known or place in ("contributing.md", "changelog.md", "experiments.md"), place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_parse(page):
+    known = settings.commands()
+    for words in commands(page.read_text("utf-8")):
+        typed, flags = split(words)
+        if typed in known:
+            settings.parses(typed, flags)
+        else:
+            assert not typed or typed.startswith(NO_PARSER), " ".join(words)
+
+
+@pytest.mark.parametrize("typed", settings.commands())
+def test_every_flag_is_on_the_page_of_commands(typed):
+    page = settings.command_pages()
+    parser = settings.parser_of(settings.commands()[typed])
+    shown = [action for action in parser._actions if action.help != "==SUPPRESS==" and action.dest != "help"]
+    for action in shown:
+        for name in action.option_strings:
+            assert f"`{name}`" in page
+
+
+def test_every_hyperparameter_is_on_its_page_with_its_reader():
+    rows = [line.split(" | ") for line in settings.hyperparameters().splitlines()[2:]]
+    assert [row[0].strip("|` ") for row in rows] == list(Hyperparameters.__dataclass_fields__)
+    assert all(len(row) == 5 and row[3].strip() and row[4].strip(" |") for row in rows)
+
+
+def test_an_unknown_block_is_named():
+    with pytest.raises(UserError, match="nothing makes the block 'loses'"):
+        fill("<!-- generated: loses -->", MAKERS)
+
+
+def test_links_to_source_become_text_and_links_to_results_lead_to_the_copy():
+    page = "[a](../results/bccd/report.md#x) [b](../train.py) [c](https://example.org) `[d](e)`\n```\n[f](g)\n```\n"
+    assert turned(page, PurePosixPath("docs/results.md")) == (
+        "[a](experiments/bccd/report.md#x) `b` [c](https://example.org) `[d](e)`\n```\n[f](g)\n```\n"
+    )
+
+
+def test_there_is_a_picture_of_each_loss(tmp_path):
+    text = MAKERS["gradient fields"]()
+    assert [name for name in BASE_SIMILARITIES if f"## {name}\n" not in text] == []
+    assert [name for name in re.findall(r"gradients/(\w+).png", text) if name not in gradients.NAMES] == []
+    gradients.draw_field("iou", tmp_path / "iou.png")
+    assert (tmp_path / "iou.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", gradients.NAMES)
+def test_every_loss_pulls_an_overlapping_box_towards_its_truth(name):
+    """Halfway to the right and to the left: the pull has the other sign, or there is none."""
+    values, x, _ = gradients.field(name, (64.0, 32.0), 11)
+    assert torch.isfinite(values).all()
+    row = x[5]
+    assert row[4] >= 0 >= row[6]
+    assert row[4] > 0

@@ -1,0 +1,138 @@
+"""export.py --int8: what is quantized and what is not, and that only a file worth having is left in place."""
+
+import onnx
+import pytest
+import torch
+
+from data.formats.convert import convert_voc
+from data.shapes.demo_set import make_shapes
+from engine.export import int8
+from engine.export.runtimes import open_backend
+from export import export
+from tests.lively import lively_checkpoint
+from tests.paths import SHARED_DATA, needs_shared_data
+from utils.config.export_formats import EXPORT_FORMATS
+from utils.errors import ExportMismatch, UserError
+from val import validate
+
+NAMES = ("disc", "ring", "square", "triangle", "cross", "bar")
+FORMATS = [name for name, entry in EXPORT_FORMATS.items() if entry.int8 is not None]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=3, train=5, val=3, size=96)
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models é") / "best.pt"
+    return lively_checkpoint(path, "yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]}, NAMES, (96, 96))
+
+
+@pytest.fixture
+def flags(best, data, tmp_path):
+    return {"weights": str(best), "int8": True, "calibrate": str(data), "output": str(tmp_path / "best")}
+
+
+def needs(fmt):
+    for module in EXPORT_FORMATS[fmt].int8:
+        pytest.importorskip(module, reason=f"pip install {EXPORT_FORMATS[fmt].int8[module]}")
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("layout", ["decoded", "nms"])
+def test_a_file_in_8_bits_finds_about_the_same(fmt, layout, best, flags, tmp_path):
+    needs(fmt)
+    (file,) = export(**flags, format=[fmt], layout=layout, force=True)
+    assert file.name == f"best_int8{EXPORT_FORMATS[fmt].suffix}"
+    found = open_backend(file)
+    assert found.precision == "int8"
+    images = torch.rand(1, 3, 96, 96)
+    if layout == "decoded":
+        expected, scores = open_backend(best).run(images)[1], found.run(images)[1]
+        assert scores.shape == expected.shape
+        assert 0 < (scores - expected).abs().mean() < 0.1
+    else:
+        assert set(found.run(images)[0]) == {"boxes", "scores", "labels"}
+
+
+def test_the_ends_and_the_decode_stay_float(flags):
+    (file,) = export(**flags, force=True)
+    graph = onnx.load(file).graph
+    made = {name: node for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    quantized = [made[node.input[1]].op_type == "DequantizeLinear" for node in convolutions if node.input[1] in made]
+    assert len(convolutions) - len(quantized) == 3  # the first, and that of each head
+    assert all(quantized)
+    initializers = {value.name: value for value in graph.initializer}
+    scales = [made[node.input[1]].input[1] for node in convolutions if node.input[1] in made]
+    assert all(len(initializers[name].dims) == 1 for name in scales), "a scale for each channel"
+    zeros = [node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert {initializers[name].data_type for name in zeros} == {onnx.TensorProto.UINT8}
+    # All that follows the last convolutions, up to the output, reads no 8 bit numbers.
+    todo, seen = [graph.output[0].name], set()
+    while todo:
+        node = made.get(todo.pop())
+        if node is not None and node.op_type != "Conv" and node.output[0] not in seen:
+            seen.add(node.output[0])
+            assert node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+            todo += node.input
+
+
+@pytest.mark.parametrize(
+    ("ap", "ms", "message"),
+    [
+        ((0.4, 0.39), (10.0, 5.0), r"loses 0.0100 AP \(allowed 0.005\): kept with --force alone"),
+        ((0.4, 0.4), (10.0, 11.0), "is slower than float32 on this machine: kept with --force alone"),
+        ((0.4, 0.3), (10.0, 11.0), "loses 0.1000 AP .* and is slower than float32"),
+        ((0.4, 0.396), (10.0, 9.0), None),
+    ],
+)
+def test_a_file_not_worth_having_is_not_left(ap, ms, message, flags, tmp_path, monkeypatch, capsys):
+    values = iter([*ap, *ap])
+    monkeypatch.setattr(int8, "average_precision", lambda *_: next(values))
+    monkeypatch.setattr(int8, "milliseconds", lambda *_: dict(zip(("float32", "int8"), ms, strict=True)))
+    if message is None:
+        assert export(**flags)[0].is_file()
+        assert "AP 0.4000 -> 0.3960 on 3 photos of val; ms of CPU: float32 10.0, int8 9.0" in capsys.readouterr().out
+        return
+    with pytest.raises(ExportMismatch, match=message):
+        export(**flags)
+    assert not list(tmp_path.iterdir())
+    assert export(**flags, force=True)[0].is_file()
+    assert "kept by --force: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calibrate": ""}, "--int8: needs photos to see the range of features on: --calibrate data.yaml"),
+        ({"half": True}, "--int8 with --half: expected one of them"),
+        ({"format": ["torchscript"]}, "--int8: for onnx"),
+        ({"int8": False}, "--calibrate: for --int8"),
+        ({"int8": False, "calibrate": "", "force": True}, "--force: for --int8"),
+        ({"calibrate": "coco128"}, "has the classes|not found|no folder|data set"),
+    ],
+)
+def test_mistakes(changes, message, flags, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export(**flags | changes)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_shared_data
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_real_weights_keep_their_ap(fmt, tmp_path, capsys):
+    """BCCD: within .005 on the split that decides, and on one that does not."""
+    needs(fmt)
+    weights = SHARED_DATA / "checkpoints" / "ultralytics-yolov3-tiny-bccd.pt"
+    names = ["RBC", "WBC", "Platelets"]
+    convert_voc(SHARED_DATA / "bccd", tmp_path / "bccd", names=names, splits=["train", "val", "test"])
+    flags = {"weights": str(weights), "imgsz": [320], "output": str(tmp_path / "best"), "format": [fmt]}
+    (file,) = export(**flags, int8=True, calibrate=str(tmp_path / "bccd" / "data.yaml"))
+    settings = {"data": str(tmp_path / "bccd" / "data.yaml"), "split": "test", "plots": False, "report": False}
+    settings |= {"imgsz": [320], "project": str(tmp_path / "runs")}
+    exact, rounded = (validate(weights=str(each), **settings).overall["ap"] for each in (weights, file))
+    assert exact - rounded < 0.005

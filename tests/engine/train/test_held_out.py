@@ -1,0 +1,45 @@
+"""train.py --val: a set without a validation split gets one, and --resume and val.py use the run's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.data_yaml import list_images, read_data_yaml
+from tests.data.formats.small_sets import photo
+from train import train
+from utils.errors import UserError
+from val import validate
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(10):
+        photo(tmp_path / "set" / "images" / f"{number}.jpg")
+        label = tmp_path / "set" / "labels" / f"{number}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 .5 .5 .5 .5\n")
+    (tmp_path / "set" / "data.yaml").write_text("train: images\nnames: [thing]\n")
+    shared = {"imgsz": [64], "batch_size": 4, "workers": 0, "plots": False, "device": "cpu"}
+    return {"data": str(tmp_path / "set" / "data.yaml"), "epochs": 1, "project": str(tmp_path / "runs"), **shared}
+
+
+def test_the_runs_own_split_is_used_again(flags, tmp_path):
+    with pytest.raises(
+        UserError, match="no split val: training needs train and val \\(--val .2 takes a fifth of train"
+    ):
+        train(**flags)
+    folder = train(**flags, val=0.2)
+    split = read_data_yaml(str(folder / "split" / "data.yaml"), tmp_path)
+    held = [path.name for path in list_images(split, "val")]
+    assert len(held) == 2
+    photo(tmp_path / "set" / "images" / "new.jpg")
+    (tmp_path / "set" / "labels" / "new.txt").write_text("0 .5 .5 .5 .5\n")
+    weights = str(folder / "weights" / "best.pt")
+    metrics = validate(weights=weights, project=str(tmp_path / "val"), plots=False, report=False, workers=0)
+    assert metrics.counts["images"] == 2
+    resumed = train(resume=str(folder), epochs=2)
+    assert resumed == folder
+    assert torch.load(folder / "weights" / "last.pt", weights_only=True)["epoch"] == 2
+    assert [Path(line).name for line in (folder / "split" / "val.txt").read_text().splitlines()] == held

@@ -1,0 +1,242 @@
+"""Runs that are gone on with: whatever was lost, they end as if nothing had happened, or say what it was."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.run_files import Records
+from engine.train.resume import resume_path
+from engine.train.trainer import Trainer
+from tests.engine.train.test_stop_signals import rows_of
+from train import train
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.errors import InterruptedRun, UserError
+
+# Nothing is learnt, so AP never rises.
+STILL = ["lr0=0", "warmup_bias_lr=0"]
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing of the product catches it."""
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def weights_of(folder, name="last.pt"):
+    contents = load_checkpoint(folder / "weights" / name)
+    return {part: contents[part] for part in ("model", "network") if part in contents}
+
+
+def equal(first, second):
+    return all(torch.equal(value, second[part][name]) for part in first for name, value in first[part].items())
+
+
+@pytest.fixture(scope="module")
+def made(small_shapes, tmp_path_factory):
+    """Run folders that are made once: of four epochs, and of one that --patience has stopped after its third."""
+    from tests.engine.conftest import NARROW
+
+    flags = {
+        "data": str(small_shapes), "imgsz": [64], "batch_size": 8, "workers": 0, "device": "cpu", "amp": "off",
+        "plots": False, "project": str(tmp_path_factory.mktemp("made")), "set": [*NARROW, "nominal_batch=8"],
+    }  # fmt: skip
+    still = {**flags, "epochs": 9, "patience": 2, "set": [*flags["set"], *STILL]}
+    return {"whole": train(**flags, epochs=4, name="whole"), "patient": train(**still, name="patient"), "still": still}
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of a run that may be spoilt."""
+    return lambda name: Path(shutil.copytree(made[name], tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["whole", "patient"])
+def test_a_run_without_its_metrics_gets_its_final_validation_and_nothing_else(name, made, copied, capsys):
+    folder = copied(name)
+    (folder / "metrics.json").unlink()
+    before = {each: (folder / each).read_bytes() for each in ("results.csv", "weights/last.pt", "weights/best.pt")}
+    assert train(resume=str(folder)) == folder
+    assert "what is left is the final validation" in capsys.readouterr().out
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads((made[name] / "metrics.json").read_text())
+    assert before == {each: (folder / each).read_bytes() for each in before}
+    with pytest.raises(UserError, match=r"all 4 epochs are done; --epochs N|AP has not risen for 2 .*new run"):
+        train(resume=str(folder))
+
+
+def test_patience_that_stopped_a_run_stays(copied):
+    folder = copied("patient")
+    assert len(rows_of(folder)) == 3
+    before = (folder / "weights" / "last.pt").read_bytes()
+    for more in ({}, {"epochs": 20}):
+        with pytest.raises(UserError, match=r"AP has not risen for 2 epochs \(--patience\); start a new run"):
+            train(resume=str(folder), **more)
+    assert (folder / "weights" / "last.pt").read_bytes() == before
+
+
+MOMENTS = {
+    "before the row": (Records, "epoch", False),
+    "between row and checkpoint": (Trainer, "save", False),
+    "after the checkpoint": (Trainer, "save", True),
+    "in the final validation": (Trainer, "finish", False),
+    "before metrics.json": (Records, "finish", False),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", [2, 3], ids=["the last but one", "the last"])
+def test_a_kill_in_the_last_epochs_changes_nothing(moment, number, made, tmp_path, monkeypatch):
+    kind, method, after = MOMENTS[moment]
+    original, calls = getattr(kind, method), []
+
+    def killed(self, *arguments, **keywords):
+        calls.append(1)
+        due = method == "finish" or len(calls) == number
+        if due and not after:
+            raise Killed
+        result = original(self, *arguments, **keywords)
+        if due:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, killed)
+        with pytest.raises(Killed):
+            train(**{**made["still"], "project": str(tmp_path)})
+    folder = train(resume=str(tmp_path / "exp"))
+    assert rows_of(folder) == rows_of(made["patient"])
+    assert equal(weights_of(folder), weights_of(made["patient"]))
+    assert equal(weights_of(folder, "best.pt"), weights_of(made["patient"], "best.pt"))
+    first, second = (json.loads((each / "metrics.json").read_text()) for each in (folder, made["patient"]))
+    assert first == second
+
+
+SPOILT = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-300]),
+    "garbled": lambda path: path.write_bytes(b"\xff\0epoch" + path.read_bytes()[40:]),
+    "a changed number": lambda path: path.write_text(path.read_text().replace(".", "9", 1)),
+    "rows of another run": lambda path: path.write_text("epoch,loss\n1,2\n2,3\n"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_results_csv_is_written_anew_from_the_checkpoint(how, made, copied, capsys):
+    folder = copied("whole")
+    (folder / "metrics.json").unlink()
+    SPOILT[how](folder / "results.csv")
+    train(resume=str(folder))
+    assert (folder / "results.csv").read_bytes() == (made["whole"] / "results.csv").read_bytes()
+    said = capsys.readouterr().err
+    assert said.count("written anew from the checkpoint") == 1 and "results.csv" in said
+
+
+def test_a_damaged_results_csv_that_an_old_checkpoint_does_not_know_is_put_aside(copied, capsys):
+    folder = copied("whole")
+    last = folder / "weights" / "last.pt"
+    contents = load_checkpoint(last)
+    assert len(contents.pop("results")) == 4
+    torch.save(contents, last)
+    SPOILT["garbled"](folder / "results.csv")
+    train(resume=str(folder), epochs=5)
+    assert [row["epoch"] for row in rows_of(folder)] == ["5"]
+    assert (folder / "results.damaged.csv").is_file()
+    assert "put aside as results.damaged.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [damaged, Path.unlink], ids=["damaged", "missing"])
+@pytest.mark.parametrize("where", ["last.pt", "last_prev.pt", "nowhere"])
+def test_a_lost_best_pt_is_said_at_once_and_made_anew_where_it_can_be(how, where, copied, monkeypatch, capsys):
+    folder = copied("whole")
+    weights = folder / "weights"
+    (folder / "metrics.json").unlink()
+    contents = load_checkpoint(weights / "last.pt")
+    contents["best"] = {"ap": 0.99, "epoch": {"last.pt": 3, "last_prev.pt": 2, "nowhere": 0}[where]}
+    save_checkpoint(weights / "last.pt", contents)
+    how(weights / "best.pt")
+    monkeypatch.setattr(Trainer, "validate", lambda self, *rest, **more: pytest.fail("validated before it was said"))
+    with pytest.raises(pytest.fail.Exception):
+        train(resume=str(folder))
+    said = capsys.readouterr().err
+    found = load_checkpoint(weights / "best.pt")
+    source = load_checkpoint(weights / ("last_prev.pt" if where == "last_prev.pt" else "last.pt"))
+    assert equal({"model": found["model"]}, {"model": source["model"]})
+    assert found.keys() == {"format", "version", "config", "names", "epoch", "metrics", "model"}
+    assert f"{'epoch 1 (AP 0.9900), the best, is lost' if where == 'nowhere' else 'made anew'}" in said
+    assert (weights / "best_damaged.pt").exists() == (how is damaged)
+
+
+def test_a_run_whose_last_pt_is_gone_goes_on_from_the_one_before(made, copied, monkeypatch):
+    monkeypatch.chdir(copied("whole").parent)
+    Path("runs/train").mkdir(parents=True)
+    Path("whole").rename("runs/train/x")
+    Path("runs/train/x/weights/last.pt").unlink()
+    assert resume_path("newest") == Path("runs/train/x/weights/last.pt")
+    resumed = train(resume="newest")
+    assert rows_of(resumed) == rows_of(made["whole"])
+    assert equal(weights_of(resumed), weights_of(made["whole"]))
+
+
+def test_the_metrics_of_an_earlier_end_do_not_pass_for_those_of_a_longer_run(copied, monkeypatch):
+    folder = copied("whole")
+
+    def killed(self, records):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "finish", killed)
+        with pytest.raises(Killed):
+            train(resume=str(folder), epochs=5)
+    assert not (folder / "metrics.json").exists()
+    train(resume=str(folder))
+    assert (folder / "metrics.json").is_file()
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_is_not_taken_for_it(copied, made, flags, monkeypatch):
+    folder = copied("whole")
+
+    def killed(self, *rest):
+        raise Killed
+
+    monkeypatch.setattr(Trainer, "train_epoch", killed)
+    with pytest.raises(Killed):
+        train(**{**flags, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
+    with pytest.raises(UserError, match="weights not found"):
+        train(resume=str(folder))
+    assert not (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("name", ["last.pt", "elsewhere/last.pt"])
+def test_a_last_pt_outside_a_run_folder_is_refused(name, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(made["whole"] / "weights" / "last.pt", tmp_path / name)
+    with pytest.raises(UserError, match="expected a run folder"):
+        train(resume=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_before_the_first_epoch_is_one_line(number, flags, monkeypatch):
+    monkeypatch.setattr("engine.train.run.tell_checkup", lambda *rest: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedRun, match=f"{number.name}: stopped before the first epoch was complete") as told:
+        train(**flags)
+    assert told.value.exit_code == 130
+    assert signal.getsignal(number) is before
+    assert not Path(flags["project"]).exists()
+
+
+def test_a_signal_in_the_final_validation_says_how_it_is_finished(copied, monkeypatch):
+    folder = copied("whole")
+    (folder / "metrics.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "finish", lambda self, records: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(InterruptedRun, match=r"all epochs are saved, the final validation is left.*--resume"):
+            train(resume=str(folder))
+    assert train(resume=str(folder)) == folder
