@@ -10,7 +10,7 @@ imported by who asks for it alone, and needs torchvision.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,10 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
     for kind, put in kinds.items():
         if isinstance(model, kind):
             similarity = None if loss is None else Similarity(SIMILARITIES[loss], **settings)
-            model.aligned = Aligned(similarity, assign)  # type: ignore[assignment]
-            model.transform.register_forward_hook(model.aligned.look)  # type: ignore[operator,union-attr]
-            put(model, model.aligned)  # type: ignore[arg-type]
+            aligned, detector = Aligned(similarity, assign), cast(Any, model)
+            detector.aligned = aligned
+            detector.transform.register_forward_hook(aligned.look)
+            put(detector, aligned)
             return model
     raise ValueError(f"{type(model).__name__}: expected {', '.join(kind.__name__ for kind in kinds)}")
 
@@ -151,7 +152,8 @@ def _into_ssd(model: Any, aligned: Aligned) -> None:
 
 
 def _into_faster_rcnn(model: Any, aligned: Aligned) -> None:
-    heads, seen = model.roi_heads, {}
+    heads: Any = model.roi_heads
+    seen: dict[str, Any] = {}
     stock_samples = heads.select_training_samples
 
     def pairwise(truths: Tensor, boxes: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def check(loss: str | None, assign: str | None) -> None:
             raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
 
 
-def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
+def apply(model: Any, loss: str | None, assign: str | None) -> None:
     """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
     model.criterion = model.init_criterion()
     for part in parts_of(model.criterion):
@@ -189,15 +189,16 @@ class AlignTrainer(DetectionTrainer):
 
     def get_validator(self) -> Any:
         """Build the validator, which refuses arguments that ultralytics does not know."""
-        kept = {key: vars(self.args).pop(key) for key in (LOSS, ASSIGN, STATE) if key in vars(self.args)}
+        kept = {key: self.args.__dict__.pop(key) for key in (LOSS, ASSIGN, STATE) if key in self.args.__dict__}
         try:
             return super().get_validator()
         finally:
-            vars(self.args).update(kept)
+            self.args.__dict__.update(kept)
 
     def save_model(self) -> Any:
         """Save a checkpoint that needs none of this package to be read, but says what it was trained with."""
-        criterion = getattr(self.model, "module", self.model).criterion
+        model: Any = getattr(self.model, "module", self.model)
+        criterion = model.criterion
         boxes = [part.bbox_loss for part in parts_of(criterion)]
         states = [each.similarity.state_dict() for each in boxes if isinstance(each, SimilarityBoxLoss)]
         if any(states):
