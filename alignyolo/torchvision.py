@@ -45,9 +45,11 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
     for kind, put in kinds.items():
         if isinstance(model, kind):
             similarity = None if loss is None else Similarity(SIMILARITIES[loss], **settings)
-            model.aligned = Aligned(similarity, assign)  # type: ignore[assignment]
-            model.transform.register_forward_hook(model.aligned.look)  # type: ignore[operator,union-attr]
-            put(model, model.aligned)  # type: ignore[arg-type]
+            aligned = Aligned(similarity, assign)
+            detector: Any = model
+            detector.aligned = aligned
+            detector.transform.register_forward_hook(aligned.look)
+            put(detector, aligned)
             return model
     raise ValueError(f"{type(model).__name__}: expected {', '.join(kind.__name__ for kind in kinds)}")
 
@@ -151,7 +153,8 @@ def _into_ssd(model: Any, aligned: Aligned) -> None:
 
 
 def _into_faster_rcnn(model: Any, aligned: Aligned) -> None:
-    heads, seen = model.roi_heads, {}
+    heads = model.roi_heads
+    seen: dict[str, Tensor] = {}
     stock_samples = heads.select_training_samples
 
     def pairwise(truths: Tensor, boxes: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ def check(loss: str | None, assign: str | None) -> None:
 
 def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
     """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
-    model.criterion = model.init_criterion()
-    for part in parts_of(model.criterion):
+    detector: Any = model
+    detector.criterion = detector.init_criterion()
+    for part in parts_of(detector.criterion):
         if loss is not None:
             part.bbox_loss = SimilarityBoxLoss(part.bbox_loss, Similarity(SIMILARITIES[loss]), part.stride.tolist())
         if assign is not None:
@@ -189,24 +190,29 @@ class AlignTrainer(DetectionTrainer):
 
     def get_validator(self) -> Any:
         """Build the validator, which refuses arguments that ultralytics does not know."""
-        kept = {key: vars(self.args).pop(key) for key in (LOSS, ASSIGN, STATE) if key in vars(self.args)}
+        kept = {key: getattr(self.args, key) for key in (LOSS, ASSIGN, STATE) if hasattr(self.args, key)}
+        for key in kept:
+            delattr(self.args, key)
         try:
             return super().get_validator()
         finally:
-            vars(self.args).update(kept)
+            for key, value in kept.items():
+                setattr(self.args, key, value)
 
     def save_model(self) -> Any:
         """Save a checkpoint that needs none of this package to be read, but says what it was trained with."""
-        criterion = getattr(self.model, "module", self.model).criterion
+        model: Any = getattr(self.model, "module", self.model)
+        criterion = model.criterion
         boxes = [part.bbox_loss for part in parts_of(criterion)]
         states = [each.similarity.state_dict() for each in boxes if isinstance(each, SimilarityBoxLoss)]
         if any(states):
             setattr(self.args, STATE, [{name: float(value) for name, value in state.items()} for state in states])
-        average, self.ema.ema.criterion = self.ema.ema.criterion, None
+        average: Any = self.ema.ema
+        kept, average.criterion = average.criterion, None
         try:
             return super().save_model()
         finally:
-            self.ema.ema.criterion = average
+            average.criterion = kept
 
 
 def main(arguments: list[str]) -> None:
