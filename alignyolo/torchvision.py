@@ -10,7 +10,7 @@ imported by who asks for it alone, and needs torchvision.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
     for kind, put in kinds.items():
         if isinstance(model, kind):
             similarity = None if loss is None else Similarity(SIMILARITIES[loss], **settings)
-            aligned, detector = Aligned(similarity, assign), cast(Any, model)
+            aligned = Aligned(similarity, assign)
+            detector: Any = model
             detector.aligned = aligned
             detector.transform.register_forward_hook(aligned.look)
             put(detector, aligned)
@@ -152,8 +153,8 @@ def _into_ssd(model: Any, aligned: Aligned) -> None:
 
 
 def _into_faster_rcnn(model: Any, aligned: Aligned) -> None:
-    heads: Any = model.roi_heads
-    seen: dict[str, Any] = {}
+    heads = model.roi_heads
+    seen: dict[str, Tensor] = {}
     stock_samples = heads.select_training_samples
 
     def pairwise(truths: Tensor, boxes: Tensor) -> Tensor:

@@ -61,10 +61,11 @@ def check(loss: str | None, assign: str | None) -> None:
             raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
 
 
-def apply(model: Any, loss: str | None, assign: str | None) -> None:
+def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
     """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
-    model.criterion = model.init_criterion()
-    for part in parts_of(model.criterion):
+    detector: Any = model
+    detector.criterion = detector.init_criterion()
+    for part in parts_of(detector.criterion):
         if loss is not None:
             part.bbox_loss = SimilarityBoxLoss(part.bbox_loss, Similarity(SIMILARITIES[loss]), part.stride.tolist())
         if assign is not None:
@@ -189,11 +190,14 @@ class AlignTrainer(DetectionTrainer):
 
     def get_validator(self) -> Any:
         """Build the validator, which refuses arguments that ultralytics does not know."""
-        kept = {key: self.args.__dict__.pop(key) for key in (LOSS, ASSIGN, STATE) if key in self.args.__dict__}
+        kept = {key: getattr(self.args, key) for key in (LOSS, ASSIGN, STATE) if hasattr(self.args, key)}
+        for key in kept:
+            delattr(self.args, key)
         try:
             return super().get_validator()
         finally:
-            self.args.__dict__.update(kept)
+            for key, value in kept.items():
+                setattr(self.args, key, value)
 
     def save_model(self) -> Any:
         """Save a checkpoint that needs none of this package to be read, but says what it was trained with."""
@@ -203,11 +207,12 @@ class AlignTrainer(DetectionTrainer):
         states = [each.similarity.state_dict() for each in boxes if isinstance(each, SimilarityBoxLoss)]
         if any(states):
             setattr(self.args, STATE, [{name: float(value) for name, value in state.items()} for state in states])
-        average, self.ema.ema.criterion = self.ema.ema.criterion, None
+        average: Any = self.ema.ema
+        kept, average.criterion = average.criterion, None
         try:
             return super().save_model()
         finally:
-            self.ema.ema.criterion = average
+            average.criterion = kept
 
 
 def main(arguments: list[str]) -> None:

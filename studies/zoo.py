@@ -123,7 +123,7 @@ def draw(name: str, function: Similarity, descents: dict[str, dict[int, float]],
         descent.plot(curve.keys(), curve.values(), look, linewidth=2, color="#1f77b4", label=title)
     descent.set(ylim=(0, 1.02))
     finish(descent, "descent, as in SCALoss Figure 5b", "step", "mean IoU")
-    descent.legend(fontsize=8, loc="lower right")
+    descent.legend(fontsize=8, loc="upper left")
     figure.suptitle(f"{name}: {SIMILARITIES[name].meaning}")
     save_figure(figure, path)
 
