@@ -60,11 +60,6 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
         given = " ".join(map(str, run.imgsz))
         raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
-    if isinstance(model, ModelConfig) and max(run.imgsz) <= stride:
-        raise UserError(
-            f"--imgsz {' '.join(map(str, run.imgsz))}: leaves the coarsest level one cell, over which batch "
-            f"normalisation cannot average; expected {2 * stride} or more"
-        )
     spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
