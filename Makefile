@@ -1,5 +1,6 @@
 # make train   a virtual environment, the requirements, and YOLOv3-tiny with SCALoss on the embedded shapes
 # make test    the whole test suite and the linter, in the same environment
+# make torture kills runs and spoils checkpoints at random, for at most two hours; docs/long-runs.md says what came out
 # make docs    the site, into runs/site/html; warnings are errors
 # make docs-serve    the same, shown at http://localhost:8000
 # make studies       the papers' figures and tables that need no training, into runs/studies; docs/studies.md says more
@@ -11,7 +12,7 @@ RUN := $(VENV)/bin/python
 # Two processes with one thread each take less time than one with two. A file's tests share what they have trained.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=2 --dist=loadfile
 
-.PHONY: train test test-all lint docs docs-serve studies studies-quick clean
+.PHONY: train test test-all torture lint docs docs-serve studies studies-quick clean
 
 train: $(VENV)/installed
 	$(RUN) train.py --loss sca
@@ -26,6 +27,9 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+torture: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(RUN) -m tests.torture
 
 studies: $(VENV)/installed
 	$(RUN) -m studies

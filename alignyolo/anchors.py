@@ -56,12 +56,26 @@ class Anchors(NamedTuple):
 class DenseAnchors(NamedTuple):
     """Anchors that reach any box: boxes (A, 4) xyxy pixels, level by level, `counts` of them on each.
 
-    `image_size` is the (height, width) in pixels of the image that they lie over.
+    `image_size` is the (height, width) in pixels of the image that they lie over; `level_strides` the pixels between
+    the cells of every level, none where they lie on no grid.
     """
 
     boxes: Tensor
     counts: tuple[int, ...]
     image_size: tuple[int, int]
+    level_strides: tuple[float, ...] = ()
+
+    @property
+    def centers(self) -> Tensor:
+        """Return the centres (A, 2)."""
+        low, high = self.boxes.split(2, dim=-1)
+        return (low + high) / 2
+
+    @property
+    def sizes(self) -> Tensor:
+        """Return widths and heights (A, 2)."""
+        low, high = self.boxes.split(2, dim=-1)
+        return high - low
 
 
 def build_anchors(

@@ -6,7 +6,7 @@ box loss or assigner is one file and one line here: names, flags, checks and the
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -151,11 +151,39 @@ _THRESHOLDS = {"positive": "assign_positive", "negative": "assign_negative"}
 _GAUSSIAN = {"alpha": "ggiou_alpha", "beta": "ggiou_beta", "sigma": "ggiou_sigma"}
 _LEAST = {"min_positives": "min_positives"}
 
+_SERVE = {"serve": "serve_unmatched"}
+_ATSS = {"topk": "atss_topk", **_SERVE}
+_SIMOTA = {"radius": "simota_radius", "topk": "simota_topk", "iou_weight": "simota_iou_weight", **_SERVE}
+_TAL = {"topk": "tal_topk", "alpha": "tal_alpha", "beta": "tal_beta", "enlarge": "tal_enlarge", **_SERVE}
+_DYNAMIC = "alignyolo.assign.dynamic"
+
 METRICS: dict[str, Entry] = {
     "iou": Entry("alignyolo.gaussian_iou:ggiou", "intersection over union", fixed={"alpha": 0.0}),
     "ggiou": Entry("alignyolo.gaussian_iou:ggiou", "Gaussian guided IoU", _GAUSSIAN, paper="GGIoU, Eq. 4"),
 }
 """Metrics that weigh a pair of boxes without a gradient."""
+
+DYNAMIC_ASSIGNERS: dict[str, Entry] = {
+    "atss": Entry(
+        f"{_DYNAMIC}.atss:ATSS", "near anchors above mean + deviation of IoU", _ATSS, paper="Zhang et al. 2020"
+    ),
+    "atss_ggiou": Entry(f"{_DYNAMIC}.atss:ATSS", "ATSS with GGIoU for IoU", {**_ATSS, **_GAUSSIAN}, {"alpha": 0.3}),
+    "simota": Entry(
+        f"{_DYNAMIC}.simota:SimOTA", "the cheapest anchors by class and box", _SIMOTA, paper="Ge et al. 2021"
+    ),
+    "tal": Entry(
+        f"{_DYNAMIC}.tal:TaskAligned", "anchors predicted best, by class and CIoU", _TAL, paper="Feng et al. 2021"
+    ),
+    "tal_ggiou": Entry(
+        f"{_DYNAMIC}.tal:TaskAligned",
+        "TAL with GGIoU for CIoU",
+        {**_TAL, **{f"gaussian_{keyword}": key for keyword, key in _GAUSSIAN.items()}},
+        fixed={"overlap": "ggiou"},
+    ),
+}
+"""Assigners for any anchors on levels; a YOLO head tells them its reach."""
+
+_IN_REACH = {"reach": 0.5}
 
 ASSIGNERS: dict[str, Entry] = {
     "anchor_ratio": Entry(
@@ -182,10 +210,11 @@ ASSIGNERS: dict[str, Entry] = {
         {**_THRESHOLDS, **_LEAST, **_GAUSSIAN},
         paper="GGIoU",
     ),
+    **{name: replace(entry, fixed={**entry.fixed, **_IN_REACH}) for name, entry in DYNAMIC_ASSIGNERS.items()},
 }
 """Assigners of YOLOv3's heads, which cannot reach every box from every anchor."""
 
-DENSE_ASSIGNERS: dict[str, Entry] = {
+PROPOSAL_ASSIGNERS: dict[str, Entry] = {
     "iou": Entry(
         "alignyolo.assign.dense:DenseThreshold",
         "anchors of an IoU above a threshold",
@@ -200,4 +229,7 @@ DENSE_ASSIGNERS: dict[str, Entry] = {
         paper="GGIoU",
     ),
 }
-"""Assigners of detectors whose anchors reach any box (RetinaNet, SSD, both stages of Faster R-CNN)."""
+"""Assigners of any boxes, on levels or not: proposals, and both stages of Faster R-CNN."""
+
+DENSE_ASSIGNERS: dict[str, Entry] = PROPOSAL_ASSIGNERS | DYNAMIC_ASSIGNERS
+"""Assigners of detectors whose anchors reach any box (RetinaNet, SSD)."""

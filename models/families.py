@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, SIMILARITIES, Entry
+from alignyolo.registry import ASSIGNERS, DENSE_ASSIGNERS, PROPOSAL_ASSIGNERS, SIMILARITIES, Entry
 from utils.config.knobs import ENCODED_LOSSES, Config, ModelConfig, TorchvisionConfig
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ FAMILIES: dict[str, Family] = {
         "Faster R-CNN",
         f"{_TORCHVISION}:build_faster_rcnn",
         _READ,
-        DENSE_ASSIGNERS,
+        PROPOSAL_ASSIGNERS,
         frozenset({"obj", "rpn_positive", "rpn_negative"}),
         encoded_losses=ENCODED_LOSSES,
     ),

@@ -76,6 +76,7 @@ ROOMS = {
         {"regular_file"},
     ],
     "alignyolo": [
+        {"torchvision", "ultralytics"},
         {"assign", "balance"},
         {"gaussian_iou"},
         {"similarities"},
@@ -108,7 +109,9 @@ def test_imports_point_down(path):
             upper, lower = place_of(inside, package), place_of(room_of(module), package)
             assert lower > upper, f"{path}: {package}.{inside} imports {module}, which lies no lower"
         if target == "ultralytics" and package != "tests":
-            assert path.name == "ultralytics_only.py", f"{path} imports ultralytics"
+            # The plug-in is a library for programs that import ultralytics themselves; our own have one door.
+            doors = ("utils/ultralytics_only.py", "alignyolo/ultralytics.py")
+            assert path.relative_to(ROOT).as_posix() in doors, f"{path} imports ultralytics"
 
 
 def test_rooms_are_small_enough_to_look_at():

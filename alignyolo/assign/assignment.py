@@ -69,6 +69,13 @@ def grid_of(context: Context) -> Anchors:
     return context.anchors
 
 
+def strides_of(anchors: Anchors | DenseAnchors) -> tuple[float, ...]:
+    """Return every level's stride in pixels, none where dense anchors do not say theirs."""
+    if isinstance(anchors, Anchors):
+        return tuple(float(level.stride) for level in anchors.levels)
+    return anchors.level_strides
+
+
 def assignment_of(
     context: Context, pairs: Pairs, ignored: Tensor | None = None, metric: Tensor | None = None
 ) -> Assignment:

@@ -7,18 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from data.formats.annotation_set import (
-    AnnotationSet,
-    BadAnnotation,
-    Finding,
-    LabelledObject,
-    LabelledPhoto,
-    clipped_box,
-    frame,
-    place_in_set,
-)
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
 from data.formats.photo_finder import NOT_FOUND, PhotoFinder
+from data.formats.reading import BadAnnotation, clipped_box, frame, place_in_set
 from data.images import ImageError
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular

@@ -112,10 +112,10 @@ def read_coco(path: Path) -> CocoFile:
         first = f"; the first problem: {problems[0].where}: {problems[0].reason}" if problems else ""
         raise UserError(f"{printable(path)}: no usable {'images' if categories else 'categories'}{first}")
     image_ids.known, category_ids.known = {image.id for image in images}, {category.id for category in categories}
-    objects = []
+    objects: list[CocoObject] = []
     for position, entry in enumerate(parts["annotations"]):
-        item = _plain_object(position, entry, image_ids.known, category_ids.known)
-        item = item or _object(position, entry, image_ids, category_ids)
+        plain = _plain_object(position, entry, image_ids.known, category_ids.known)
+        item = plain or _object(position, entry, image_ids, category_ids)
         if isinstance(item, Problem):
             problems.append(item)
         else:

@@ -7,18 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.formats.annotation_set import (
-    AnnotationSet,
-    BadAnnotation,
-    Finding,
-    LabelledObject,
-    LabelledPhoto,
-    clipped_box,
-    frame,
-    one_label_each,
-    place_in_set,
-)
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.photo_finder import PhotoFinder
+from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.images import ImageError
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular

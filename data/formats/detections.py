@@ -7,17 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.formats.annotation_set import (
-    AnnotationSet,
-    BadAnnotation,
-    Finding,
-    LabelledObject,
-    LabelledPhoto,
-    clipped_box,
-    frame,
-    one_label_each,
-    place_in_set,
-)
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
+from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.images import ImageError
 from data.photo_files import photos_below
 from utils.errors import UserError, printable

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from data.formats.annotation_set import BadAnnotation
+from data.formats.reading import BadAnnotation
 from data.photo_files import photos_below
 from utils.errors import printable
 

@@ -43,7 +43,7 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
     cache = cache_folder(None)
     if cache is None:
         raise UserError("--val: no cache folder to write the split to: set XDG_CACHE_HOME")
-    folder = cache / "splits" / f"{fingerprint(index)['sha256'][:16]}-{share:g}-{seed}-{_key(spec)}"
+    folder = cache / "splits" / f"{str(fingerprint(index)['sha256'])[:16]}-{share:g}-{seed}-{_key(spec)}"
     if not (folder / "data.yaml").is_file():
         classes = [set(index.of(row)[1].tolist()) for row in range(len(index))]
         held = choose_held_out(list(map(Path, index.images)), classes, share, seed)

@@ -60,11 +60,6 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
         given = " ".join(map(str, run.imgsz))
         raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
-    if isinstance(model, ModelConfig) and max(run.imgsz) <= stride:
-        raise UserError(
-            f"--imgsz {' '.join(map(str, run.imgsz))}: leaves the coarsest level one cell, over which batch "
-            f"normalisation cannot average; expected {2 * stride} or more"
-        )
     spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
@@ -108,8 +103,8 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
     if hyper.box_loss not in family.box_losses:
         raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
     if hyper.assigner not in family.assigners:
-        others = " or ".join(family.assigners)
-        raise UserError(f"assigner {hyper.assigner}: YOLOv3's alone; expected {others} for {model.detector}")
+        others = ", ".join(family.assigners)
+        raise UserError(f"assigner {hyper.assigner}: not one of {model.detector}'s; expected one of {others}")
     if family.fits_anchors:
         return
     if hyper.box_gain_match == "iou":

@@ -32,7 +32,8 @@ def dense_anchors(generator: Any, images: Tensor, features: Sequence[Tensor]) ->
     boxes = generator(ImageList(images[:1], [(height, width)]), shapes)[0]
     per_cell = generator.num_anchors_per_location()
     cells = [feature.shape[-2] * feature.shape[-1] for feature in features]
-    return DenseAnchors(boxes, tuple(n * count for n, count in zip(per_cell, cells, strict=True)), (height, width))
+    counts = tuple(n * count for n, count in zip(per_cell, cells, strict=True))
+    return DenseAnchors(boxes, counts, (height, width), tuple(height / feature.shape[-2] for feature in features))
 
 
 class DenseForward:

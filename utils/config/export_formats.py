@@ -19,6 +19,7 @@ class ExportFormat:
     half: bool = False
     int8: Mapping[str, str] | None = None  # packages for int8, None where there is none
     dynamic: bool = True
+    batches: bool = True  # more than one image at once
     graph: bool = True  # a computation, not the weights alone: it has a layout and a shape
     opset: bool = False  # goes through an ONNX graph
     precisions: tuple[str, ...] = ("float32", "auto")  # of --precision; these two run a file as it was exported
@@ -61,6 +62,21 @@ EXPORT_FORMATS = {
             half=True,
             graph=False,
             opens={"safetensors.torch": "safetensors"},
+        ),
+        ExportFormat(
+            "ncnn",
+            "_ncnn_model",
+            dynamic=False,
+            batches=False,
+            writes={"pnnx": "pnnx"},
+            opens={"ncnn": "ncnn"},
+        ),
+        ExportFormat(
+            "litert",
+            ".tflite",
+            dynamic=False,
+            writes={"litert_torch": "litert-torch"},
+            opens={"ai_edge_litert": "ai-edge-litert"},
         ),
         ExportFormat("darknet", ".weights", graph=False, beside=(".cfg",)),
     )

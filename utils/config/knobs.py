@@ -185,6 +185,21 @@ class Hyperparameters:
     ignore_iou: float = knob(0.7, "best_anchor: other anchors above this IoU are ignored", 0.01, 1)
     assign_positive: float = knob(0.5, "iou, ggiou: positive at or above this metric", 0.01, 1)
     assign_negative: float = knob(0.4, "iou, ggiou: negative below this metric", 0.01, 1)
+    atss_topk: int = knob(9, "atss: nearest anchors of every level that set an object's threshold", 1, 1000)
+    simota_radius: float = knob(2.5, "simota: strides from an object's centre within which anchors are good", 0.1, 100)
+    simota_topk: int = knob(10, "simota: best IoUs whose sum is an object's number of anchors", 1, 1000)
+    simota_iou_weight: float = knob(3.0, "simota: weight of -log IoU beside the cross entropy of the classes", 0, 100)
+    tal_topk: int = knob(10, "tal: anchors of an object at most", 1, 1000)
+    tal_alpha: float = knob(0.5, "tal: exponent of the score", 0, 10)
+    tal_beta: float = knob(6.0, "tal: exponent of the overlap", 0, 20)
+    tal_enlarge: str = knob(
+        "on",
+        "tal: sides below the second stride count as that long, as in ultralytics since 8.4",
+        choices=("on", "off"),
+    )
+    serve_unmatched: str = knob(
+        "off", "atss, simota, tal: on = an object without any anchor gets its best one", choices=("on", "off")
+    )
     rpn_positive: float = knob(0.7, "fasterrcnn, first stage: positive at or above this metric", 0.01, 1)
     rpn_negative: float = knob(0.3, "fasterrcnn, first stage: negative below this metric", 0.01, 1)
     min_positives: int = knob(1, "iou, ggiou: anchors that every reachable truth gets", 0, 100)

@@ -36,6 +36,7 @@ RESULTS_PANELS = (
     ("Speed", "images / s", ("images_per_second",)),
 )
 MANY_CLASSES = 20  # more have no legend, and no numbers in the confusion matrix
+MOST_CELLS = 1000  # along a side of the confusion matrix
 
 
 def plot_results(csv_path: Path, path: Path) -> None:
@@ -99,12 +100,13 @@ def plot_f1(metrics: Metrics, path: Path | BinaryIO) -> None:
 def plot_confusion_matrix(metrics: Metrics, path: Path | BinaryIO) -> None:
     """Draws the confusion matrix at the best confidence: counts, coloured by their share of the true class."""
     counts = metrics.confusion
-    share = counts / np.maximum(counts.sum(0), 1)
+    share = _pooled(counts, np.maximum(counts.sum(0), 1))
     names = _plain_names(list(metrics.per_class))
     side = float(np.clip(3.5 + 0.4 * len(names), 6, 16))
     figure = _figure(side + 1.5, side)
     axes = figure.add_subplot()
-    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    edges = (-0.5, len(counts) - 0.5, len(counts) - 0.5, -0.5)
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, extent=edges)
     figure.colorbar(picture, ax=axes, label="share of the column", shrink=0.8)
     if len(names) <= MANY_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
@@ -118,6 +120,17 @@ def plot_confusion_matrix(metrics: Metrics, path: Path | BinaryIO) -> None:
     at = "without detections" if metrics.confidence is None else f"at confidence {metrics.confidence:.3f}"
     axes.set(xlabel="true class", ylabel="predicted class", title=f"Confusion matrix {at}, IoU 0.5")
     _save(figure, path)
+
+
+def _pooled(counts: NDArray, totals: NDArray) -> NDArray:
+    """The share (N, N) of each column's total, of thousands of classes the largest in each block of cells.
+
+    A picture has no more cells to show, and matplotlib would take 2 GB to find that out.
+    """
+    step = -(-len(counts) // MOST_CELLS)
+    starts = np.arange(0, len(counts), step)
+    rows = [np.maximum.reduceat(counts[row : row + step] / totals, starts, axis=1).max(0) for row in starts]
+    return np.array(rows)
 
 
 def _class_histogram(axes: Axes, counts: NDArray, names: list[str]) -> None:

@@ -1,7 +1,9 @@
 """COCO's metrics on any data set, by hotcoco; precision, recall and F1 at the best confidence."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -55,9 +57,14 @@ class Metrics:
     confidence: float | None
     counts: dict[str, int]
     curves: Curves
-    confusion: NDArray
+    matches: "Matches"
     at_iou: dict[str, dict[str, float]] = field(default_factory=dict)
     error_counts: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def confusion(self) -> NDArray:
+        """The confusion matrix, made where it is looked at: with 5,000 classes it takes 100 MB and a second."""
+        return self.matches.confusion(self.confidence)
 
     def to_json(self) -> dict:
         """Plain types only, with None where undefined; the overall columns are at the top."""
@@ -193,7 +200,7 @@ class CocoMetrics:
             confidence=point.confidence,
             counts=self._counts(matches.labels, finite),
             curves=_curves(precision, matches),
-            confusion=matches.confusion(point.confidence),
+            matches=matches,
             at_iou={
                 f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
                 for iou, mean, column in zip(
@@ -407,7 +414,7 @@ def confusion_matrix(
 
     predicted, true = detections.labels[kept], np.append(truths.labels, num_classes)[truth_of[kept]]
     missed = truths.labels[_unfound(truth_of, len(truths.labels))]
-    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int32)
     np.add.at(confusion, (predicted, true), 1)
     np.add.at(confusion, (num_classes, missed), 1)
     return confusion
@@ -436,7 +443,7 @@ def _curves(precision: NDArray, matches: Matches) -> Curves:
         own = slice(*np.searchsorted(labels, [label, label + 1]))
         kept = np.searchsorted(-scores[own], -CURVE_CONFIDENCES, "right")
         f1[label] = np.append(0, running[own])[kept]
-    return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T, CURVE_CONFIDENCES, f1)
+    return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T.copy(), CURVE_CONFIDENCES, f1)
 
 
 def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray:
@@ -492,7 +499,8 @@ def _int64(values: ArrayLike) -> NDArray:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """The names, with the class number appended to those that occur more than once."""
-    return [name if list(names).count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
 def _plain(row: dict) -> dict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data.formats.annotation_set import BadAnnotation, place_in_set
+from data.formats.reading import BadAnnotation, place_in_set
 from data.formats.voc.xml_file import looks_like_voc
 from data.photo_files import is_photo_name, walk
 from utils.errors import UserError, printable

@@ -5,16 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data.formats.annotation_set import (
-    AnnotationSet,
-    BadAnnotation,
-    Finding,
-    LabelledObject,
-    LabelledPhoto,
-    clipped_box,
-    frame,
-    one_label_each,
-)
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
+from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each
 from data.formats.voc.layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
 from data.formats.voc.xml_file import Seen, VocObject, choose_origin, read_annotation
 from data.images import ImageError

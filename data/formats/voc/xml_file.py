@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.formats.annotation_set import BadAnnotation
+from data.formats.reading import BadAnnotation
 from utils.errors import printable
 from utils.regular_file import require_regular
 

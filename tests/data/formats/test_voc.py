@@ -15,9 +15,9 @@ from torchvision.datasets import VOCDetection
 
 import convert
 from data.data_yaml import label_path, list_images, read_data_yaml
-from data.formats.annotation_set import BadAnnotation
 from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_voc
+from data.formats.reading import BadAnnotation
 from data.formats.voc.xml_file import read_annotation
 from data.formats.write import yolo as yolo_set
 from data.split import load_split

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import engine.train.trainer
+from alignyolo.registry import BASE_SIMILARITIES
 from alignyolo.targets import Targets
 from data.dataset import DetectionDataset
 from data.loader import build_loader
@@ -45,8 +46,29 @@ def fixed_batch(small_shapes, tmp_path_factory):
     return next(iter(build_loader(DetectionDataset(index, (96, 128)), 8, workers=0, shuffle=False, seed=0)))
 
 
-@pytest.mark.parametrize("assigner", ASSIGNER_NAMES)
-@pytest.mark.parametrize("loss", ["iou", "giou", "diou", "ciou", "sca"])
+FIRST_LOSSES, FIRST_ASSIGNERS = ("iou", "giou", "diou", "ciou", "sca"), ("anchor_ratio", "best_anchor", "iou", "ggiou")
+LEARNERS_OF = [
+    *itertools.product(FIRST_LOSSES, FIRST_ASSIGNERS),
+    *(("sca", name) for name in ASSIGNER_NAMES if name not in FIRST_ASSIGNERS),
+    *zip(
+        [name for name in BASE_SIMILARITIES if name not in FIRST_LOSSES], itertools.cycle(ASSIGNER_NAMES), strict=False
+    ),
+    ("inner_sca", "tal"),
+    ("focaler_ciou", "atss_ggiou"),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "assigner"),
+    [
+        *LEARNERS_OF,
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in itertools.product(BASE_SIMILARITIES, ASSIGNER_NAMES)
+            if pair not in LEARNERS_OF
+        ),
+    ],
+)
 def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flags):
     config = plan_run({**flags, "loss": loss, "assign": assigner}).config
     detector = build_detector(config).train()
@@ -62,7 +84,8 @@ def test_every_loss_with_every_assigner_learns(loss, assigner, fixed_batch, flag
         totals.append(row["loss"])
         boxes.append(row["box_loss"])
     assert sum(totals[-5:]) < 0.95 * sum(totals[:5])
-    assert sum(boxes[-5:]) < sum(boxes[:5])
+    if loss not in ("focal_eiou", "piou_v2"):  # Their losses are 0 for hopeless boxes, and rise as these get better.
+        assert sum(boxes[-5:]) < sum(boxes[:5])
 
 
 def thirty_steps(cfg, batch, flags, lr):

@@ -1,0 +1,1 @@
+"""Rules whose limits follow from each truth's own candidates: ATSS, SimOTA and task-aligned assignment."""

@@ -1,0 +1,230 @@
+"""This package's losses and assigners inside ultralytics' detectors: YOLO11, YOLO12, YOLO26, with or without NMS.
+
+    from ultralytics import YOLO
+    from alignyolo.ultralytics import use
+
+    model = use(YOLO("yolo11n.yaml"), loss="sca", assign="ggiou")
+    model.train(data="my.yaml", epochs=100)
+
+`python -m alignyolo.ultralytics model=yolo11n.yaml data=my.yaml loss=sca assign=ggiou` does the same from a shell. What
+is not asked for stays ultralytics' own. The choices travel in the run's arguments: into processes on other GPUs, into
+the checkpoint, and into a resumed run, `use(YOLO("last.pt")).train(resume=True)`. Checkpoints hold none of this
+package's classes and load in plain ultralytics. It is imported by who asks for it alone, and needs ultralytics.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import DEFAULT_CFG
+
+from alignyolo.anchors import DenseAnchors
+from alignyolo.assign.assignment import Context, Predictions
+from alignyolo.assign.metric import plain_iou
+from alignyolo.registry import DYNAMIC_ASSIGNERS, SIMILARITIES
+from alignyolo.similarities.bound import Similarity
+from alignyolo.targets import Targets
+
+LOSS, ASSIGN, STATE = "align_loss", "align_assign", "align_state"
+# A head without anchors has its predictions alone: there GGIoU is what aligns.
+ASSIGN_NAMES = {**{name: name for name in DYNAMIC_ASSIGNERS}, "ggiou": "tal_ggiou"}
+ANCHOR_SIDE = 5.0  # strides: ATSS's anchors on heads that have none, as in YOLOv6
+
+
+def use(model: Any, loss: str | None = None, assign: str | None = None) -> Any:
+    """Make a YOLO, or a DetectionModel, train with a box loss and an assigner, and return it.
+
+    `loss` is any name of `--loss`; `assign` is atss, atss_ggiou, simota, tal, or tal_ggiou, for which `ggiou` is short.
+    None leaves ultralytics' own. Raises ValueError for an unknown name.
+    """
+    check(loss, assign)
+    if not isinstance(model, YOLO):
+        apply(getattr(model, "module", model), loss, assign)
+        return model
+    stock = model.train
+
+    def train(trainer: Any = None, **settings: Any) -> Any:
+        chosen = {LOSS: loss, ASSIGN: assign}
+        return stock(trainer=trainer or AlignTrainer, **settings, **{k: v for k, v in chosen.items() if v})
+
+    model.train = train
+    return model
+
+
+def check(loss: str | None, assign: str | None) -> None:
+    """Raise ValueError for a name that is not one of a loss, or of an assigner."""
+    for name, names, what in ((loss, SIMILARITIES, "loss"), (assign, ASSIGN_NAMES, "assign")):
+        if name is not None and name not in names:
+            raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
+
+
+def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
+    """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
+    detector: Any = model
+    detector.criterion = detector.init_criterion()
+    for part in parts_of(detector.criterion):
+        if loss is not None:
+            part.bbox_loss = SimilarityBoxLoss(part.bbox_loss, Similarity(SIMILARITIES[loss]), part.stride.tolist())
+        if assign is not None:
+            part.assigner = HeadAssigner(part.assigner, assign, part.stride.tolist())
+
+
+def parts_of(criterion: Any) -> list[Any]:
+    """Return the detection losses of a criterion: one, or those of an end-to-end head's two branches."""
+    return [criterion] if hasattr(criterion, "bbox_loss") else [criterion.one2many, criterion.one2one]
+
+
+class SimilarityBoxLoss(nn.Module):
+    """ultralytics' box loss with 1 - similarity in the place of CIoU; its distribution loss stays as it is."""
+
+    def __init__(self, stock: nn.Module, similarity: Similarity, strides: list[float]) -> None:
+        super().__init__()
+        self.stock, self.similarity, self.strides = stock, similarity, strides
+
+    def forward(self, pred_dist: Tensor, pred: Tensor, points: Tensor, target: Tensor, *rest: Tensor) -> tuple:
+        """Compute the box loss, weighted and normalised as ultralytics does, and its distribution loss."""
+        scores, scores_sum, chosen = rest[:3]
+        _, distribution = self.stock(pred_dist, pred, points, target, *rest)
+        # Boxes are in strides; some similarities measure pixels.
+        stride = points.new_tensor(self.strides)[(points == 0.5).all(-1).cumsum(0) - 1][:, None]
+        first = points[stride[:, 0] == self.strides[0]]
+        columns, rows = ((first.amax(0) + 0.5) * self.strides[0]).tolist()
+        around = {"image_size": (rows, columns), "over_ranks": over_ranks, "training": torch.is_grad_enabled()}
+        value = self.similarity((pred * stride)[chosen], (target * stride)[chosen], **around)
+        weight = scores.sum(-1)[chosen]
+        return ((1 - value) * weight).sum() / scores_sum, distribution
+
+
+def over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over the processes of the run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+    return values
+
+
+class HeadAssigner(nn.Module):
+    """One of this package's assigners, asked and answering as ultralytics' TaskAlignedAssigner.
+
+    The branch of a head that works without NMS keeps one anchor a truth: there ATSS and SimOTA, which know no such
+    rule, leave the stock assigner in place.
+    """
+
+    def __init__(self, stock: nn.Module, assign: str, strides: list[float]) -> None:
+        super().__init__()
+        name = ASSIGN_NAMES[assign]
+        final = getattr(stock, "topk2", stock.topk)
+        self.stock, self.strides = stock, strides
+        self.aligned = name.startswith("tal")
+        self.left_alone = not self.aligned and 1 in (final, stock.topk)
+        settings = (
+            {"topk": stock.topk, "alpha": stock.alpha, "beta": stock.beta, "final": final} if self.aligned else {}
+        )
+        self.assigner = DYNAMIC_ASSIGNERS[name].bind(**settings)
+
+    @torch.no_grad()
+    def forward(
+        self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, truths: Tensor, given: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Assign padded truths (B, N, 4) to points (A, 2) with predicted boxes (B, A, 4) and scores (B, A, C).
+
+        Returns labels (B, A), boxes (B, A, 4), target scores (B, A, C), positives (B, A) and truths' rows (B, A).
+        """
+        if self.left_alone or truths.shape[1] == 0:
+            return self.stock(scores, boxes, points, labels, truths, given)
+        image, row = given[..., 0].bool().nonzero(as_tuple=True)
+        targets = Targets(truths[image, row].float(), labels[image, row, 0].long(), image)
+        predictions = Predictions(boxes.float(), scores.float())
+        found = self.assigner(Context(self.anchors(points.float()), targets, len(boxes), predictions))
+
+        owner = torch.zeros(boxes.shape[:2], dtype=torch.long, device=boxes.device)
+        owner[found.image, found.anchor] = row[found.target]
+        positive = torch.zeros_like(owner, dtype=torch.bool)
+        positive[found.image, found.anchor] = True
+        quality = found.metric
+        if not self.aligned:
+            quality = plain_iou(predictions.boxes[found.image, found.anchor], targets.boxes[found.target]).clamp(min=0)
+        target_scores = torch.zeros_like(scores)
+        target_scores[found.image, found.anchor, targets.labels[found.target]] = quality.to(scores.dtype)
+        each = torch.arange(len(boxes), device=boxes.device)[:, None]
+        return labels[each, owner, 0].long().clamp(min=0), truths[each, owner], target_scores, positive, owner
+
+    def anchors(self, points: Tensor) -> DenseAnchors:
+        """Lay a square of `ANCHOR_SIDE` strides around every point (A, 2), each level's first at half a stride."""
+        starts = [int((points == stride / 2).all(-1).nonzero()[0, 0]) for stride in self.strides]
+        ends = [*starts[1:], len(points)]
+        counts = tuple(end - start for start, end in zip(starts, ends, strict=True))
+        half = (
+            points.new_tensor(self.strides).repeat_interleave(torch.tensor(counts, device=points.device))
+            * ANCHOR_SIDE
+            / 2
+        )
+        width, height = (points[: counts[0]].amax(0) + self.strides[0] / 2).long().tolist()
+        boxes = torch.cat([points - half[:, None], points + half[:, None]], dim=-1)
+        return DenseAnchors(boxes, counts, (height, width), tuple(self.strides))
+
+
+class AlignTrainer(DetectionTrainer):
+    """ultralytics' trainer with this package's parts, as `align_loss` and `align_assign` among its arguments say."""
+
+    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict | None = None, _callbacks: Any = None) -> None:
+        overrides = dict(overrides or {})
+        chosen = {key: overrides.pop(key) for key in (LOSS, ASSIGN, STATE) if key in overrides}
+        check(chosen.get(LOSS), chosen.get(ASSIGN))
+        super().__init__(cfg, overrides, _callbacks)
+        # ultralytics refuses unknown arguments, but keeps, saves and restores those that are there.
+        for key, value in chosen.items():
+            setattr(self.args, key, value)
+        self.add_callback("on_train_start", AlignTrainer.equip)
+
+    def equip(self) -> None:
+        """Give the model and its average their criterion, with the running statistics of a resumed run."""
+        for model in (getattr(self.model, "module", self.model), self.ema.ema if self.ema else None):
+            if model is not None:
+                apply(model, getattr(self.args, LOSS, None), getattr(self.args, ASSIGN, None))
+                for part, state in zip(parts_of(model.criterion), getattr(self.args, STATE, None) or [], strict=False):
+                    part.bbox_loss.similarity.load_state_dict({name: torch.tensor(v) for name, v in state.items()})
+
+    def get_validator(self) -> Any:
+        """Build the validator, which refuses arguments that ultralytics does not know."""
+        kept = {key: getattr(self.args, key) for key in (LOSS, ASSIGN, STATE) if hasattr(self.args, key)}
+        for key in kept:
+            delattr(self.args, key)
+        try:
+            return super().get_validator()
+        finally:
+            for key, value in kept.items():
+                setattr(self.args, key, value)
+
+    def save_model(self) -> Any:
+        """Save a checkpoint that needs none of this package to be read, but says what it was trained with."""
+        model: Any = getattr(self.model, "module", self.model)
+        criterion = model.criterion
+        boxes = [part.bbox_loss for part in parts_of(criterion)]
+        states = [each.similarity.state_dict() for each in boxes if isinstance(each, SimilarityBoxLoss)]
+        if any(states):
+            setattr(self.args, STATE, [{name: float(value) for name, value in state.items()} for state in states])
+        average: Any = self.ema.ema
+        kept, average.criterion = average.criterion, None
+        try:
+            return super().save_model()
+        finally:
+            average.criterion = kept
+
+
+def main(arguments: list[str]) -> None:
+    """Train from a shell: ultralytics' own key=value arguments, with `loss` and `assign` beside them."""
+    from ultralytics.cfg import parse_key_value_pair
+
+    from alignyolo import ultralytics as here  # not __main__: processes on other GPUs import its trainer by name
+
+    settings = dict(parse_key_value_pair(each) for each in arguments if each not in ("detect", "train"))
+    model = here.use(YOLO(settings.pop("model")), settings.pop("loss", None), settings.pop("assign", None))
+    model.train(**settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

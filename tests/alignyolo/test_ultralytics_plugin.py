@@ -1,0 +1,146 @@
+"""The plug-in for ultralytics: its YOLOs train with our parts, go on where they stopped, and load without us."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import utils.ultralytics_only  # noqa: F401  Offline and silent, before ultralytics is imported below.
+from data.shapes.demo_set import make_shapes
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A few drawn pictures, which ultralytics reads as they are."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=2, train=8, val=4, size=96)
+
+
+def settings_of(shapes, folder, **changes):
+    own = {"data": str(shapes), "project": str(folder), "name": "run", "exist_ok": True, "plots": False}
+    small = {"epochs": 2, "imgsz": 96, "batch": 4, "workers": 0, "device": "cpu", "amp": False, "verbose": False}
+    return {**own, **small, **changes}
+
+
+def criterion_of(cfg, **choices):
+    """The parts of a fresh model's criterion with our choices in it."""
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import DEFAULT_CFG
+
+    from alignyolo.ultralytics import parts_of, use
+
+    model = DetectionModel(cfg, verbose=False)
+    model.args = copy.copy(DEFAULT_CFG)
+    return parts_of(use(model, **choices).criterion)
+
+
+@pytest.mark.parametrize("cfg", ["yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
+def test_what_is_not_asked_for_stays(cfg):
+    from alignyolo.ultralytics import HeadAssigner, SimilarityBoxLoss
+
+    for part in criterion_of(cfg):
+        assert not isinstance(part.bbox_loss, SimilarityBoxLoss)
+        assert not isinstance(part.assigner, HeadAssigner)
+    for part in criterion_of(cfg, loss="sca"):
+        assert isinstance(part.bbox_loss, SimilarityBoxLoss)
+        assert not isinstance(part.assigner, HeadAssigner)
+
+
+def drawn_head(part, seed=1, images=2, truths=9, side=128):
+    """What a criterion asks its assigner: points on three levels, predictions around them, padded truths."""
+    generator = torch.Generator().manual_seed(seed)
+    points, strides = [], []
+    for stride in part.stride.tolist():
+        cells = (torch.arange(side // int(stride)) + 0.5) * stride
+        y, x = torch.meshgrid(cells, cells, indexing="ij")
+        points.append(torch.stack([x, y], -1).reshape(-1, 2))
+        strides.append(torch.full((len(points[-1]),), stride))
+    points, strides = torch.cat(points), torch.cat(strides)
+    half = strides[:, None] * (1 + 3 * torch.rand(images, len(points), 2, generator=generator))
+    boxes = torch.cat([points - half, points + half], -1)
+    low = torch.rand(images, truths, 2, generator=generator) * 90
+    size = 4 + torch.rand(images, truths, 2, generator=generator) * 60
+    given = torch.ones(images, truths, 1)
+    given[1, 5:] = 0
+    labels = torch.randint(80, (images, truths, 1), generator=generator).float()
+    scores = torch.rand(images, len(points), 80, generator=generator)
+    return scores, boxes, points, labels, torch.cat([low, low + size], -1) * given, given
+
+
+@pytest.mark.parametrize("cfg", ["yolo11n.yaml", "yolo26n.yaml"])
+def test_our_tal_in_the_head_is_ultralytics_own(cfg):
+    """Our TAL answers what the stock assigner answers, in both branches of a head without NMS too."""
+    for part in criterion_of(cfg, assign="tal"):
+        asked = drawn_head(part)
+        labels, boxes, scores, positive, owner = part.assigner(*asked)
+        stock = part.assigner.stock(*asked)
+        assert torch.equal(positive, stock[3])
+        assert torch.equal(owner[positive], stock[4][positive])
+        assert torch.equal(labels[positive], stock[0][positive].long())
+        assert torch.equal(boxes[positive], stock[1][positive])
+        torch.testing.assert_close(scores, stock[2], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("assign", ["ggiou", "atss", "atss_ggiou", "simota", "tal"])
+def test_every_assigner_answers_a_head(assign):
+    for part in criterion_of("yolo26n.yaml", assign=assign):
+        labels, boxes, scores, positive, owner = part.assigner(*drawn_head(part))
+        assert positive.any()
+        assert (scores.amax(-1) > 0).sum() <= positive.sum()
+        assert labels.shape == owner.shape == positive.shape == boxes.shape[:2]
+
+
+def test_an_unknown_name_is_said():
+    with pytest.raises(ValueError, match="loss 'scaa': expected one of iou, giou"):
+        criterion_of("yolo11n.yaml", loss="scaa")
+    with pytest.raises(ValueError, match="assign 'max': expected one of atss"):
+        criterion_of("yolo11n.yaml", assign="max")
+
+
+def stopped_after_one_epoch(trainer):
+    if trainer.epoch == 1:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("cfg", ["yolo11n.yaml", pytest.param("yolo26n.yaml", marks=pytest.mark.slow)])
+def test_a_run_is_resumed_with_its_choices_and_loads_without_us(cfg, shapes, tmp_path):
+    from ultralytics import YOLO
+
+    from alignyolo.ultralytics import HeadAssigner, SimilarityBoxLoss, parts_of, use
+
+    model = use(YOLO(cfg), loss="inner_wiou_v3", assign="ggiou")
+    model.add_callback("on_train_epoch_start", stopped_after_one_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(**settings_of(shapes, tmp_path))
+    last = tmp_path / "run" / "weights" / "last.pt"
+    resumed = use(YOLO(last))
+    resumed.train(resume=True)
+    parts = parts_of(resumed.trainer.model.criterion)
+    assert all(isinstance(part.bbox_loss, SimilarityBoxLoss) for part in parts)
+    assert all(isinstance(part.assigner, HeadAssigner) for part in parts)
+    assert 0 < float(parts[0].bbox_loss.similarity.state_dict()["mean"]) < 1
+    code = "\n".join(
+        [
+            "import sys",
+            "sys.path = [folder for folder in sys.path if folder]",
+            f"from ultralytics import YOLO\nprint(YOLO(r'{last}').task)",
+            "assert 'alignyolo' not in sys.modules",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "detect" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_command_line_trains(shapes, tmp_path):
+    settings = settings_of(shapes, tmp_path, epochs=1)
+    arguments = [f"{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "alignyolo.ultralytics", "model=yolo26n.yaml", "loss=sca", "assign=ggiou"]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "weights" / "best.pt").is_file()
