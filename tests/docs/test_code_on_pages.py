@@ -57,6 +57,16 @@ def test_the_library_works_as_the_readme_and_the_tutorial_show_it(tmp_path):
     assert "tensor([-1,  0, -1])" in printed
 
 
+def test_torchvisions_detector_takes_the_losses_as_the_tutorial_shows_it(tmp_path):
+    (shown,) = [block for block in blocks(TUTORIALS / "other-detectors.md", "python") if "retinanet" in block]
+    trained = """
+import torch
+targets = [{"boxes": torch.tensor([[20.0, 30.0, 120.0, 90.0]]), "labels": torch.tensor([2])}]
+print(sorted(model([torch.rand(3, 64, 64)], targets)))
+"""
+    assert "bbox_regression" in run([sys.executable, "-c", shown + trained], tmp_path)
+
+
 def test_a_model_is_loaded_as_the_readme_shows_it(tmp_path):
     small_set(tmp_path)
     lively_checkpoint(tmp_path / "best.pt", "yolov3-tiny", {"channels": (4, 8, 8, 8, 16, 16, 32)}, ("cat",), (64, 64))
