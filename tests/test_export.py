@@ -294,3 +294,12 @@ def test_damaged_exports_end_in_one_line(suffix, photo, tmp_path):
     file.write_bytes(b"not a model" * 20)
     result = run("detect.py", "--weights", file, "--source", photo)
     assert f"bad{suffix}" in one_line_error(result)
+
+
+def test_the_folder_of_the_output_is_made_before_any_work(best, tmp_path):
+    (file,) = export(weights=str(best["tiny"]), output=str(tmp_path / "new" / "deep" / "x.onnx"))
+    assert file == tmp_path / "new" / "deep" / "x.onnx"
+    assert file.is_file()
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="--output: the folder .*taken cannot be made"):
+        export(weights=str(best["tiny"]), output=str(tmp_path / "taken" / "x.onnx"))

@@ -37,6 +37,7 @@ def run(settings: ExportConfig) -> list[Path]:
         job, trial = with_calibration(job)
     images = [] if trial else list(photos(settings.source, size))
     base = Path(settings.output) if settings.output else weights
+    make_folder(base.parent)
     print(f"weights {printable(weights)}: {len(config.names)} classes, input {size[0]}x{size[1]}, {settings.layout}")
     files = []
     for each in formats:
@@ -45,6 +46,15 @@ def run(settings: ExportConfig) -> list[Path]:
             raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
         files.append(export(each, path, job, images, trial))
     return files
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the output before any work is done; UserError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = printable(error.strerror or error)
+        raise UserError(f"--output: the folder {printable(folder)} cannot be made ({reason})") from None
 
 
 def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray], trial: Trial | None = None) -> Path:

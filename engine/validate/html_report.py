@@ -156,7 +156,7 @@ def _plots(metrics: Metrics) -> list[dict[str, object]]:
 def _point(metrics: Metrics) -> str:
     """Where precision, recall and F1 stand."""
     if metrics.confidence is None:
-        return "no detections"
+        return "no detection of a class that has labels"
     return f"P, R, F1 and the confusion matrix all stand at confidence {metrics.confidence:.3f} (best mean F1), IoU .5"
 
 

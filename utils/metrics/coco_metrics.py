@@ -46,7 +46,7 @@ class Curves(NamedTuple):
 class Metrics:
     """COCO's metrics as fractions, NaN where undefined, overall (mean over classes with labels) and per class.
 
-    `confidence` is where the mean F1 is best (None without detections). `confusion` (C + 1, C + 1), predicted x true,
+    `confidence` is where the mean F1 is best (None without a detection of a class that has labels). `confusion` (C + 1, C + 1), predicted x true,
     counts at that confidence: in the last row missed labels, in the last column false alarms. `at_iou` is the AP at
     each threshold that was asked for, of `all` and of every class. Where errors were asked for, `overall` says in
     columns tide_... what each kind costs in AP50, and `error_counts` how many there are at any confidence.
@@ -87,7 +87,11 @@ class Metrics:
         if per_class:
             lines += [_table_line(name, row["labels"], _percents(row)) for name, row in self.per_class.items()]
         lines.append(_table_line("all", self.counts["labels"], _percents(self.overall)))
-        where = "no detections" if self.confidence is None else f"P, R, F1 at confidence {self.confidence:.3f}"
+        where = (
+            "no detection of a class that has labels"
+            if self.confidence is None
+            else f"P, R, F1 at confidence {self.confidence:.3f}"
+        )
         classes = f"{self.counts['classes_with_labels']} of {self.counts['classes']} classes with labels"
         lines.append(f"percent; mean over {classes}; {where}")
         ignored = [f"{self.counts[f'{kind}_labels']} {kind}" for kind in ("crowd", "difficult")]

@@ -21,7 +21,9 @@ def write(path: Path, job: Job) -> None:
         traced = torch.jit.trace(job.network(), job.example(), check_trace=False)
     # In memory: torch's own writer of files ends the whole process when the disk is full.
     whole = io.BytesIO()
-    torch.jit.save(traced, whole, _extra_files={"config.txt": json.dumps(job.metadata())})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather have another format
+        torch.jit.save(traced, whole, _extra_files={"config.txt": json.dumps(job.metadata())})
     path.write_bytes(whole.getbuffer())
 
 
