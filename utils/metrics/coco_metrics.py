@@ -46,10 +46,11 @@ class Curves(NamedTuple):
 class Metrics:
     """COCO's metrics as fractions, NaN where undefined, overall (mean over classes with labels) and per class.
 
-    `confidence` is where the mean F1 is best (None without a detection of a class that has labels). `confusion` (C + 1, C + 1), predicted x true,
-    counts at that confidence: in the last row missed labels, in the last column false alarms. `at_iou` is the AP at
-    each threshold that was asked for, of `all` and of every class. Where errors were asked for, `overall` says in
-    columns tide_... what each kind costs in AP50, and `error_counts` how many there are at any confidence.
+    `confidence` is where the mean F1 is best, None where no class with labels has a detection. `confusion`
+    (C + 1, C + 1), predicted x true, counts at that confidence: in the last row missed labels, in the last column false
+    alarms. `at_iou` is the AP at each threshold that was asked for, of `all` and of every class. Where errors were asked
+    for, `overall` says in columns tide_... what each kind costs in AP50, and `error_counts` how many there are at any
+    confidence.
     """
 
     overall: dict[str, float]
