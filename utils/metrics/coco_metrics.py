@@ -48,7 +48,7 @@ class Metrics:
 
     `confidence` is where the mean F1 is best, None where no class with labels has a detection. `confusion`
     (C + 1, C + 1), predicted x true, counts at that confidence: in the last row missed labels, in the last column false
-    alarms. `at_iou` is the AP at each threshold that was asked for, of `all` and of every class. Where errors were asked
+    alarms. `at_iou` is the AP at each threshold that was asked for, of `all` and of every class. Where errors are asked
     for, `overall` says in columns tide_... what each kind costs in AP50, and `error_counts` how many there are at any
     confidence.
     """
