@@ -62,6 +62,13 @@ class Assigner(Protocol):
         ...
 
 
+def predictions_of(context: Context, assigner: str) -> Predictions:
+    """Return the predictions that an assigner needs; TypeError that names it where there are none."""
+    if context.predictions is None:
+        raise TypeError(f"{assigner} needs predictions: Context(..., predictions)")
+    return context.predictions
+
+
 def grid_of(context: Context) -> Anchors:
     """Return the anchors of a YOLO head; TypeError for anchors that lie on no grid."""
     if not isinstance(context.anchors, Anchors):

@@ -11,6 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alignyolo.assign.assignment import Context
+from alignyolo.assign.metric import Metric
+from alignyolo.assign.pairs import Pairs, center_and_size, shape_iou
+
 
 class Candidates(NamedTuple):
     """Reachable pairs (N,) on the host; an anchor here is its index among all anchors of the whole batch."""
@@ -22,6 +26,23 @@ class Candidates(NamedTuple):
     shape_iou: Tensor
     distance: Tensor
     area: Tensor
+
+
+def candidates_of(context: Context, pairs: Pairs, metric: Metric) -> Candidates:
+    """Gather on the host what decides between the reachable pairs (N,) of a batch."""
+    anchors, targets = context.anchors, context.targets
+    anchor_boxes, truth_boxes = anchors.boxes[pairs.anchor], targets.boxes[pairs.truth]
+    center, size = center_and_size(truth_boxes)
+    parts = (
+        pairs.truth,
+        targets.image[pairs.truth] * len(anchors.boxes) + pairs.anchor,
+        metric.values(anchor_boxes, truth_boxes),
+        metric.logarithms(anchor_boxes, truth_boxes),
+        shape_iou(size, anchors.sizes[pairs.anchor]),
+        (anchors.centers[pairs.anchor] - center).square().sum(-1),
+        size.prod(-1),
+    )
+    return Candidates(*(part.cpu() for part in parts))
 
 
 def sorted_by(order: Tensor, keys: Iterable[Tensor]) -> Tensor:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignyolo.anchors import Anchors
 from alignyolo.assign.assignment import Assignment, Context, assignment_of, grid_of, marked
-from alignyolo.assign.forcing import Candidates, force_at_least, sorted_by
+from alignyolo.assign.forcing import Candidates, candidates_of, force_at_least, sorted_by
 from alignyolo.assign.metric import Metric
-from alignyolo.assign.pairs import Pairs, center_and_size, near_pairs, reachable_pairs, shape_iou
+from alignyolo.assign.pairs import near_pairs, reachable_pairs
 from alignyolo.assign.threshold import Thresholds
-from alignyolo.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -44,27 +42,11 @@ class MetricThreshold:
         ignored = marked(context, near.where(~low))
 
         reachable = reachable_pairs(anchors, targets.boxes, self.reach)
-        candidates = candidates_of(anchors, targets, reachable, metric)
+        candidates = candidates_of(context, reachable, metric)
         chosen = match(candidates, len(targets.boxes), thresholds, self.min_positives)
         positives = reachable.where(chosen.to(boxes.device))
         values = metric.values(boxes[positives.anchor], targets.boxes[positives.truth])
         return assignment_of(context, positives, ignored, values)
-
-
-def candidates_of(anchors: Anchors, targets: Targets, pairs: Pairs, metric: Metric) -> Candidates:
-    """Gather on the host what decides between the reachable pairs (N,) of a batch."""
-    anchor_boxes, truth_boxes = anchors.boxes[pairs.anchor], targets.boxes[pairs.truth]
-    center, size = center_and_size(truth_boxes)
-    parts = (
-        pairs.truth,
-        targets.image[pairs.truth] * len(anchors.centers) + pairs.anchor,
-        metric.values(anchor_boxes, truth_boxes),
-        metric.logarithms(anchor_boxes, truth_boxes),
-        shape_iou(size, anchors.sizes[pairs.anchor]),
-        (anchors.centers[pairs.anchor] - center).square().sum(-1),
-        size.prod(-1),
-    )
-    return Candidates(*(part.cpu() for part in parts))
 
 
 def match(candidates: Candidates, num_truths: int, thresholds: Thresholds, min_positives: int) -> Tensor:

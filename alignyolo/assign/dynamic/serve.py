@@ -4,9 +4,9 @@ import torch
 
 from alignyolo.assign.assignment import Context, grid_of
 from alignyolo.assign.dynamic.candidates import nearest_pairs
-from alignyolo.assign.forcing import Candidates, force_at_least
+from alignyolo.assign.forcing import candidates_of, force_at_least
 from alignyolo.assign.metric import Metric
-from alignyolo.assign.pairs import Pairs, center_and_size, reachable_pairs, shape_iou
+from alignyolo.assign.pairs import Pairs, reachable_pairs
 
 NEAREST = 9  # anchors of every level that a truth may be served with where all reach it
 
@@ -31,22 +31,5 @@ def served(context: Context, positives: Pairs, reach: float) -> Pairs:
     kept = order[first]
     chosen = (kept < len(positives.truth)).cpu()
     pairs = Pairs(pairs.truth[kept], pairs.anchor[kept])
-    force_at_least(_described(context, pairs), chosen, counts, 1)
+    force_at_least(candidates_of(context, pairs, Metric(alpha=0.0)), chosen, counts, 1)
     return pairs.where(chosen.to(pairs.truth.device))
-
-
-def _described(context: Context, pairs: Pairs) -> Candidates:
-    """Gather on the host what decides between pairs: IoU, then shape IoU and distance."""
-    anchors, targets, iou = context.anchors, context.targets, Metric(alpha=0.0)
-    anchor_boxes, truth_boxes = anchors.boxes[pairs.anchor], targets.boxes[pairs.truth]
-    center, size = center_and_size(truth_boxes)
-    parts = (
-        pairs.truth,
-        targets.image[pairs.truth] * len(anchors.boxes) + pairs.anchor,
-        iou.values(anchor_boxes, truth_boxes),
-        iou.logarithms(anchor_boxes, truth_boxes),
-        shape_iou(size, anchors.sizes[pairs.anchor]),
-        (anchors.centers[pairs.anchor] - center).square().sum(-1),
-        size.prod(-1),
-    )
-    return Candidates(*(part.cpu() for part in parts))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alignyolo.anchors import Anchors, DenseAnchors
-from alignyolo.assign.assignment import Assignment, Context, Predictions, assignment_of, grid_of
+from alignyolo.assign.assignment import Assignment, Context, Predictions, assignment_of, grid_of, predictions_of
 from alignyolo.assign.dynamic.candidates import inside
 from alignyolo.assign.dynamic.ranking import best_of_each, sum_of_each
 from alignyolo.assign.dynamic.serve import served
@@ -39,9 +39,7 @@ class SimOTA:
     @torch.no_grad()
     def __call__(self, context: Context) -> Assignment:
         """Assign a batch's targets."""
-        targets, predictions = context.targets, context.predictions
-        if predictions is None:
-            raise TypeError("SimOTA needs predictions: Context(..., predictions)")
+        targets, predictions = context.targets, predictions_of(context, "SimOTA")
         boxes, image = targets.boxes.to(predictions.boxes.dtype), targets.image
         pairs, good = self.candidates(context, boxes)
         row = image[pairs.truth]

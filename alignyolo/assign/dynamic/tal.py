@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignyolo.assign.assignment import Assignment, Context, assignment_of, strides_of
+from alignyolo.assign.assignment import Assignment, Context, assignment_of, predictions_of, strides_of
 from alignyolo.assign.dynamic.candidates import pairs_around
 from alignyolo.assign.dynamic.ranking import best_of_each, largest_of_each
 from alignyolo.assign.dynamic.serve import served
@@ -46,9 +46,7 @@ class TaskAligned:
     @torch.no_grad()
     def __call__(self, context: Context) -> Assignment:
         """Assign a batch's targets."""
-        targets, predictions = context.targets, context.predictions
-        if predictions is None:
-            raise TypeError("task-aligned assignment needs predictions: Context(..., predictions)")
+        targets, predictions = context.targets, predictions_of(context, "task-aligned assignment")
         boxes = targets.boxes.to(predictions.boxes.dtype)
         pairs = pairs_around(context, self.enlarged(context, boxes), self.reach)
         image = targets.image[pairs.truth]
