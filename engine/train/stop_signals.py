@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -60,10 +59,11 @@ def stop_requests() -> Iterator[StopRequest]:
     except ValueError:
         yield request
         return
-    end_with_parent()
+    over = end_with_parent()
     try:
         yield request
     finally:
+        over.set()
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -77,15 +77,21 @@ def leave_terminal() -> None:
     os.close(nowhere)
 
 
-def end_with_parent() -> None:
-    """Watch the process that the environment names as the one to end with: this one gets SIGTERM when it is gone."""
+def end_with_parent() -> threading.Event:
+    """Watch the process that the environment names as the one to end with: this one gets SIGTERM when it is gone.
+
+    Until the event that is returned is set: a process that goes on after its run must not be ended later.
+    """
+    over = threading.Event()
     parent = os.environ.get(PARENT, "")
     if not parent.isdigit():
-        return
+        return over
 
     def watch() -> None:
-        while os.getppid() == int(parent):
-            time.sleep(LOOK_S)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while not over.wait(LOOK_S):
+            if os.getppid() != int(parent):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     threading.Thread(target=watch, name="watches its parent", daemon=True).start()
+    return over
