@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from utils.errors import UserError, printable
 
@@ -47,11 +48,11 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _holder(file: contextlib.AbstractContextManager) -> str:
+def _holder(file: TextIO) -> str:
     """Say which process holds the lock, as it wrote into the file; nothing where that cannot be read."""
     try:
-        file.seek(0)  # type: ignore[attr-defined]
-        said = file.read(200)  # type: ignore[attr-defined]
+        file.seek(0)
+        said = file.read(200)
     except (OSError, UnicodeDecodeError):
         return ""
     return f" ({printable(said)}): wait for it, or stop it" if said else ": wait for it, or stop it"

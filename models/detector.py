@@ -1,5 +1,6 @@
 """The contract of every family's detector: images and targets to losses, images to detections (torchvision's)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from alignyolo.targets import Targets
 from models.postprocess import Postprocess
 
 
-class AnyDetector(nn.Module):
+class AnyDetector(nn.Module, ABC):
     """A network with its loss and its postprocessing; a family says how they are put together."""
 
     network: Any
@@ -42,13 +43,13 @@ class AnyDetector(nn.Module):
         owner = getattr(self.loss, "box", self.loss)
         return getattr(owner, "similarity", None)
 
+    @abstractmethod
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute the scalar losses of images (B, 3, H, W) in [0, 1] with their truths."""
-        raise NotImplementedError
 
+    @abstractmethod
     def candidates(self, images: Tensor) -> tuple[Iterable[Tensor], Iterable[Tensor]]:
         """Return per image boxes (A, 4) xyxy pixels and scores (A, C), before NMS, of images (B, 3, H, W)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> Any:
         """Turn images (B, 3, H, W) in [0, 1] into losses {box, class, ...} with targets, else into detections.

@@ -26,7 +26,7 @@ class Family:
 
     `builder` and `weights_reader` are "module:function", imported when they are used: (config, observe, group) ->
     detector, and path -> {model, config}. `keys` are the hyperparameters that the family itself reads, besides those
-    of its assigner and of its box loss.
+    of its assigner and of its box loss. `one_size`: the network has one input size alone.
     """
 
     title: str
@@ -37,6 +37,7 @@ class Family:
     encoded_losses: tuple[str, ...] = ()
     fits_anchors: bool = False
     exportable: bool = False
+    one_size: bool = False
 
     @property
     def box_losses(self) -> tuple[str, ...]:
@@ -78,7 +79,15 @@ FAMILIES: dict[str, Family] = {
         frozenset({"fl_gamma"}),
         encoded_losses=ENCODED_LOSSES,
     ),
-    "ssd": Family("SSD", f"{_TORCHVISION}:build_ssd", _READ, DENSE_ASSIGNERS, frozenset(), ENCODED_LOSSES),
+    "ssd": Family(
+        "SSD",
+        f"{_TORCHVISION}:build_ssd",
+        _READ,
+        DENSE_ASSIGNERS,
+        frozenset(),
+        encoded_losses=ENCODED_LOSSES,
+        one_size=True,
+    ),
     "fasterrcnn": Family(
         "Faster R-CNN",
         f"{_TORCHVISION}:build_faster_rcnn",

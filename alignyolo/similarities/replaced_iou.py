@@ -6,6 +6,7 @@ the same difference. Over one that falls more slowly than IoU, such as `center` 
 or fall on the way to the truth (on up to 4 % of random pairs).
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -31,16 +32,16 @@ def _scaled(boxes: Tensor, ratio: float) -> Tensor:
     return torch.cat([low + inset, high - inset], dim=-1)
 
 
-class Replaced:
+class Replaced(ABC):
     """A similarity `over` (a registered name) with another IoU in the place of its plain one."""
 
     def __init__(self, over: str, **settings: Any) -> None:
         self.base = Similarity(SIMILARITIES[over], **settings)
         self.alone = over == "iou"
 
+    @abstractmethod
     def ious(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return IoU and what stands for it: (...), (...)."""
-        raise NotImplementedError
 
     def __call__(self, pred: Tensor, target: Tensor, **around: Any) -> Tensor:
         """Return the similarity (...) of boxes (..., 4)."""

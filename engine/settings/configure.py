@@ -12,7 +12,7 @@ from data.open.any_layout import open_data_set
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
-from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig
+from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig, checked
 from utils.config.sources import HYPS, hyperparameters, model_config, parse_settings
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError
@@ -46,7 +46,7 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     overrides = parse_settings(flags.get("set", ()))
     for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
         if flags.get(flag):
-            overrides[key] = flags[flag]
+            overrides |= checked(Hyperparameters, {key: flags[flag]}, f"--{flag}")
     model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
     demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
     run = parsed(RunConfig, {**demo, **flags})
@@ -105,6 +105,8 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
     if hyper.assigner not in family.assigners:
         others = ", ".join(family.assigners)
         raise UserError(f"assigner {hyper.assigner}: not one of {model.detector}'s; expected one of {others}")
+    if run.multi_scale and family.one_size:
+        raise UserError(f"--multi-scale: {model.detector} has one input size, {max(model.strides)} px; leave it out")
     if family.fits_anchors:
         return
     if hyper.box_gain_match == "iou":

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# The process with whose end a run ends too: set by who starts runs, such as studies/runs.py.
+# The process with whose end a run ends too: set by who starts runs, such as studies/trials/jobs.py.
 PARENT = "ALIGNYOLO_PARENT"
 LOOK_S = 0.5
 
