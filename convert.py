@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.run(options)
+    from data.pixel_limit import pixels_allowed
+
+    with pixels_allowed(options.max_pixels):
+        options.run(options)
 
 
 def _parser() -> Parser:
@@ -88,6 +92,9 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
     parser.add_argument("--to", choices=TARGETS, default=to, help=f"what is written (default {to})")
     parser.add_argument("--dry-run", action="store_true", help="say what would come out and write nothing")
     parser.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
+    parser.add_argument(
+        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
+    )
     if ways:
         parser.add_argument(
             "--val",

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.data_yaml import DataSpec, data_root
 from data.open.any_layout import open_data_set
+from data.pixel_limit import pixels_allowed
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
@@ -60,7 +61,8 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
         given = " ".join(map(str, run.imgsz))
         raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
-    spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
+    with pixels_allowed(run.max_pixels):
+        spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
         hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""
