@@ -7,7 +7,7 @@ from typing import Any
 
 from data.formats.annotation_set import AnnotationSet
 from data.formats.coco import looks_like_coco, read_coco_set
-from data.formats.cvat_xml import looks_like_cvat, read_cvat_set
+from data.formats.tools.cvat_xml import looks_like_cvat, read_cvat_set
 from data.formats.voc.layout import holds_voc
 from data.formats.voc.reader import read_voc_set
 from data.formats.write.coco import write_coco_set
