@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 # What a set can be written as; the registry says the same (data/formats/registry.py), but costs its imports.
 TARGETS = ("yolo", "coco", "voc", "darknet")
+TOOLS = {
+    "cvat": "CVAT's XML",
+    "label_studio": "Label Studio's JSON",
+    "datumaro": "datumaro's JSON",
+    "labelme": "labelme's JSON files",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,6 +68,12 @@ def _parser() -> Parser:
         coco.add_argument("--splits", nargs="+", default=(), metavar="SPLIT", help="split of each annotation file")
         coco.add_argument("--subset", action="store_true", help="only of the photos at hand; the others are counted")
         coco.set_defaults(run=_run_coco, parser=coco)
+    for name, shown in TOOLS.items():
+        tool = formats.add_parser(name, help=shown, description=f"{shown} to a YOLO data set.")
+        tool.add_argument("source", metavar="SRC", type=Path, help="the file, or a folder that holds it")
+        _add_shared(tool, "yolo", ("link", "copy"))
+        tool.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="folders with the photos")
+        tool.set_defaults(run=_run_tool, parser=tool, name=name)
     yolo = formats.add_parser(
         "yolo", help="YOLO labels to COCO files", description="A YOLO data set to COCO annotation files."
     )
@@ -141,6 +153,15 @@ def _run_coco(options: argparse.Namespace) -> None:
         to=options.to,
         change=_held_out(options),
     )
+    _report(options, found, "train.py")
+
+
+def _run_tool(options: argparse.Namespace) -> None:
+    from data.formats.convert import convert
+
+    target = None if options.dry_run else options.target
+    ways = {"to": options.to, "images": options.images, "exist_ok": options.exist_ok}
+    found = convert(options.name, options.source, target, **ways, change=_held_out(options), photos=options.photos)
     _report(options, found, "train.py")
 
 
