@@ -98,7 +98,7 @@ def prepared(
     observer = Observer()
     detector = build_detector(config, observer, group)
     require_batches(config, len(train_index), group)
-    tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
+    tried = rehearsed(config, detector, train_index, device, group) if rehearse else (config, 0)
     config, peak = group.share(tried)
     require_batches(config, len(train_index), group)
     splits = {"train": train_index, "val": val_index}

@@ -67,7 +67,7 @@ def test_the_trial_takes_a_copy_that_no_other_process_has_to_answer(cfg, planned
     detector = build_detector(config, observer, group).train()
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: pytest.fail("asked the other process"))
-    trial = Rehearsal(config, detector, index, CPU, None, group)
+    trial = Rehearsal(config, detector, index, CPU, group)
     trial.step(2)
     trial.validate(2)
     assert observer.report.sums == {}
@@ -90,7 +90,7 @@ def test_a_run_builds_its_detector_once(flags, monkeypatch):
 
 def test_the_first_peaks_grow_with_the_batch(planned):
     config, index = planned(imgsz=[320])
-    line = Line(Rehearsal(config, build_detector(config), index, CPU, None, Group()))
+    line = Line(Rehearsal(config, build_detector(config), index, CPU, Group()))
     assert line.measured
     # What earlier tests left free in this process may serve the first image.
     assert line.first >= 0
@@ -142,15 +142,15 @@ def test_out_of_memory_names_what_was_tried_and_what_fits(planned, monkeypatch, 
     monkeypatch.setattr(engine.train.memory_trial, "Rehearsal", FakeDevice)
     config, index = planned(batch_size=16, multi_scale=True)
     with pytest.raises(UserError, match=r"--batch-size 16 at 128x192 px: out of memory on cpu; --batch-size 4 fits"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, Group())
     with pytest.raises(UserError, match="--batch-size 8 fits"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group(world_size=2))
+        rehearsed(config, build_detector(config), index, CPU, Group(world_size=2))
     with pytest.raises(UserError):
         train(**{**flags, "batch_size": 16})
     assert not Path(flags["project"]).exists()
     monkeypatch.setattr(FakeDevice, "room", 0)
     with pytest.raises(UserError, match="not even one image fits: try a smaller --imgsz"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, Group())
 
 
 def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
@@ -158,9 +158,9 @@ def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
     monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**28)
     monkeypatch.setattr(Rehearsal, "peak", lambda self, images, validation: images * 2**24)
     with pytest.raises(UserError, match=r"4096 at 96x128 px does not fit.* 0.2 GiB are free; --batch-size 16 fits"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, Group())
     small, _ = planned(batch_size=8)
-    assert rehearsed(small, build_detector(small), index, CPU, None, Group()) == (small, 8 * 2**24)
+    assert rehearsed(small, build_detector(small), index, CPU, Group()) == (small, 8 * 2**24)
 
 
 def test_minus_one_finds_a_batch_size_and_the_checkpoint_keeps_it(flags, monkeypatch):
