@@ -135,6 +135,9 @@ def trained(
         rows = (resumed or {}).get("results")
         records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
+    if resumed and not trainer.ended:
+        done = trainer.start_epoch
+        print(f"resumed after epoch {done} of {config.run.epochs}: goes on with epoch {done + 1}")
     trainer.stop = stop
     try:
         trainer.fit(records)
