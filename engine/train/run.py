@@ -103,7 +103,7 @@ def prepared(
     observer = Observer()
     detector = build_detector(config, observer, group)
     require_batches(config, len(train_index), group)
-    tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
+    tried = rehearsed(config, detector, train_index, device, group) if rehearse else (config, 0)
     config, peak = group.share(tried)
     require_batches(config, len(train_index), group)
     splits = {"train": train_index, "val": val_index}
@@ -140,6 +140,9 @@ def trained(
         rows = (resumed or {}).get("results")
         records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
+    if resumed and not trainer.ended:
+        done = trainer.start_epoch
+        print(f"resumed after epoch {done} of {config.run.epochs}: goes on with epoch {done + 1}")
     trainer.stop = stop
     try:
         trainer.fit(records)
