@@ -9,7 +9,9 @@ import pytest
 
 from data.data_yaml import read_data_yaml
 from data.formats.convert import convert_coco, convert_voc, convert_yolo
+from data.labels.doctor import Settings, examine
 from data.open.any_layout import open_data_set
+from data.split import load_split
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
@@ -231,6 +233,33 @@ def test_an_unknown_layout_lists_what_was_looked_for(tmp_path):
         open_data_set(str(tmp_path / "nothing.zip"), tmp_path)
     with pytest.raises(UserError, match="did you mean 'shapes'"):
         open_data_set("shape", tmp_path)
+
+
+def test_messages_name_the_users_files_and_not_the_cache(tmp_path, capsys):
+    """Of a set that was converted: the photo, and which object on it; the folder or the archive that was named."""
+    voc(tmp_path / "voc")
+    twice = XML.format("valid.jpg").replace("</object>", "</object><object>{}</object>")
+    shape = twice.split("<object>")[1].split("</object>")[0]
+    put(tmp_path / "voc" / "Annotations" / "valid.xml", twice.replace("{}", shape))
+    spec = open_data_set(str(tmp_path / "voc"), tmp_path, tmp_path / "cache")
+    user, photos = tmp_path / "voc", tmp_path / "voc" / "JPEGImages"
+    assert spec.shown == user
+    index = load_split(spec, "val", tmp_path / "labels")
+    assert index.report.dropped == ((f"{photos / 'valid.jpg'}, object 2", "duplicate"),)
+    checkup = examine(spec, Settings((64, 64), ((8.0, 8.0),), 4.0), tmp_path / "labels", decode=5)
+    places = [finding.where for finding in checkup.findings] + [finding.details for finding in checkup.findings]
+    assert places
+    assert not [place for place in places if "cache" in place]
+    with pytest.raises(UserError, match=f"^{user}: no split 'test'; it has: train, val$"):
+        load_split(spec, "test")
+    (photos / "train.jpg").write_bytes(b"no photo")
+    with pytest.raises(UserError) as error:
+        load_split(spec, "train", tmp_path / "labels")
+    assert str(photos / "train.jpg") in str(error.value)
+    assert "cache" not in str(error.value)
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", user)
+    assert str(open_data_set(archive, tmp_path / "root", tmp_path / "cache").shown) == archive
+    capsys.readouterr()
 
 
 def test_an_archive_that_would_leave_its_folder_is_refused(tmp_path):
