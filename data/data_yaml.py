@@ -87,7 +87,9 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
             raise _wrong(path, f"unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
     root = _read_root(values, path, data_root)
     names = _read_names(values, path, root)
-    splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
+    splits = {
+        split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) not in (None, "")
+    }
     if not splits and not splitless:
         raise _wrong(path, "no split; expected at least one of train, val, test")
     labels_dir = values.get("labels_dir")

@@ -14,7 +14,9 @@ from data.open.any_layout import open_data_set
 from data.split import load_split
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
 from tests.paths import SHARED_DATA, needs_shared_data
+from train import train
 from utils.errors import UserError
+from val import validate
 
 BOX = (32.0, 24.0, 96.0, 72.0)
 LINE = "0 0.5 0.5 0.5 0.5\n"
@@ -324,3 +326,28 @@ def test_real_photos_by_each_route(name, tmp_path):
         assert len(found) == {"bccd": 364, "coco128": 256, "neu-det": 1800}[name]
         assert found == expected
     assert json.dumps(sorted(map(str, expected)))
+
+
+@needs_shared_data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coco128", *REAL])
+def test_the_same_weights_have_the_same_ap_by_each_route(name, tmp_path, monkeypatch, capsys):
+    """To the digit: every metric of a detector that has learnt a little, measured on the set's val split."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    specs = list(routes(name, tmp_path))
+    shared = {"workers": 0, "device": "cpu", "plots": False}
+    demo = {"imgsz": [160], "batch_size": 8, "optimizer": "adamw", "hyp": "scratch", "amp": "off"}
+    epochs = {"coco128": 12, "bccd": 6, "neu-det": 3}[name]
+    data = str(tmp_path / "yolo" / "data.yaml") if name != "coco128" else "coco128"
+    roots = {"data_root": str(SHARED_DATA)} if name == "coco128" else {}
+    run = train(data=data, epochs=epochs, project=str(tmp_path / "runs"), **demo, **shared, **roots)
+    measured = {}
+    for number, spec in enumerate(specs):
+        flags = {"weights": str(run / "weights" / "best.pt"), "report": False, "project": str(tmp_path / "val")}
+        overall = validate(data=str(spec.yaml), name=str(number), **flags, **shared, **roots).overall
+        measured[number] = {key: value for key, value in overall.items() if value == value}
+        with capsys.disabled():
+            print(f"{name} {spec.shown.name}: AP {overall['ap']:.6f} AP50 {overall['ap50']:.6f}")
+    assert measured[0]["ap50"] > 0
+    for number in measured:
+        assert measured[number] == measured[0], number
