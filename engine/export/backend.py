@@ -40,6 +40,7 @@ class Backend:
     limits: Mapping[str, Any] = field(default_factory=dict)  # with `final`: conf, nms_iou and max_det of the file
     model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
     source: str = ""  # what the weights say about themselves
+    photo_bits: int = 0  # that deep photos are scaled by (data/images.py)
 
 
 def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tuple[int, int]:
@@ -74,6 +75,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         layout = metadata["layout"]
         decoding = Decoding(model["decode"], model["xy_reach"])
         limits = _literal(metadata.get("nms_limits", {}))
+        photo_bits = int(_literal(metadata.get("photo_bits", 0)))
         stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
         precision = stored if stored == "int8" else precision or stored
     except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
@@ -96,7 +98,8 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
 
     batch = None if dynamic else int(values["batch"])
     final, stride = layout == "nms", int(values["stride"])
-    return Backend(names, image_size, batch, dynamic, run, final, stride, precision, limits, model, "exported")
+    facts = (stride, precision, limits, model, "exported", photo_bits)
+    return Backend(names, image_size, batch, dynamic, run, final, *facts)
 
 
 def _literal(value: Any) -> Any:
