@@ -190,10 +190,11 @@ def kill_writers(folder: Path, data: Path, best: Path, draw: random.Random, kill
                 export(weights=str(best), format=[name], output=str(target))
 
         if name not in twins:
-            code, took = in_child(lambda write=write: write(target=folder / f"whole {target.name}"))
+            whole = folder / f"whole {target.name}"
+            code, took = in_child(lambda write=write, whole=whole: write(target=whole))
             if code:
                 raise Failure(f"{name}: the undisturbed one ended with {code}")
-            twins[name] = outcome(name, folder / f"whole {target.name}", images), took
+            twins[name] = outcome(name, whole, images), took
         expected, took = twins[name]
         fresh = target
         if number // (len(files) + 1) % 2:  # replacing what is there, or writing it for the first time
