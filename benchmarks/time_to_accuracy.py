@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.side_by_side import conclude, flags
-from benchmarks.watch import run_watched, tree_seconds
+from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.measuring.side_by_side import conclude, flags
+from benchmarks.measuring.watch import run_watched, tree_seconds
 from data.data_yaml import data_root, read_data_yaml
 from utils.errors import run_command
 
