@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Union
 
 from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, DENSE_ASSIGNERS, METRICS, SIMILARITIES, WRAPPERS
 from utils.config.export_formats import EXPORT_FORMATS
+from utils.config.model_shape import checked_model
 from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = tuple(SIMILARITIES)
@@ -534,12 +535,14 @@ class Config:
     @staticmethod
     def from_dict(values: Mapping[str, Any], where: str) -> "Config":
         """The inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
-        return Config(
-            build(RunConfig, values["run"], where),
-            build(model_kind(values["model"]), values["model"], where),
-            build(Hyperparameters, values["hyper"], where),
-            tuple(values["names"]),
-        )
+        names = values.get("names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where}: names in its config: expected a list of class names")
+        model = build(model_kind(values["model"]), values["model"], where)
+        if isinstance(model, ModelConfig):
+            checked_model(model, where)
+        run, hyper = build(RunConfig, values["run"], where), build(Hyperparameters, values["hyper"], where)
+        return Config(run, model, hyper, tuple(names))
 
 
 def model_kind(values: Mapping[str, Any]) -> type:
