@@ -31,7 +31,9 @@ def resume(flags: Mapping[str, Any]) -> Path:
     """
     path = resume_path(flags["resume"])
     if not any(each.is_file() for each in (path, path.with_name("last_prev.pt"))):
-        raise UserError(f"weights not found: {printable(path.absolute())}")
+        raise UserError(
+            f"--resume: weights not found: {printable(path.absolute())} (expected a run's folder, or its weights/last.pt)"
+        )
     folder = run_folder_of(path)
     with claimed(folder) if group_of_environment().main else contextlib.nullcontext():
         return _resume(path, folder, flags)
