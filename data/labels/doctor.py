@@ -21,6 +21,7 @@ from data.data_yaml import DataSpec, is_there, label_paths, list_images
 from data.images import FLOATS, ImageError, used_bits
 from data.labels.index import LabelIndex, look_at_labels
 from data.labels.read_files import cache_folder, in_threads, stamp
+from data.pixel_limit import part_of_key
 from utils.errors import printable
 from utils.hardware import usable_cores
 from utils.regular_file import require_regular
@@ -322,7 +323,7 @@ def _key(
     # Boxes left out by another policy than the doctor's own count otherwise.
     other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
     orphans = {split.name: split.orphans for split in splits}
-    choices = (SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
+    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
     digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(

@@ -15,6 +15,7 @@ from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
 from engine.export.silent_imports import silent_nncf, silent_openvino
 from utils.config.export_formats import EXPORT_FORMATS
+from utils.config.yaml_file import read_mapping
 from utils.errors import CommandError, UserError, printable
 
 # What is not said OpenVINO chooses: bfloat16 on a CPU that has it, and the numbers differ from PyTorch's.
@@ -81,13 +82,13 @@ def open_file(path: Path, precision: str) -> Backend:
             raise UserError(f"{printable(file)}: not an OpenVINO model: no XML")
     try:
         compiled = kept_core().compile_model(str(file), "CPU", HINTS[precision])
-        metadata = yaml.safe_load((file.parent / "metadata.yaml").read_text("utf-8"))
-    except (RuntimeError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except RuntimeError as error:
         raise UserError(f"{printable(path)}: not an OpenVINO model ({printable(error, 120)})") from None
     chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     ran = RAN.get(chosen, chosen)
     if precision not in ("auto", ran):
         raise UserError(f"--precision {precision}: OpenVINO computes in {ran} on this CPU")
+    metadata = read_mapping(file.parent / "metadata.yaml")
     requests = threading.local()  # one a thread: a request computes one batch at a time
 
     def compute(images: np.ndarray) -> list[np.ndarray]:

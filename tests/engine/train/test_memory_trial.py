@@ -45,7 +45,7 @@ def test_training_is_the_same_with_and_without_it(flags, tmp_path, monkeypatch, 
     """Weights, averaged weights with their statistics, optimiser and generators, to the bit."""
     changes = {"multi_scale": True, "epochs": 1}
     with_it = last_of(train(**{**flags, **changes, "project": str(tmp_path / "with")}))
-    assert re.search(r"memory \d+\.\d GiB for --batch-size 8 at 160x192 px \(about", capsys.readouterr().out)
+    assert re.search(r"memory \d+\.\d GiB for --batch-size 8 at 128x192 px \(about", capsys.readouterr().out)
     generator = torch.get_rng_state()
     monkeypatch.setattr(engine.train.run, "rehearsed", lambda config, *rest: (config, 0))
     without = last_of(train(**{**flags, **changes, "project": str(tmp_path / "without")}))
@@ -109,6 +109,20 @@ def test_an_input_of_one_cell_trains_unless_a_batch_is_of_one_image(flags):
     train(**{**smallest, "imgsz": [32, 64], "batch_size": 23})
 
 
+@pytest.mark.parametrize("place", ["nowhere.pt", "."])
+def test_missing_weights_are_said_before_anything_is_tried(place, flags, tmp_path, monkeypatch):
+    """Also a detector's backbone: plan_run reads nothing of a data set before."""
+    monkeypatch.setattr("engine.settings.configure.open_data", lambda *rest: pytest.fail("the data were opened"))
+    path = str(tmp_path / place)
+    for changes in (
+        {"weights": path},
+        {"cfg": "retinanet_resnet18_fpn", "imgsz": [128], "set": [f"backbone_weights={path}"]},
+    ):
+        kind = "a folder" if place == "." else "no such file"
+        with pytest.raises(UserError, match=rf"weights: weights not found: .* \({kind}\)"):
+            train(**{**flags, **changes})
+
+
 class FakeDevice(Rehearsal):
     """A device that counts its memory itself, has room for `room` images, and runs out of it as GPUs do."""
 
@@ -127,7 +141,7 @@ class FakeDevice(Rehearsal):
 def test_out_of_memory_names_what_was_tried_and_what_fits(planned, monkeypatch, flags):
     monkeypatch.setattr(engine.train.memory_trial, "Rehearsal", FakeDevice)
     config, index = planned(batch_size=16, multi_scale=True)
-    with pytest.raises(UserError, match=r"--batch-size 16 at 160x192 px: out of memory on cpu; --batch-size 4 fits"):
+    with pytest.raises(UserError, match=r"--batch-size 16 at 128x192 px: out of memory on cpu; --batch-size 4 fits"):
         rehearsed(config, build_detector(config), index, CPU, Group())
     with pytest.raises(UserError, match="--batch-size 8 fits"):
         rehearsed(config, build_detector(config), index, CPU, Group(world_size=2))
