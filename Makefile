@@ -10,7 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 # Two processes with one thread each take less time than one with two. A file's tests share what they have trained.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=2 --dist=loadfile
+# One that crashes ends the tests: put in its place, another waits for ever for the tests of its file.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0
 
 .PHONY: train test test-all torture lint docs docs-serve studies studies-quick clean
 

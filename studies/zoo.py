@@ -16,10 +16,11 @@ from alignyolo.registry import BASE_SIMILARITIES, SIMILARITIES
 from alignyolo.similarities.bound import similarity
 from alignyolo.similarities.iou import iou
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
+from studies.command import chosen
 from studies.figures.regression import Descent, Similarity, curves
-from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.flags import Parser
 from utils.config.knobs import StudyConfig
-from utils.errors import UserError, nearest, run_command
+from utils.errors import run_command
 
 SHOWN = (*BASE_SIMILARITIES, "inner_sca", "focaler_sca")
 TRUTH = torch.tensor([-40.0, -30.0, 40.0, 30.0])  # pixels, seen from the object's centre
@@ -151,14 +152,9 @@ def run(settings: StudyConfig, names: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: exit code 0 when done, 2 for wrong input."""
     parser = Parser(prog="python -m studies.zoo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="LOSS", help="as --loss of train.py (default: all)")
-    add_knobs(parser, StudyConfig, {})
-    flags = vars(parser.parse_args(arguments))
-    names = flags.pop("names") or SHOWN
-    for name in names:
-        if name not in SIMILARITIES:
-            raise UserError(f"no box loss {name!r}{nearest(name, SIMILARITIES, SHOWN)}")
-    run(parsed(StudyConfig, flags), names)
+    meaning = "as --loss of train.py (default: all)"
+    names, settings = chosen(parser, arguments, "box loss", SIMILARITIES, SHOWN, meaning)
+    run(settings, names)
     return 0
 
 

@@ -94,7 +94,7 @@ def _without_garbage_collection() -> Iterator[None]:
 @_without_garbage_collection()
 def read_coco(path: Path) -> CocoFile:
     """Read a COCO or LVIS file; UserError where it is none. An entry that is wrong becomes a problem of its own."""
-    document = _load(path)
+    document = load_json(path)
     if not isinstance(document, dict):
         raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
     parts: dict[str, list[Any]] = {}
@@ -161,7 +161,8 @@ class Ids:
         return self.texts.get(value) if found is None and isinstance(value, str) else found
 
 
-def _load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
+    """Read a JSON file; UserError with its line where it is none."""
     shown = printable(path)
     try:
         return json.loads(require_regular(path).read_bytes())

@@ -21,6 +21,7 @@ from data.data_yaml import DataSpec, is_there, label_paths, list_images
 from data.images import FLOATS, ImageError, used_bits
 from data.labels.index import LabelIndex, look_at_labels
 from data.labels.read_files import cache_folder, in_threads, stamp
+from data.pixel_limit import part_of_key
 from utils.errors import printable
 from utils.hardware import usable_cores
 from utils.regular_file import require_regular
@@ -89,13 +90,17 @@ class Settings(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A split's files, and stamps (size, time) of its photos and labels; (-1, -1) where there is none."""
+    """A split's files, stamps (size, time) of its photos and labels, and label files that belong to no photo.
+
+    A stamp is (-1, -1) where there is no file.
+    """
 
     name: str
     images: list[Path]
     labels: list[Path]
     image_stamps: list[tuple[int, int]]
     label_stamps: list[tuple[int, int]]
+    orphans: list[str]
 
 
 def examine(
@@ -114,13 +119,12 @@ def examine(
     loaded = loaded or {}
     absent = [name for name in spec.splits if name == "test" and len(spec.splits) > 1 and not is_there(spec, name)]
     splits = [_open(spec, name) for name in spec.splits if name not in absent]
-    orphans = {split.name: _orphans(split) for split in splits}
-    key = _key(spec, settings, splits, orphans, {name: index.report.policy for name, index in loaded.items()}, decode)
+    key = _key(spec, settings, splits, {name: index.report.policy for name, index in loaded.items()}, decode)
     folder = cache_folder(cache_dir)
     cache = folder / f"check-{hashlib.sha256(os.fsencode(spec.yaml)).hexdigest()[:24]}.json" if folder else None
     found = _load(cache, key) if cached else None
     if found is None:
-        findings, facts = _examine_all(spec, settings, splits, orphans, loaded)
+        findings, facts = _examine_all(spec, settings, splits, loaded)
         for split in splits if decode else ():
             facts[split.name]["decoded"] = _decode(split, decode, findings)
         for name in absent:
@@ -159,12 +163,12 @@ def _bits_or_reason(path: Path) -> int | str:
 def _open(spec: DataSpec, name: str) -> Split:
     images = list_images(spec, name)
     labels = label_paths(spec, images)
-    return Split(name, images, labels, in_threads(stamp, images), in_threads(stamp, labels))
+    return Split(name, images, labels, in_threads(stamp, images), in_threads(stamp, labels), _orphans(labels))
 
 
-def _orphans(split: Split) -> list[str]:
-    """Label files beside the split's own that belong to no photo."""
-    paths = list(map(os.fspath, split.labels))
+def _orphans(labels: list[Path]) -> list[str]:
+    """List the label files beside a split's own that belong to no photo."""
+    paths = list(map(os.fspath, labels))
     own, folders = set(paths), dict.fromkeys(map(os.path.dirname, paths))
     found = []
     for folder in folders:
@@ -180,14 +184,13 @@ def _examine_all(
     spec: DataSpec,
     settings: Settings,
     splits: Sequence[Split],
-    orphans: dict[str, list[str]],
     loaded: Mapping[str, LabelIndex],
 ) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
     findings: list[Finding] = []
     facts = {}
     claimed = {os.fspath(path) for split in splits for path in split.labels}
     for split in splits:
-        findings += [Finding("missing photo", split.name, path) for path in orphans[split.name] if path not in claimed]
+        findings += [Finding("missing photo", split.name, path) for path in split.orphans if path not in claimed]
         index = loaded.get(split.name)
         if index is None:
             index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints)
@@ -313,14 +316,14 @@ def _key(
     spec: DataSpec,
     settings: Settings,
     splits: Sequence[Split],
-    orphans: dict[str, list[str]],
     policies: dict[str, str],
     decode: int,
 ) -> str:
     """Make a digest of all that the findings depend on, by the files' names, sizes and times."""
     # Boxes left out by another policy than the doctor's own count otherwise.
     other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
-    choices = (SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
+    orphans = {split.name: split.orphans for split in splits}
+    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
     digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(

@@ -10,6 +10,7 @@ from data.data_yaml import BUILT_IN, DataSpec, data_yaml_values, read_data_yaml
 from data.open.archive import is_archive, unpack
 from data.open.darknet_data import read_darknet_data
 from data.photo_files import exists, is_photo_name, walk
+from data.pixel_limit import part_of_key
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
@@ -130,7 +131,7 @@ def _converted(path: Path, root: Path, cache_dir: Path | None) -> DataSpec:
 
 def _digest(path: Path, kind: str) -> str:
     """Make a digest of all files' names, sizes and times, which a conversion depends on."""
-    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {kind} {path}"))
+    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {kind} {path}{part_of_key()}"))
     for parent, names in walk(path if path.is_dir() else path.parent):
         for name in sorted(names):
             if name not in NOT_CONTENT:

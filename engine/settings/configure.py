@@ -9,13 +9,14 @@ from typing import Any
 
 from data.data_yaml import DataSpec, data_root
 from data.open.any_layout import open_data_set
+from data.pixel_limit import pixels_allowed
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
 from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig, checked
 from utils.config.sources import HYPS, hyperparameters, model_config, parse_settings
 from utils.config.yaml_file import find_yaml, read_mapping
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 # What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
 DEMO: dict[str, Any] = {
@@ -60,12 +61,24 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
         given = " ".join(map(str, run.imgsz))
         raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
-    spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
+    if run.multi_scale and max(run.image_size) == stride:
+        raise UserError(f"--multi-scale: {stride} px is one stride, of which there are no parts; leave it out")
+    check_start_files(run, model)
+    with pixels_allowed(run.max_pixels):
+        spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
         hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""
         raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}")
     return Plan(Config(run, model, hyper, spec.names), spec)
+
+
+def check_start_files(run: RunConfig, model: ModelConfig | TorchvisionConfig) -> None:
+    """Raise UserError for weights to start from that are not there, before anything is read or tried."""
+    for name, path in (("--weights", run.weights), ("backbone_weights", model.backbone_weights)):
+        if path and not Path(path).is_file():
+            kind = "a folder" if Path(path).is_dir() else "no such file"
+            raise UserError(f"{name}: weights not found: {printable(Path(path).absolute())} ({kind})")
 
 
 def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) -> dict[str, Any]:

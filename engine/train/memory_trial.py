@@ -19,6 +19,7 @@ from engine.train.epoch import SMALLEST, autocast, largest_size, resized, scaled
 from engine.train.trainer import frozen_modules
 from models.detector import AnyDetector
 from utils.config.knobs import Config, ModelConfig
+from utils.device import autocast_dtype
 from utils.distributed import Group
 from utils.errors import UserError
 from utils.hardware import gib
@@ -42,12 +43,12 @@ class Rehearsal:
         detector: AnyDetector,
         index: LabelIndex,
         device: torch.device,
-        dtype: torch.dtype | None,
         group: Group,
     ) -> None:
         run, hyper = config.run, config.hyper
         self.config = config
-        self.index, self.device, self.dtype, self.image_size = index, device, dtype, run.image_size
+        self.index, self.device, self.image_size = index, device, run.image_size
+        self.dtype = autocast_dtype(run.amp, device)
         self.step_size = largest_size(run.image_size, max(config.model.strides)) if run.multi_scale else run.image_size
         self.exact = device.type == "cuda"
         self.before = _resident()
@@ -160,7 +161,6 @@ def rehearsed(
     detector: AnyDetector,
     index: LabelIndex,
     device: torch.device,
-    dtype: torch.dtype | None,
     group: Group,
 ) -> tuple[Config, int]:
     """The config with a batch size that fits where it asks for one (-1), and the bytes that a step will take.
@@ -172,7 +172,7 @@ def rehearsed(
             raise UserError("--batch-size -1: cannot be measured on mps; expected a number")
         return config, 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        rehearsal = Rehearsal(config, detector, index, device, dtype, group)
+        rehearsal = Rehearsal(config, detector, index, device, group)
         try:
             return _rehearsed(config, rehearsal, group)
         finally:

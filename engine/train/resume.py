@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import data_root
+from data.pixel_limit import pixels_allowed
 from engine.settings.configure import Plan, open_data
 from engine.train.run import claimed, run
 from engine.train.trainer import build_schedule, closing_epochs, ended
@@ -30,8 +31,6 @@ def resume(flags: Mapping[str, Any]) -> Path:
     would change it, or another process trains it.
     """
     path = resume_path(flags["resume"])
-    if not any(each.is_file() for each in (path, path.with_name("last_prev.pt"))):
-        raise UserError(f"weights not found: {printable(path.absolute())}")
     folder = run_folder_of(path)
     with claimed(folder) if group_of_environment().main else contextlib.nullcontext():
         return _resume(path, folder, flags)
@@ -54,7 +53,8 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
     if config.run.epochs != before.run.epochs and group_of_environment().main:
         print(change_of_schedule(before, config, done))
     root = data_root(config.run.data_root)
-    spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
+    with pixels_allowed(config.run.max_pixels):
+        spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
     if spec.names != config.names:
         raise UserError(
             f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
@@ -175,8 +175,23 @@ def require_resumable(contents: dict[str, Any], path: Path) -> None:
 
 
 def resume_path(name: str) -> Path:
-    """The last.pt that --resume means."""
+    """Return the last.pt that --resume means, also where only last_prev.pt is left beside it.
+
+    UserError, which says what was looked for, where neither is there.
+    """
     if name == "newest":
         return newest(Path("runs/train"), "last.pt")
-    path = Path(name)
-    return path / "weights" / "last.pt" if path.is_dir() else path
+    given = Path(name)
+    path = given / "weights" / "last.pt" if given.is_dir() else given
+    if path.is_file() or path.with_name("last_prev.pt").is_file():
+        return path
+    said = f"--resume {printable(name)}: "
+    if not given.is_dir():
+        raise UserError(f"{said}not found: no such run folder and no such file ({printable(path.absolute())})")
+    runs = sorted(each.parents[1].name for each in given.glob("*/weights/last*.pt"))
+    inside = f"; it holds the runs {printable(', '.join(dict.fromkeys(runs)), 120)}: name one" if runs else ""
+    saved = "a run without a complete epoch leaves none; start it again" if (given / "config.yaml").is_file() else ""
+    raise UserError(
+        f"{said}neither weights/last.pt nor weights/last_prev.pt in {printable(given.absolute())}"
+        f"{inside or (saved and f': {saved}') or '; expected the folder of a run'}"
+    )

@@ -66,7 +66,7 @@ def _open_exported(weights: Path, settings: ValConfig) -> Measured:
     if not settings.data:
         raise UserError(f"{printable(weights)}: an exported file knows no data set: name one with --data")
     model = build(model_kind(backend.model), backend.model, str(weights))
-    run = RunConfig(imgsz=input_size(backend, settings.imgsz, weights))
+    run = RunConfig(imgsz=input_size(backend, settings.imgsz, weights), photo_bits=backend.photo_bits)
     config = with_flags(Config(run, model, Hyperparameters(), backend.names), settings)
     precision = f"{backend.precision} ({weights.suffix.lstrip('.') or 'OpenVINO'} file)"
     if backend.final:
@@ -90,6 +90,7 @@ def with_flags(config: Config, settings: ValConfig) -> Config:
         "data_root": settings.data_root,
         "imgsz": settings.imgsz,
         "batch_size": settings.batch_size,
+        "max_pixels": settings.max_pixels,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value}
     stride = max(config.model.strides)

@@ -16,7 +16,8 @@ from models.yolov3.blocks import ConvBlock, SpatialPyramidPooling
 from models.yolov3.build import build_network
 from models.yolov3.network import Network
 from utils.config.knobs import Config, Hyperparameters, ModelConfig, RunConfig, build
-from utils.config.sources import checked_model, model_config
+from utils.config.model_shape import checked_model
+from utils.config.sources import model_config
 from utils.errors import UserError, printable
 
 EPSILON = 1e-6  # of Darknet's batch normalisation

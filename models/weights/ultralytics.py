@@ -12,7 +12,7 @@ from models.yolov3.blocks import ConvBlock
 from models.yolov3.build import build_network
 from models.yolov3.network import Network
 from utils.config.knobs import Config, Hyperparameters, ModelConfig, RunConfig, build
-from utils.config.sources import checked_model
+from utils.config.model_shape import checked_model
 from utils.errors import UserError, printable
 
 BLOCKS = {"yolov3-tiny": 11, "yolov3": 72, "yolov3-spp": 73}

@@ -53,7 +53,7 @@ def plot_results(csv_path: Path, path: Path) -> None:
             color = f"C{position % 10}"
             axes.plot(columns["epoch"], columns[name], color=color, marker=".", markersize=3, linewidth=1.4, label=name)
         axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
-        _finish(axes, title, "epoch", label)
+        finish_axes(axes, title, "epoch", label)
         axes.legend(fontsize=7, ncols=2 if len(chosen) > 5 else 1)
     _save(figure, path)
 
@@ -79,7 +79,7 @@ def plot_precision_recall(metrics: Metrics, path: Path | BinaryIO) -> None:
     figure = _figure(10, 6.5)
     axes = figure.add_subplot()
     _class_lines(axes, metrics.curves.recall, metrics.curves.precision, names, mean)
-    _finish(axes, "Precision over recall at IoU 0.5", "recall", "precision")
+    finish_axes(axes, "Precision over recall at IoU 0.5", "recall", "precision")
     _save(figure, path)
 
 
@@ -93,7 +93,7 @@ def plot_f1(metrics: Metrics, path: Path | BinaryIO) -> None:
         axes.axvline(metrics.confidence, color="black", linestyle="--", linewidth=1, label=text)
     mean = f"mean of classes with labels  F1 {_short(metrics.overall['f1'])}"
     _class_lines(axes, metrics.curves.confidence, metrics.curves.f1, names, mean)
-    _finish(axes, "F1 over confidence at IoU 0.5", "confidence threshold", "F1")
+    finish_axes(axes, "F1 over confidence at IoU 0.5", "confidence threshold", "F1")
     _save(figure, path)
 
 
@@ -144,7 +144,7 @@ def _class_histogram(axes: Axes, counts: NDArray, names: list[str]) -> None:
     if counts.max(initial=0) > 50 * max(1, np.median(counts)):
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
-    _finish(axes, "Labels per class", "class", "labels")
+    finish_axes(axes, "Labels per class", "class", "labels")
 
 
 def _size_histogram(axes: Axes, sides: NDArray) -> None:
@@ -162,7 +162,7 @@ def _size_histogram(axes: Axes, sides: NDArray) -> None:
         axes.legend(fontsize=8, loc="lower right")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    _finish(axes, "Sizes", "width, original pixels", "height, original pixels")
+    finish_axes(axes, "Sizes", "width, original pixels", "height, original pixels")
 
 
 def _ratio_histogram(axes: Axes, ratios: NDArray) -> None:
@@ -175,7 +175,7 @@ def _ratio_histogram(axes: Axes, ratios: NDArray) -> None:
         share = np.count_nonzero(ratios >= limit) / total
         axes.axvline(limit, color=color, linestyle="--", linewidth=1.2, label=f"{share:.1%} are {limit} or more")
     axes.legend(fontsize=8)
-    _finish(axes, "Side ratios (16 stands for all above)", "long side / short side", "labels")
+    finish_axes(axes, "Side ratios (16 stands for all above)", "long side / short side", "labels")
 
 
 def _class_lines(axes: Axes, x: NDArray, curves: NDArray, names: list[str], mean_name: str) -> None:
@@ -193,8 +193,9 @@ def _class_lines(axes: Axes, x: NDArray, curves: NDArray, names: list[str], mean
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
-def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, fontsize=10)
+def finish_axes(axes: Axes, title: str, x_label: str, y_label: str, title_size: float = 10) -> None:
+    """Add title (of a size in points), axis labels and a light grid."""
+    axes.set_title(title, fontsize=title_size)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)

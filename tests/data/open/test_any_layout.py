@@ -112,10 +112,56 @@ def cvat_xml(root):
     put(root / "annotations.xml", f"<annotations>{meta}{images}</annotations>")
 
 
+def label_studio_json(root):
+    """The server's names, one with what it puts before them; a choice and a photo without regions beside the boxes."""
+    tasks = []
+    for split in ("train", "valid"):
+        photo(root / "images" / f"{split}.jpg")
+        value = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["thing"]}
+        box = {"type": "rectanglelabels", "value": value, "original_width": 128, "original_height": 96}
+        choice = {"type": "choices", "value": {"choices": ["good"]}, "from_name": "quality"}
+        name = f"/data/upload/1/{'0a1b2c3d-' if split == 'train' else ''}{split}.jpg"
+        skipped = {"was_cancelled": True, "result": []}
+        tasks.append({"id": 1, "data": {"image": name}, "annotations": [skipped, {"result": [choice, box]}]})
+    write_json(root / "project-1.json", tasks)
+
+
+def label_studio_min(root):
+    """JSON-MIN, photos by `?d=` of a local folder."""
+    tasks = []
+    for split in ("train", "valid"):
+        photo(root / "images" / f"{split}.jpg")
+        box = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["thing"]}
+        box |= {"original_width": 128, "original_height": 96}
+        tasks.append({"image": f"/data/local-files/?d=set/{split}.jpg", "id": 1, "label": [box], "annotator": 1})
+    write_json(root / "project-1-min.json", tasks)
+
+
+def datumaro_json(root):
+    labels = {"label": {"labels": [{"name": "thing", "parent": "", "attributes": []}], "label_groups": []}}
+    for split in ("train", "valid"):
+        photo(root / "images" / split / f"{split}.jpg")
+        box = {"id": 1, "type": "bbox", "label_id": 0, "bbox": [32.0, 24.0, 64.0, 48.0]}
+        image = {"path": f"{split}.jpg", "size": [96, 128]}
+        document = {"dm_format_version": "1.0", "infos": {}, "categories": labels}
+        item = {"id": split, "annotations": [box], "image": image}
+        write_json(root / "annotations" / f"{split}.json", {**document, "items": [item]})
+
+
+def labelme(root):
+    for split in ("train", "valid"):
+        photo(root / split / f"{split}.jpg")
+        box = {"label": "thing", "points": [[96, 24], [32.0, 72.0]], "group_id": None, "shape_type": "rectangle"}
+        point = {"label": "thing", "points": [[1, 1]], "shape_type": "point"}
+        document = {"version": "6.3.1", "flags": {}, "shapes": [box, point], "imagePath": f"{split}.jpg"}
+        write_json(root / split / f"{split}.json", {**document, "imageHeight": 96, "imageWidth": 128})
+
+
 YOLO = (roboflow_yolo, cvat_ultralytics, supervision_yolo, label_studio_yolo, darknet)
 OTHERS = (coco, roboflow_coco, label_studio_coco, voc, roboflow_voc, cvat_xml)
+OTHERS += (label_studio_json, label_studio_min, datumaro_json, labelme)
 LAYOUTS = {each.__name__: each for each in (*YOLO, *OTHERS)}
-UNSPLIT = ("label_studio_yolo", "label_studio_coco")
+UNSPLIT = ("label_studio_yolo", "label_studio_coco", "label_studio_json", "label_studio_min")
 
 
 @pytest.mark.parametrize("as_archive", [False, True, "in a folder"])

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import pytest
 from studies.trials.grid import perform_all, study_name
 from studies.trials.shared_study import open_storage
 from tests.paths import ROOT
+from tests.processes import end_group
 from tests.studies.trials.postgresql import Server
 from tests.studies.trials.stub_worker import FAST, stub_runs, stub_steps
 from utils.errors import CommandError
@@ -30,9 +29,7 @@ def workers(hosts, into, storage, *settings):
         yield going
     finally:
         for worker in going:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+            end_group(worker)
 
 
 def diary(run):
@@ -91,7 +88,7 @@ def test_a_killed_worker_s_run_is_gone_on_with_at_once_on_its_machine(tmp_path):
     runs = stub_runs(tmp_path, 1)
     with workers(["here"], tmp_path, "", 1, 4, 0.3) as (worker,):
         wait_for(lambda: "epoch 2" in diary(runs[0]))
-        os.killpg(worker.pid, signal.SIGKILL)
+        end_group(worker)
     with workers(["here"], tmp_path, "", 1, 4, 0.1) as (worker,):
         assert worker.wait(timeout=60) == 0
     check_everything_happened_once(runs, 4)
@@ -146,7 +143,7 @@ def test_four_workers_two_killed_and_the_database_restarted(tmp_path, server):
         wait_for(lambda: sum("epoch 2" in diary(run) for run in runs) == 4)
         # All four are at it: two are killed with their trainings, as when a machine loses power.
         for worker in going[:2]:
-            os.killpg(worker.pid, signal.SIGKILL)
+            end_group(worker)
         server.stop()
         hold.unlink()
         # The trainings of the others go on without the database, to their end.
