@@ -21,12 +21,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Exporting:
+    """Say how a family leaves the project.
+
+    `network` is the "module:function" that makes the exported form: (detector, config, layout) -> module. Where
+    `formats` is empty it can be written in all of them. `any_form`: at any size, in half precision, in int8 and raw;
+    `batches`: of more than one image.
+    """
+
+    network: str
+    formats: tuple[str, ...] = ()
+    any_form: bool = False
+    batches: bool = True
+
+    def build(self, detector: AnyDetector, config: Config, layout: str) -> Any:
+        """Make the exported form of a detector."""
+        return _loaded(self.network)(detector, config, layout)
+
+
+@dataclass(frozen=True)
 class Family:
     """Say of a family of detectors where its code is and what it can do.
 
     `builder` and `weights_reader` are "module:function", imported when they are used: (config, observe, group) ->
     detector, and path -> {model, config}. `keys` are the hyperparameters that the family itself reads, besides those
-    of its assigner and of its box loss. `one_size`: the network has one input size alone.
+    of its assigner and of its box loss. `exporting` says how export.py writes it. `one_size`: the network has one input size alone.
     """
 
     title: str
@@ -34,9 +53,9 @@ class Family:
     weights_reader: str
     assigners: Mapping[str, Entry]
     keys: frozenset[str]
+    exporting: Exporting
     encoded_losses: tuple[str, ...] = ()
     fits_anchors: bool = False
-    exportable: bool = False
     one_size: bool = False
 
     @property
@@ -59,6 +78,7 @@ def _loaded(place: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+_EXPORT, _GRAPHS = "models.torchvision.export_network", ("onnx", "openvino")
 _TORCHVISION, _READ = "models.torchvision.build", "models.weights.torchvision:read_torchvision"
 
 FAMILIES: dict[str, Family] = {
@@ -68,8 +88,8 @@ FAMILIES: dict[str, Family] = {
         "models.weights.read:read_weights",
         ASSIGNERS,
         frozenset({"obj", "obj_target", "obj_pw", "cls_pw", "fl_gamma", "label_smoothing"}),
+        Exporting("models.yolov3.export_network:export_network", any_form=True),
         fits_anchors=True,
-        exportable=True,
     ),
     "retinanet": Family(
         "RetinaNet",
@@ -77,6 +97,7 @@ FAMILIES: dict[str, Family] = {
         _READ,
         DENSE_ASSIGNERS,
         frozenset({"fl_gamma"}),
+        Exporting(f"{_EXPORT}:dense_export", _GRAPHS),
         encoded_losses=ENCODED_LOSSES,
     ),
     "ssd": Family(
@@ -85,6 +106,7 @@ FAMILIES: dict[str, Family] = {
         _READ,
         DENSE_ASSIGNERS,
         frozenset(),
+        Exporting(f"{_EXPORT}:dense_export", _GRAPHS),
         encoded_losses=ENCODED_LOSSES,
         one_size=True,
     ),
@@ -94,6 +116,7 @@ FAMILIES: dict[str, Family] = {
         _READ,
         PROPOSAL_ASSIGNERS,
         frozenset({"obj", "rpn_positive", "rpn_negative"}),
+        Exporting(f"{_EXPORT}:two_stage_export", _GRAPHS, batches=False),
         encoded_losses=ENCODED_LOSSES,
     ),
 }

@@ -77,7 +77,6 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         photo_bits = int(_literal(metadata.get("photo_bits", 0)))
         require_ours(values, layout, model, limits)
         image_size = (values["imgsz"][0], values["imgsz"][1])
-        decoding = Decoding(model["decode"], model["xy_reach"])
         stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
         precision = stored if stored == "int8" else precision or stored
     except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
@@ -91,6 +90,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
             return _of_classes(candidates_of_decoded(outputs[0]), names, path)
         if layout == "raw":
             size = (images.shape[-2], images.shape[-1])
+            decoding = Decoding(model["decode"], model["xy_reach"])
             anchors = build_anchors(size, model["strides"], model["anchors"])
             return _of_classes(decoding.candidates(outputs[0], anchors), names, path)
         boxes, scores, labels, counts = outputs[-4:]

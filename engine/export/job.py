@@ -11,7 +11,7 @@ import torch
 
 from alignyolo import __version__
 from models.detector import AnyDetector
-from models.yolov3.export_network import ExportNetwork
+from models.families import family_of
 from utils.config.knobs import Config, ExportConfig, plain
 
 
@@ -26,9 +26,9 @@ class Job:
     size: tuple[int, int]
     calibration: tuple[np.ndarray, ...] = ()  # batches (B, 3, H, W) of the exported shape, for int8
 
-    def network(self) -> ExportNetwork:
-        """The network in the layout that was asked for, batch normalisation folded."""
-        return ExportNetwork(self.detector.network, self.config.yolov3, self.settings.layout)
+    def network(self) -> Any:
+        """Return the network in the layout that was asked for, batch normalisation folded."""
+        return family_of(self.config.model).exporting.build(self.detector, self.config, self.settings.layout)
 
     def example(self) -> torch.Tensor:
         """A batch (B, 3, H, W) of the exported shape, to trace with."""

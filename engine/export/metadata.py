@@ -25,6 +25,9 @@ def require_ours(values: Mapping[str, Any], layout: Any, model: Any, limits: Any
     for name, value in limits.items():
         _require(name in LIMITS and _number(value, 0, LIMITS[name]), f"nms_limits {name!r}: {value!r}")
     _require(isinstance(model, dict), f"model {model!r}")
+    if "detector" in model:  # one of torchvision's, whose boxes are decoded in the file
+        _require(layout != "raw", f"layout {layout!r}")
+        return
     _require(model["decode"] in DECODINGS, f"decode {model['decode']!r}")
     _require(_number(model["xy_reach"], 0, 2), f"xy_reach {model['xy_reach']!r}")
     if layout == "raw":

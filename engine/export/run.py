@@ -13,6 +13,7 @@ from engine.export.job import Job
 from models.families import family_of
 from models.weights.read import load_detector, read_weights
 from utils.checkpoint import newest
+from utils.config.export_formats import listed
 from utils.config.knobs import Config, ExportConfig
 from utils.errors import UserError, printable
 
@@ -22,8 +23,7 @@ def run(settings: ExportConfig) -> list[Path]:
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     contents = read_weights(weights, settings.cfg or None)
     config = Config.from_dict(contents["config"], str(weights))
-    if not family_of(config.model).exportable:
-        raise UserError(f"{printable(weights)}: {config.model.detector} of torchvision: export.py writes YOLOv3 alone")
+    require_exportable(config, settings, weights)
     size = (settings.imgsz[0], settings.imgsz[-1]) if settings.imgsz else config.run.image_size
     stride = max(config.model.strides)
     if any(side % stride for side in size):
@@ -46,6 +46,23 @@ def run(settings: ExportConfig) -> list[Path]:
             raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
         files.append(export(each, path, job, images, trial))
     return files
+
+
+def require_exportable(config: Config, settings: ExportConfig, weights: Path) -> None:
+    """Raise UserError where the family of a config cannot be written as the flags ask."""
+    family = family_of(config.model)
+    able = family.exporting
+    named = f"{printable(weights)} is a {family.title}"
+    for name in settings.format:
+        if able.formats and name not in able.formats:
+            raise UserError(f"--format {name}: {named}, which is written as {listed(able.formats)}")
+    forms = {"dynamic": settings.dynamic, "half": settings.half, "int8": settings.int8}
+    for flag in (flag for flag, asked in forms.items() if asked and not able.any_form):
+        raise UserError(f"--{flag}: {named}, which is written at one size and in float32")
+    if settings.layout == "raw" and not able.any_form:
+        raise UserError(f"--layout raw: {named}: expected decoded or nms")
+    if settings.batch_size > 1 and not able.batches:
+        raise UserError(f"--batch-size {settings.batch_size}: {named}, which is written for one image at a time")
 
 
 def make_folder(folder: Path) -> None:

@@ -11,8 +11,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.yolov3.blocks import ConvBlock
 from models.yolov3.decoding import Decoding, scores_of
+from models.yolov3.detector import Detector
 from models.yolov3.network import Network
-from utils.config.knobs import ModelConfig
+from utils.config.knobs import Config, ModelConfig
 
 NetworkKind = TypeVar("NetworkKind", bound=nn.Module)
 
@@ -72,6 +73,8 @@ class ExportNetwork(nn.Module):
     The grid is computed from the features' shape, so that a traced graph serves any image size.
     """
 
+    proposes = False
+
     def __init__(self, network: Network, model: ModelConfig, layout: str):
         super().__init__()
         self.network = folded(network)
@@ -105,3 +108,8 @@ class ExportNetwork(nn.Module):
             parts = torch.cat([center, size, scores_of(raw[..., 4:])], dim=-1)
             levels.append(parts.reshape(batch, -1, head.outputs - 1))
         return levels
+
+
+def export_network(detector: Detector, config: Config, layout: str) -> ExportNetwork:
+    """Make the exported form of a YOLOv3."""
+    return ExportNetwork(detector.network, config.yolov3, layout)

@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from engine.export.graph.onnx_int8 import to_int8
 from engine.export.graph.onnx_nms import append_nms
 from engine.export.graph.onnx_parts import after_last_convolutions
 from engine.export.job import Job
 from engine.export.silent_imports import silent_onnxruntime
-from models.yolov3.export_network import ExportNetwork
 
 
 def build_graph(job: Job) -> onnx.ModelProto:
@@ -33,10 +33,12 @@ def build_graph(job: Job) -> onnx.ModelProto:
     return model
 
 
-def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+def trace_onnx(network: nn.Module, example: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
     """The graph of the network, simplified if onnxslim is installed."""
     buffer, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
     output_axes = {0: "batch", 1: "anchors"} if network.raw else {0: "batch", 2: "anchors"}
+    # How many boxes a file gives, in a detector that proposes them, depends on the image.
+    given = {"images": axes, "output0": output_axes} if dynamic else {"output0": {2: "anchors"}}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -48,7 +50,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
             opset_version=opset,
             input_names=["images"],
             output_names=["output0"],
-            dynamic_axes={"images": axes, "output0": output_axes} if dynamic else None,
+            dynamic_axes=given if dynamic or network.proposes else None,
         )
     model = onnx.load_from_string(buffer.getvalue())
     with contextlib.suppress(ImportError):
