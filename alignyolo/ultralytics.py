@@ -120,9 +120,11 @@ class HeadAssigner(nn.Module):
         self.stock, self.strides = stock, strides
         self.aligned = name.startswith("tal")
         self.left_alone = not self.aligned and 1 in (final, stock.topk)
-        settings = (
-            {"topk": stock.topk, "alpha": stock.alpha, "beta": stock.beta, "final": final} if self.aligned else {}
-        )
+        settings: dict[str, Any] = {}
+        if self.aligned:
+            settings = {"topk": stock.topk, "alpha": stock.alpha, "beta": stock.beta, "final": final}
+            # Before 8.4 ultralytics did not enlarge small truths.
+            settings["enlarge"] = "on" if hasattr(stock, "stride") else "off"
         self.assigner = DYNAMIC_ASSIGNERS[name].bind(**settings)
 
     @torch.no_grad()

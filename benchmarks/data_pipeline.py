@@ -21,9 +21,9 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.side_by_side import conclude, flags, in_turns, silence, spread
-from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
+from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, silence, spread
+from benchmarks.measuring.yolov5_package import YOLOV5, add_flag, check_flag
 from data.augment.augmentation import Augmentation
 from data.augment.on_device import DevicePhotos
 from data.data_yaml import read_data_yaml

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from alignyolo.anchors import build_anchors
 from alignyolo.targets import Targets
-from benchmarks.side_by_side import conclude, flags, silence, spread
-from benchmarks.yolov5_package import YOLOV5, add_flag, check_flag
+from benchmarks.measuring.side_by_side import conclude, flags, silence, spread
+from benchmarks.measuring.yolov5_package import YOLOV5, add_flag, check_flag
 from models.yolov3.build import build_loss
 from utils.config.knobs import ASSIGNER_NAMES, Config, RunConfig
 from utils.config.sources import hyperparameters, model_config

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, spread
 from utils.errors import run_command
 
 SHOWN = "first step after"

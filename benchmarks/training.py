@@ -17,9 +17,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.side_by_side import conclude, flags, in_turns, spread
-from benchmarks.watch import run_watched, tree_seconds
+from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.measuring.watch import run_watched, tree_seconds
 from utils.errors import run_command
 
 OURS, PEER, PEER_ALL_CORES = "this project", "ultralytics", "ultralytics, all cores"

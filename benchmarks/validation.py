@@ -22,9 +22,9 @@ import cv2
 import torch
 from torch import Tensor
 
-from benchmarks.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.side_by_side import conclude, flags, in_turns, spread
-from benchmarks.watch import run_watched
+from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.measuring.watch import run_watched
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
 from data.loader import build_loader

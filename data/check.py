@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from data.data_yaml import data_root
     from data.labels.doctor import ALL, examine
     from data.open.any_layout import open_data_set
+    from data.pixel_limit import pixels_allowed
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
-    spec = open_data_set(options.data, data_root(options.data_root))
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
-    checkup = examine(spec, settings, cached=options.cache, decode=decode)
+    with pixels_allowed(options.max_pixels):
+        spec = open_data_set(options.data, data_root(options.data_root))
+        checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
     try:
         if options.csv:
@@ -88,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         "--decode",
         action=argparse.BooleanOptionalAction,
         help=f"decode all photos, as training does (default: {SAMPLE} of each split)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
     )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(

@@ -29,6 +29,7 @@ from data.augment.pixels import Recipe, paint
 from data.images import REDUCED, ImageError, read_image
 from data.labels.index import LabelIndex
 from data.path_array import FlatPaths
+from data.photo_files import in_users_words
 from data.sampling import Partners
 from utils.errors import UserError, printable
 from utils.hardware import usable_cores
@@ -71,7 +72,7 @@ class DetectionDataset(Dataset):
     `dataset[epoch, i, size]` is a training sample of another size (h, w), in which the scaled photo has room.
     A sample depends on seed, epoch, i and size alone. `cache` keeps all photos, scaled to image_size, in memory.
     Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order
-    (data/sampling.py).
+    (data/sampling.py). Deep photos are scaled by `photo_bits` (data/images.py).
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class DetectionDataset(Dataset):
         seed: int = 0,
         cache: bool = False,
         group: int = 0,
+        photo_bits: int = 0,
     ) -> None:
-        self.index = index
+        self.index, self.photo_bits = index, photo_bits
         # All that workers read are arrays: these, and the index's own.
         self._paths = FlatPaths(index.images)
         self.image_size = image_size
@@ -219,13 +221,13 @@ class DetectionDataset(Dataset):
         if self.augmentation is not None:
             reduce = max(factor for factor in REDUCED if fit.scale * factor <= 1 or factor == 1)
         try:
-            photo = read_image(path, reduce)
+            photo = read_image(path, reduce, self.photo_bits)
             if np.abs(np.array(photo.shape[:2]) * reduce - self.index.sizes[row]).max() >= reduce:
                 raise ImageError(path, "has another size than when its labels were read")
         except ImageError as error:
             if not self._undecodable[row]:
                 self._undecodable[row] = True
-                log.warning("image left out: %s", printable(error))
+                log.warning("image left out: %s", in_users_words(printable(error)))
             raise
         return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 

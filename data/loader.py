@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from alignyolo.targets import Targets
 from data.augment.on_device import Recipes
 from data.dataset import DetectionDataset, Samples, scaled_sizes
+from data.pixel_limit import allow_pixels, pixel_limit
 from data.sampling import epoch_order
 from utils.letterbox import Letterbox
 
@@ -139,14 +141,15 @@ def build_loader(
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, most_pixels=pixel_limit()),
         multiprocessing_context="fork" if fork else None,
         # Its own generator: a loader must not move the random numbers of the training loop.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(_: int, most_pixels: int) -> None:
+    allow_pixels(most_pixels)  # a process that is not forked starts with the usual limit
     # One thread per process: threads would only fight for the cores, and OpenCV's do not survive a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -66,7 +66,7 @@ ROOMS = {
         {"sampling"},
         {"augment", "labels", "shapes"},
         {"data_yaml", "images"},
-        {"path_array", "photo_files"},
+        {"path_array", "photo_files", "pixel_limit"},
     ],
     "utils": [
         {"drawing"},

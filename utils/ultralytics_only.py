@@ -70,6 +70,7 @@ with _process_state_kept():
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
 __all__ = ["ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "results_class", "stream_loader"]
+__all__ += ["video_suffixes"]
 
 
 def _part(module: str, name: str) -> Any:
@@ -126,6 +127,11 @@ def file_loader(source: str | list[str], vid_stride: int) -> Any:
                     super()._new_video(path)
 
     return Loader(source, vid_stride=vid_stride)
+
+
+def video_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the videos that `file_loader` reads."""
+    return tuple(sorted(f".{suffix}" for suffix in _part("ultralytics.data.utils", "VID_FORMATS")))
 
 
 def stream_loader(source: str, vid_stride: int) -> Any:

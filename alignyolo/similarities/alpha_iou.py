@@ -6,8 +6,9 @@ IoU^power in the trade-off weight of alpha-CIoU, too; here it is IoU, as in the 
 
 from torch import Tensor
 
-from alignyolo.similarities.geometry import EPSILON, area, full_precision, intersection_and_union, spans
-from alignyolo.similarities.iou import aspect_penalty, center_distance, iou
+from alignyolo.similarities.geometry import EPSILON, area, full_precision
+from alignyolo.similarities.iou import aspect_penalty
+from alignyolo.similarities.pair import Pair
 
 BASE = 1e-9  # keeps the gradient of a power below 1 finite at 0
 
@@ -20,27 +21,30 @@ def raised(base: Tensor, power: float) -> Tensor:
 @full_precision
 def alpha_iou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
     """IoU^power, in [0, 1]; no gradient for disjoint boxes."""
-    return raised(iou(pred, target), power)
+    return raised(Pair(pred, target).iou, power)
 
 
 @full_precision
 def alpha_giou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
     """IoU^power less the power of the empty share of the enclosing box, in [-1, 1]."""
-    _, union = intersection_and_union(pred, target)
-    enclosing = area(spans(pred, target)[1])
+    pair = Pair(pred, target)
+    enclosing = area(pair.enclosing)
+    # The union, of the areas and IoU: I = IoU (A + B) / (1 + IoU).
+    union = (area(pair.sides) + area(pair.wanted)) / (1 + pair.iou)
     empty = (enclosing - union).clamp(min=0) / (enclosing + EPSILON)
-    return raised(iou(pred, target), power) - raised(empty, power)
+    return raised(pair.iou, power) - raised(empty, power)
 
 
 @full_precision
 def alpha_diou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
     """IoU^power less the power of DIoU's centre term, in (-1, 1]."""
-    return raised(iou(pred, target), power) - raised(center_distance(pred, target), power)
+    pair = Pair(pred, target)
+    return raised(pair.iou, power) - raised(pair.center_distance, power)
 
 
 @full_precision
 def alpha_ciou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
     """Alpha-DIoU less the power of CIoU's aspect term, its trade-off weight detached, in (-2, 1]."""
-    overlap = iou(pred, target)
-    distance, aspect = center_distance(pred, target), aspect_penalty(pred, target, overlap)
-    return raised(overlap, power) - raised(distance, power) - raised(aspect, power)
+    pair = Pair(pred, target)
+    aspect = aspect_penalty(pred, target, pair.iou)
+    return raised(pair.iou, power) - raised(pair.center_distance, power) - raised(aspect, power)

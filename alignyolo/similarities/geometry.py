@@ -17,11 +17,23 @@ def full_precision(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapper(pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:
-        dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
         with torch.autocast(pred.device.type, enabled=False):
-            return function(pred.to(dtype), target.to(dtype), *args, **kwargs)
+            return function(*prepared(pred, target), *args, **kwargs)
 
     return wrapper
+
+
+def prepared(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return boxes (..., 4) in float32 or wider, coordinate by coordinate: as they are where they are so already."""
+    dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
+    return by_coordinate(pred.to(dtype)), by_coordinate(target.to(dtype))
+
+
+def by_coordinate(boxes: Tensor) -> Tensor:
+    """Lay boxes (..., 4) out coordinate by coordinate: what is done to all x is twice as fast, with the same bits."""
+    first = boxes.movedim(-1, 0)
+    # Boxes that lie so go on as they are: no view of them adds to the order in which gradients are summed.
+    return boxes if first.is_contiguous() else first.contiguous().movedim(0, -1)
 
 
 def spans(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,20 +59,8 @@ def area(extent: Tensor) -> Tensor:
 
 def intersection_and_union(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the areas of the intersection and of the union: (...), (...)."""
-    overlap, _ = spans(pred, target)
-    intersection = area(overlap.clamp(min=0))
-    return intersection, area(size(pred)) + area(size(target)) - intersection
-
-
-def offset(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the centres' difference (..., 2), x and y, in pixels."""
     pred_low, pred_high = pred.split(2, dim=-1)
     target_low, target_high = target.split(2, dim=-1)
-    # In this order identical boxes have exactly 0.
-    return ((pred_low - target_low) + (pred_high - target_high)) / 2
-
-
-def side_difference(pred: Tensor, target: Tensor) -> Tensor:
-    """Return |w - W| / max(w, W) and its like for the height, in [0, 1]: (..., 2)."""
-    sides, wanted = size(pred), size(target)
-    return (sides - wanted).abs() / (torch.maximum(sides, wanted) + EPSILON)
+    overlap = torch.minimum(pred_high, target_high) - torch.maximum(pred_low, target_low)
+    intersection = area(overlap.clamp(min=0))
+    return intersection, area(size(pred)) + area(size(target)) - intersection

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from alignyolo.similarities.geometry import full_precision
-from alignyolo.similarities.iou import iou
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -14,4 +14,4 @@ def interpiou(pred: Tensor, target: Tensor, alpha: float = 0.98) -> Tensor:
     4,000 pairs of the reference numbers), other than some pages say.
     """
     between = target + (1 - alpha) * (pred - target)
-    return iou(pred, target) + iou(between, target) - 1
+    return Pair(pred, target).iou + Pair(between, target).iou - 1

@@ -60,7 +60,9 @@ def aspect_penalty(pred: Tensor, target: Tensor, overlap: Tensor) -> Tensor:
 def ciou(pred: Tensor, target: Tensor) -> Tensor:
     """Complete IoU, in (-2, 1], its trade-off weight detached (Zheng et al. 2020)."""
     overlap = iou(pred, target)
-    return overlap - center_distance(pred, target) - aspect_penalty(pred, target, overlap)
+    # First, so that gradients are summed in the order that old runs were trained with.
+    aspect = aspect_penalty(pred, target, overlap)
+    return overlap - center_distance(pred, target) - aspect
 
 
 @full_precision

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from alignyolo.similarities.geometry import EPSILON, full_precision, offset, size
+from alignyolo.similarities.geometry import EPSILON, full_precision
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -13,7 +14,8 @@ def nwd(pred: Tensor, target: Tensor, constant: float = 12.8) -> Tensor:
     in AI-TOD); far from it the gradient vanishes. The authors' code adds 1e-6 under the root, which leaves identical
     boxes at .9999: here they have 1.
     """
-    difference = (size(pred) - size(target)) / 2
-    squared = (offset(pred, target).square() + difference.square()).sum(-1)
+    pair = Pair(pred, target)
+    difference = (pair.sides - pair.wanted) / 2
+    squared = (pair.offset.square() + difference.square()).sum(-1)
     distance = (squared + EPSILON**2).sqrt() - EPSILON
     return (-distance / constant).exp()

@@ -7,7 +7,7 @@ loss; some forks return 1 less it.
 from torch import Tensor
 
 from alignyolo.similarities.geometry import EPSILON, full_precision, size
-from alignyolo.similarities.iou import iou
+from alignyolo.similarities.pair import Pair
 
 FAR = 1e4  # exp(-P^2) is 0 from P = 11 on
 
@@ -21,7 +21,7 @@ def corner_penalty(pred: Tensor, target: Tensor) -> Tensor:
 @full_precision
 def piou(pred: Tensor, target: Tensor) -> Tensor:
     """IoU + exp(-P^2) - 1, in [-1, 1]; next to no gradient for a third of disjoint pairs, whose P is above 3."""
-    return iou(pred, target) + (-corner_penalty(pred, target).square()).exp() - 1
+    return Pair(pred, target).iou + (-corner_penalty(pred, target).square()).exp() - 1
 
 
 @full_precision
@@ -31,5 +31,7 @@ def piou_v2(pred: Tensor, target: Tensor, sharpness: float = 1.3) -> Tensor:
     x is not detached, neither in the paper nor in the authors' code: for hopeless pairs the loss falls to 0, and a
     straight step towards the truth raises it on three of four disjoint pairs, a third of all random ones.
     """
-    focus = sharpness * (-corner_penalty(pred, target)).exp()
-    return 1 - 3 * focus * (-focus.square()).exp() * (1 - piou(pred, target))
+    penalty = corner_penalty(pred, target)
+    focus = sharpness * (-penalty).exp()
+    loss = 2 - Pair(pred, target).iou - (-penalty.square()).exp()
+    return 1 - 3 * focus * (-focus.square()).exp() * loss

@@ -9,27 +9,12 @@ or fall on the way to the truth (on up to 4 % of random pairs).
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from alignyolo.registry import SIMILARITIES
 from alignyolo.similarities.bound import Similarity
-from alignyolo.similarities.geometry import full_precision
-from alignyolo.similarities.iou import iou
-
-
-@full_precision
-def with_inner_iou(pred: Tensor, target: Tensor, ratio: float) -> Tensor:
-    """Return IoU, and IoU of both boxes scaled about their own centres: (..., 4), (..., 4) -> (..., 2)."""
-    pair = (torch.stack([boxes, _scaled(boxes, ratio)], dim=-2) for boxes in (pred, target))
-    return iou(*pair)
-
-
-def _scaled(boxes: Tensor, ratio: float) -> Tensor:
-    """Scale boxes about their own centres."""
-    low, high = boxes.split(2, dim=-1)
-    inset = (high - low) * ((1 - ratio) / 2)
-    return torch.cat([low + inset, high - inset], dim=-1)
+from alignyolo.similarities.geometry import prepared
+from alignyolo.similarities.pair import inner_iou, inner_iou_excess
 
 
 class Replaced(ABC):
@@ -40,13 +25,20 @@ class Replaced(ABC):
         self.alone = over == "iou"
 
     @abstractmethod
-    def ious(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return IoU and what stands for it: (...), (...)."""
+    def replacement(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return what stands for the IoU (...) of boxes (..., 4)."""
+
+    @abstractmethod
+    def excess(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return `replacement` less the IoU: (...)."""
 
     def __call__(self, pred: Tensor, target: Tensor, **around: Any) -> Tensor:
         """Return the similarity (...) of boxes (..., 4)."""
-        plain, other = self.ious(pred, target)
-        return other if self.alone else self.base(pred, target, **around) + (other - plain)
+        # Once for both parts.
+        pred, target = prepared(pred, target)
+        if self.alone:
+            return self.replacement(pred, target)
+        return self.base(pred, target, **around) + self.excess(pred, target)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the running statistics of the similarity below."""
@@ -68,10 +60,13 @@ class Inner(Replaced):
         super().__init__(over, **settings)
         self.ratio = ratio
 
-    def ious(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return IoU and inner IoU, in [0, 1]."""
-        plain, inner = with_inner_iou(pred, target, self.ratio).unbind(-1)
-        return plain, inner
+    def replacement(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the inner IoU, in [0, 1]."""
+        return inner_iou(pred, target, self.ratio)
+
+    def excess(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the inner IoU less the IoU, in [-1, 1]."""
+        return inner_iou_excess(pred, target, self.ratio)
 
 
 class Focaler(Replaced):
@@ -85,7 +80,15 @@ class Focaler(Replaced):
         super().__init__(over, **settings)
         self.low, self.high = low, high
 
-    def ious(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return IoU and the stretched one, in [0, 1]."""
-        plain = iou(pred, target)
-        return plain, ((plain - self.low) / (self.high - self.low)).clamp(0, 1)
+    def replacement(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the stretched IoU, in [0, 1]."""
+        return self.stretched(inner_iou(pred, target, 1.0))
+
+    def excess(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the stretched IoU less the IoU, in [-1, 1]."""
+        plain = inner_iou(pred, target, 1.0)
+        return self.stretched(plain) - plain
+
+    def stretched(self, plain: Tensor) -> Tensor:
+        """Stretch IoUs from [low, high] to [0, 1]."""
+        return ((plain - self.low) / (self.high - self.low)).clamp(0, 1)

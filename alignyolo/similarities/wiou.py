@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alignyolo.similarities.geometry import EPSILON, full_precision, offset, spans
-from alignyolo.similarities.iou import iou
+from alignyolo.similarities.geometry import EPSILON, full_precision
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -15,10 +15,16 @@ def wiou_v1(pred: Tensor, target: Tensor) -> Tensor:
 
     c is detached, as in the paper and the authors' code; the copy in many forks of YOLO forgot that.
     """
-    _, enclosing = spans(pred, target)
-    distance = offset(pred, target).square().sum(-1)
-    attention = (distance / (enclosing.square().sum(-1).detach() + EPSILON)).exp()
-    return 1 - attention * (1 - iou(pred, target))
+    return 1 - losses(pred, target)[0]
+
+
+@full_precision
+def losses(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss exp(r^2 / c^2) (1 - IoU) of v1, and 1 - IoU, detached: (..., 4), (..., 4) -> (...), (...)."""
+    pair = Pair(pred, target)
+    distance = pair.offset.square().sum(-1) / (pair.squared_diagonal.detach() + EPSILON)
+    missing = 1 - pair.iou
+    return distance.exp() * missing, missing.detach()
 
 
 class WiseIoU:
@@ -36,14 +42,13 @@ class WiseIoU:
 
     def __call__(self, pred: Tensor, target: Tensor, over_ranks: Callable[[Tensor], Tensor], training: bool) -> Tensor:
         """Return the similarity (...) of boxes (..., 4); in `training` the running mean moves first."""
-        value = wiou_v1(pred, target)
+        value, loss = losses(pred, target)
         with torch.no_grad():
-            loss = 1 - iou(pred, target)
             if training:
                 self.move(loss, over_ranks)
             outlying = loss / self.mean.to(loss).clamp(min=EPSILON)
             weight = outlying / (self.delta * self.alpha ** (outlying - self.delta))
-        return 1 - weight * (1 - value)
+        return 1 - weight * value
 
     def move(self, loss: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Move the running mean; a batch without boxes, or of values that are not finite, leaves it where it is."""

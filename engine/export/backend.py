@@ -41,6 +41,7 @@ class Backend:
     limits: Mapping[str, Any] = field(default_factory=dict)  # with `final`: conf, nms_iou and max_det of the file
     model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
     source: str = ""  # what the weights say about themselves
+    photo_bits: int = 0  # that deep photos are scaled by (data/images.py)
 
 
 def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tuple[int, int]:
@@ -73,6 +74,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         model = json.loads(metadata["model_config"] if "model_config" in metadata else metadata["model"])
         layout = metadata["layout"]
         limits = _literal(metadata.get("nms_limits", {}))
+        photo_bits = int(_literal(metadata.get("photo_bits", 0)))
         require_ours(values, layout, model, limits)
         image_size = (values["imgsz"][0], values["imgsz"][1])
         decoding = Decoding(model["decode"], model["xy_reach"])
@@ -100,7 +102,8 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
 
     batch = None if dynamic else values["batch"]
     final, stride = layout == "nms", values["stride"]
-    return Backend(names, image_size, batch, dynamic, run, final, stride, precision, limits, model, "exported")
+    facts = (stride, precision, limits, model, "exported", photo_bits)
+    return Backend(names, image_size, batch, dynamic, run, final, *facts)
 
 
 def _of_classes(found: tuple[Tensor, Tensor], names: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,7 @@ class Job:
             "names": dict(enumerate(config.names)),
             **self._for_ultralytics(pinned),
             "layout": settings.layout,
+            **({"photo_bits": config.run.photo_bits} if config.run.photo_bits else {}),
             "any_size": settings.dynamic,
             **({"nms_limits": limits} if settings.layout == "nms" else {}),
             "letterbox": "scale = min(H/h, W/w), resized to whole pixels, centred on 114",

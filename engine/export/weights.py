@@ -45,7 +45,13 @@ def torch_backend(detector: AnyDetector, config: Config, bf16: bool = False) -> 
 
     size, stride = config.run.image_size, max(config.model.strides)
     precision, model = "bf16" if bf16 else "float32", plain(config.model)
-    return Backend(config.names, size, None, True, run, stride=stride, precision=precision, model=model)
+    facts: dict[str, Any] = {
+        "stride": stride,
+        "precision": precision,
+        "model": model,
+        "photo_bits": config.run.photo_bits,
+    }
+    return Backend(config.names, size, None, True, run, **facts)
 
 
 def _on_host(parts: Iterable[Tensor]) -> Any:

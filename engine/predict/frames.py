@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.images import ImageError, read_image
+from engine.predict.sources import Files, files_of
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 from utils.ultralytics_only import file_loader, stream_loader
@@ -17,15 +19,20 @@ STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 class Frames:
     """The images of a source as (path, frame number or None, RGB image); what cannot be read is said and counted."""
 
-    def __init__(self, source: str, vid_stride: int):
+    def __init__(self, source: str, vid_stride: int, recursive: bool = False, photo_bits: int = 0):
         self.unread, self.stream, self.fps = 0, source.isnumeric() or source.lower().startswith(STREAMS), 30.0
-        self.source, self.vid_stride = source, vid_stride
+        self.source, self.vid_stride, self.photo_bits = source, vid_stride, photo_bits
+        self.files = Files([], [], 0, None)
+        self.loader: Any = None
         try:
             if self.stream:
+                if recursive:
+                    raise UserError(f"--recursive: expected --source to be a folder, not {printable(source)}")
                 self.loader = stream_loader(source, vid_stride)
             else:
-                files = self._listed(Path(source)) if source.lower().endswith(".txt") else source
-                self.loader = file_loader(files, vid_stride)
+                listed = self._listed(Path(source)) if source.lower().endswith(".txt") else None
+                self.files = files_of(source, recursive, listed)
+                self.loader = file_loader(self.files.videos, vid_stride) if self.files.videos else None
         except ConnectionError:
             raise UserError(f"--source {printable(source)}: no such webcam or stream, or it sends nothing") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -55,14 +62,16 @@ class Frames:
 
     def _of_files(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
         """Images one by one, upright, then the loader's videos."""
-        for path in self.loader.files[: self.loader.ni]:
+        for path in self.files.photos:
             try:
-                yield path, None, read_image(path)
+                yield path, None, read_image(path, bits=self.photo_bits)
             except ImageError as error:
                 self._said(path, error.reason)
-        videos = self.loader.files[self.loader.ni :]
+        if self.loader is None:
+            return
+        videos = self.loader.files
         batches, seen = iter(self.loader), dict.fromkeys(videos, 0)
-        self.loader.count = self.loader.ni
+        self.loader.count = 0
         while True:
             try:
                 (path,), (image,), _ = next(batches)

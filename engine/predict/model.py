@@ -52,7 +52,8 @@ class Model:
         for each in sources:
             path = "" if is_array(each) else str(each)
             try:
-                image = as_photo(each) if is_array(each) else read_image(path)
+                bits = self.backend.photo_bits
+                image = as_photo(each, bits) if is_array(each) else read_image(path, bits=bits)
             except ImageError as error:
                 raise UserError(printable(error)) from None
             results.append(self.detect(image, path, postprocess))

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.data_yaml import DataSpec, data_root
 from data.open.any_layout import open_data_set
+from data.pixel_limit import pixels_allowed
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
@@ -63,11 +64,14 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     if run.multi_scale and max(run.image_size) == stride:
         raise UserError(f"--multi-scale: {stride} px is one stride, of which there are no parts; leave it out")
     check_start_files(run, model)
-    spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
+    with pixels_allowed(run.max_pixels):
+        spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
         hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""
-        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}")
+        raise UserError(
+            f"{printable(spec.shown)}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}"
+        )
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import data_root
+from data.pixel_limit import pixels_allowed
 from engine.settings.configure import Plan, open_data
 from engine.train.run import claimed, run
 from engine.train.trainer import build_schedule, closing_epochs, ended
@@ -52,10 +53,11 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
     if config.run.epochs != before.run.epochs and group_of_environment().main:
         print(change_of_schedule(before, config, done))
     root = data_root(config.run.data_root)
-    spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
+    with pixels_allowed(config.run.max_pixels):
+        spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
     if spec.names != config.names:
         raise UserError(
-            f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
+            f"{printable(spec.shown)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
             f"now, {printable(', '.join(config.names), 120)} then"
         )
     if group_of_environment().main:

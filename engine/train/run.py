@@ -16,6 +16,7 @@ from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
 from data.open.hold_out import keep_split
+from data.pixel_limit import pixels_allowed
 from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
@@ -27,6 +28,7 @@ from engine.train.banner import banner, next_steps
 from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed, require_batches
+from engine.train.photo_depth import with_photo_bits
 from engine.train.stop_signals import StopNow, StopRequest, stop_requests
 from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
@@ -50,7 +52,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     Raises UserError and DivergedError for what stops it, InterruptedRun where somebody does. Under torchrun, every
     process trains on its share.
     """
-    with stop_requests() as stop:
+    with stop_requests() as stop, pixels_allowed(plan.config.run.max_pixels):
         try:
             return run_until(stop, plan, resumed, folder)
         except StopNow as asked:
@@ -91,7 +93,10 @@ def prepared(
     dtype = autocast_dtype(plan.config.run.amp, device)
     train_index = repeated(train_index, plan.config.hyper.repeat_threshold)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
-    config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
+    config = plan.config
+    if not resumed:
+        config = group.share(with_photo_bits(config, train_index.images) if group.main else None)
+        config = with_matched_gain(with_anchors(config, train_index), train_index)
     val_truths = split_truths(plan.data, "val", val_index)
     # A resumed run has been rehearsed, and could not change its batch size.
     rehearse = group.main and not resumed
@@ -220,7 +225,7 @@ def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> 
     checkup = examine(plan.data, settings, loaded={"train": train_index, "val": val_index})
     told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
     if told:
-        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
+        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.shown)} tells more", file=sys.stderr)
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:

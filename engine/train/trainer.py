@@ -227,7 +227,7 @@ class Trainer:
         flags, ranks = self.config.run, self.group
         cache = ("train" if settings else "val") in self.resources.cached
         group = max(flags.batch_size, LEAST_GROUP) if self.config.hyper.mosaic_from == "batch" else 0
-        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group)
+        dataset = DetectionDataset(index, flags.image_size, settings, flags.seed, cache, group, flags.photo_bits)
         if settings and self.resources.on_device:
             self.photos = DevicePhotos(dataset.store(self.device))
         batch = flags.batch_size // ranks.world_size if settings else flags.batch_size
@@ -251,6 +251,8 @@ class Trainer:
         """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""
         first, start = self.start_epoch, time.perf_counter()
         self.guard = self.new_guard(records.folder)
+        if not self.measurable and not self.ended:
+            print("the validation split has no labels: AP is undefined, and best.pt is the last epoch's")
         if self.epochs_in_bf16 and not self.ended:
             print("epochs are validated in bf16, as they are trained; metrics.json of the end is float32")
         with self.stop.noted():
@@ -272,8 +274,8 @@ class Trainer:
         self.group.align(self.detector.network)
         self.group.align(self.average.ema)
         metrics = self.validate()
-        # The first one also where its AP is not a number.
-        improved = metrics.overall["ap"] > self.best.ap or self.best.epoch < 0
+        # Without labels AP is not a number, and never becomes one: the last epoch counts.
+        improved = not metrics.overall["ap"] <= self.best.ap
         if improved:
             self.best = Best(metrics.overall["ap"], epoch)
         line = records.epoch(epoch, row, metrics, seconds=time.perf_counter() - start)
@@ -367,6 +369,11 @@ class Trainer:
         """Whether epochs are validated in bfloat16: on a CPU that trains in it. A GPU's float32 is fast enough."""
         return self.dtype is torch.bfloat16 and self.device.type == "cpu"
 
+    @property
+    def measurable(self) -> bool:
+        """Tell whether the validation split has labels that count: without any, AP is undefined."""
+        return not self.val_truths.ignored.all()
+
     def validate(self, on_batch: Callable[[int, Any, list], None] | None = None, final: bool = False) -> Metrics:
         """Measure the averaged weights, which are what best.pt holds, on the validation split by COCO's metrics.
 
@@ -379,7 +386,7 @@ class Trainer:
         metrics = None
         if self.group.main:
             metrics = collected.compute(by_ratio=final, errors=final)
-            if not metrics.overall["ap50"] > 0:
+            if not metrics.overall["ap50"] > 0 and (final or self.measurable):
                 trained = f"trained in {str(self.dtype).removeprefix('torch.')}" if self.dtype else "amp off"
                 print(diagnose(collected, f"{'bf16' if bf16 else 'float32'}, {trained}"))
         return self.group.share(metrics)
@@ -431,4 +438,6 @@ class Trainer:
         print(metrics.table())
         records.finish(metrics)
         ap = f"AP {self.best.ap:.4f}{' in bf16' if self.epochs_in_bf16 else ''}"
+        if not self.measurable:
+            ap = "the last; AP is undefined, the validation split has no labels"
         print(f"best.pt = epoch {self.best.epoch + 1} ({ap}, averaged weights)")

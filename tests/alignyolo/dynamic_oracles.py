@@ -74,7 +74,8 @@ def simota_oracle(context, strides, radius=2.5, topk=10, iou_weight=3.0, reach=m
             scores = (scores * predictions.objectness[image][:, None]).sqrt()
         cost, overlap, near = {}, {}, {}
         for truth in rows:
-            box = targets.boxes[truth]
+            # In the predictions' precision, as the assigner: an anchor on the edge is in or out by a rounding.
+            box = targets.boxes[truth].to(predictions.boxes.dtype)
             middle = (box[:2] + box[2:]) / 2
             for anchor, centre in enumerate(anchors.centers):
                 inside = bool(centre_inside(centre, box, 0))
@@ -112,7 +113,8 @@ def tal_oracle(context, floor, topk=10, alpha=0.5, beta=6.0, overlap="ciou", rea
     for image, rows in images_of(context):
         overlaps, takers = {}, {}
         for truth in rows:
-            box, label = targets.boxes[truth], int(targets.labels[truth])
+            # In the predictions' precision, as the assigner: an anchor on the edge is in or out by a rounding.
+            box, label = targets.boxes[truth].to(predictions.boxes.dtype), int(targets.labels[truth])
             middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).clamp(min=floor) / 2
             grown = torch.cat([middle - half, middle + half])
             around = torch.where((box[2:] - box[:2] < floor).repeat(2), grown, box)

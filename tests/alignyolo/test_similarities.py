@@ -280,12 +280,30 @@ def test_gradients_equal_finite_differences(name):
 
 
 @every_similarity
+def test_the_layout_in_memory_changes_no_bit(name):
+    """Boxes row by row or column by column: value, and the gradients of both boxes."""
+    found = []
+    for layout in (lambda boxes: boxes.clone(), lambda boxes: boxes.T.contiguous().T):
+        pred, target = (layout(boxes.float()).requires_grad_() for boxes in pairs(300, seed=29))
+        value = BOX_SIMILARITIES[name](pred, target)
+        value.sum().backward()
+        found.append((value, pred.grad, target.grad))
+    assert all(torch.equal(*parts) for parts in zip(*found, strict=True))
+
+
+@every_similarity
 def test_broadcasting_equals_a_loop(name):
-    truths, boxes = random_boxes(7, seed=25), random_boxes(9, seed=26)
+    truths, boxes = (random_boxes(*each).requires_grad_() for each in ((7, 25), (9, 26)))
     matrix = BOX_SIMILARITIES[name](truths[:, None], boxes)
-    loop = torch.tensor([[float(BOX_SIMILARITIES[name](truth, box)) for box in boxes] for truth in truths])
+    slopes = torch.autograd.grad(matrix.sum(), (truths, boxes))
+    many = BOX_SIMILARITIES[name](truths[:, None].expand(7, 9, 4), boxes.expand(7, 9, 4)).sum()
+    for slope, expected in zip(slopes, torch.autograd.grad(many, (truths, boxes)), strict=True):
+        torch.testing.assert_close(slope, expected, atol=1e-9, rtol=0)
+    loop = torch.tensor(
+        [[float(BOX_SIMILARITIES[name](truth, box)) for box in boxes.detach()] for truth in truths.detach()]
+    )
     assert matrix.shape == (7, 9)
-    torch.testing.assert_close(matrix, loop.double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(matrix.detach(), loop.double(), atol=1e-6, rtol=0)
 
 
 @every_similarity

@@ -22,6 +22,8 @@ SHOWN_LOSSES = (*BASE_SIMILARITIES, *(f"{prefix}_..." for prefix in WRAPPERS))
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LARGEST = 3.4e38  # what float32, in which losses are computed, holds
 LR_SCHEDULES = ("linear", "cosine", "steps")
+LARGEST_PHOTO, MOST_PIXELS = 178_956_970, 2**30  # Pillow's limit, and what OpenCV's decoders hold
+MAX_PIXELS_MEANING = "pixels that a photo may have; larger ones are left out and named"
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
@@ -308,6 +310,10 @@ class RunConfig:
     conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)
     max_det: int = knob(300, "validation: detections per image", 1, 10000)
+    photo_bits: int = knob(
+        0, "bits that photos of more than 8 use: 12 = 0 to 4095 is black to white; 0 = as the training photos do", 0, 32
+    )
+    max_pixels: int = knob(LARGEST_PHOTO, MAX_PIXELS_MEANING, 1, MOST_PIXELS)
     bad_labels: str = knob(
         "mend",
         "boxes beyond their photo: mend = clip up to 1 %, else leave out",
@@ -324,6 +330,8 @@ class RunConfig:
             raise UserError(f"imgsz has {len(self.imgsz)} numbers: expected one side, or height and width")
         if self.batch_size == 0:
             raise UserError("batch_size is 0: expected at least 1, or -1 for as many as memory bears")
+        if 0 < self.photo_bits < 8:
+            raise UserError(f"photo_bits is {self.photo_bits}: expected 8 to 32, or 0 for what the photos use")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -352,6 +360,7 @@ class ValConfig:
     conf: float = knob(0.001, "lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "NMS threshold", 0, 1)
     max_det: int = knob(300, "detections per image", 1, 10000)
+    max_pixels: int = knob(0, f"{MAX_PIXELS_MEANING}, 0 = as in training", 0, MOST_PIXELS)
     bad_labels: str = knob(
         "mend",
         "boxes beyond their photo: mend = clip up to 1 %, else leave out",
@@ -478,10 +487,13 @@ class DetectConfig:
     precision: str = knob("auto", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     vid_stride: int = knob(1, "use every N-th frame of a video or stream", 1, 100000)
+    recursive: bool = knob(False, "a folder's sub-folders too; their results lie in the same sub-folders")
+    max_pixels: int = knob(LARGEST_PHOTO, MAX_PIXELS_MEANING, 1, MOST_PIXELS)
     save: bool = knob(True, "save pictures and videos with the detections drawn")
     save_txt: bool = knob(False, "save a label file per image: class, cx, cy, w, h as fractions, score")
     save_csv: bool = knob(False, "save detections.csv")
     save_json: bool = knob(False, "save detections.json")
+    save_coco: bool = knob(False, "save annotations/instances_default.json, scored, to correct in labelling tools")
     save_crop: bool = knob(False, "save every detection as a picture")
     project: str = knob("runs/detect", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
@@ -568,7 +580,8 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     """The value converted to the knob's type and found in its range; UserError otherwise."""
-    place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    flag = f"--{knob_field.name.replace('_', '-')}"
+    place, limits = (where if where == flag else f"{where}: {knob_field.name}"), knob_field.metadata
     if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
         # YAML reads a bare on or off as true or false.
         value = "on" if value else "off"

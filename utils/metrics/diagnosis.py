@@ -23,7 +23,8 @@ def diagnose(collected: CocoMetrics, precision: str) -> str:
         facts.append(f"highest confidence {found.scores.max():.4f}")
         facts.append(f"best IoU with a label of its class {_best(best):.3f}, of any class {_best(best_any):.3f}")
     cause = _cause(len(truths.labels), found, _best(best), _best(best_any), broken)
-    return f"AP50 is 0: {'; '.join(facts)}\n  {cause}"
+    measured = "AP50 is 0" if len(truths.labels) else "AP is undefined"
+    return f"{measured}: {'; '.join(facts)}\n  {cause}"
 
 
 def _best(ious: NDArray) -> float:
@@ -33,7 +34,7 @@ def _best(ious: NDArray) -> float:
 def _cause(labels: int, found, best: float, best_any: float, broken: int) -> str:
     """The likeliest cause, in one line."""
     if not labels:
-        return "there is nothing to find: the split has no labels"
+        return "there is nothing to find: the split has no labels, so every detection is a false alarm"
     if not len(found.labels):
         return (
             "boxes or scores are NaN: the weights are broken, or the precision is too low"

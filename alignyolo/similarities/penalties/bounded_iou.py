@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from alignyolo.similarities.geometry import full_precision, offset, size
+from alignyolo.similarities.geometry import full_precision
+from alignyolo.similarities.pair import Pair
 
 PIXEL = 1e-3  # mmdetection's epsilon in pixels, with which results were published
 
@@ -15,7 +16,8 @@ def bounded_iou(pred: Tensor, target: Tensor, beta: float = 0.2) -> Tensor:
     The bounds are max(0, (W - 2 |dx|) / (W + 2 |dx|)) and min(w / W, W / w), and their like for y and h. Without
     gradient in x where the centre is W / 2 away. mmdetection returns the four terms; the loss is their sum.
     """
-    twice, (sides, wanted) = 2 * offset(pred, target).abs(), (size(pred), size(target))
+    pair = Pair(pred, target)
+    twice, sides, wanted = 2 * pair.offset.abs(), pair.sides, pair.wanted
     centers = ((wanted - twice) / (wanted + twice + PIXEL)).clamp(min=0)
     shapes = torch.minimum(sides / (wanted + PIXEL), wanted / (sides + PIXEL))
     short = 1 - torch.cat([centers, shapes], dim=-1)

@@ -6,8 +6,8 @@ has centre offsets where the paper has differences of sides.
 
 from torch import Tensor
 
-from alignyolo.similarities.geometry import EPSILON, full_precision, size, spans
-from alignyolo.similarities.iou import center_distance, iou
+from alignyolo.similarities.geometry import EPSILON, full_precision
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -16,9 +16,13 @@ def eiou(pred: Tensor, target: Tensor) -> Tensor:
 
     cw and ch are the sides of the enclosing box; where that has none, the term is 0.
     """
-    _, enclosing = spans(pred, target)
-    sides = (size(pred) - size(target)).square() / (enclosing.square() + EPSILON)
-    return iou(pred, target) - center_distance(pred, target) - sides.sum(-1)
+    return _eiou(Pair(pred, target))
+
+
+def _eiou(pair: Pair) -> Tensor:
+    """Return the Efficient IoU (...) of a pair."""
+    sides = (pair.sides - pair.wanted).square() / (pair.enclosing.square() + EPSILON)
+    return pair.iou - pair.center_distance - sides.sum(-1)
 
 
 @full_precision
@@ -29,5 +33,5 @@ def focal_eiou(pred: Tensor, target: Tensor, gamma: float = 0.5) -> Tensor:
     loss 0 and no gradient, as good as a perfect match: the paper's own weight. A step against the gradient raises the
     loss on 3 % of random pairs, which overlap little: the weight that grows is not in the gradient.
     """
-    weight = iou(pred, target).detach() ** gamma
-    return 1 - weight * (1 - eiou(pred, target))
+    pair = Pair(pred, target)
+    return 1 - pair.iou.detach() ** gamma * (1 - _eiou(pair))

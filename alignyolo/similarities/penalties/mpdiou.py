@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from alignyolo.similarities.geometry import full_precision
-from alignyolo.similarities.iou import iou
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -14,4 +14,4 @@ def mpdiou(pred: Tensor, target: Tensor, image_size: tuple[int, int]) -> Tensor:
     or by the enclosing box's diagonal: not the paper's.
     """
     height, width = image_size
-    return iou(pred, target) - (pred - target).square().sum(-1) / (height**2 + width**2)
+    return Pair(pred, target).iou - (pred - target).square().sum(-1) / (height**2 + width**2)

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from alignyolo.similarities.geometry import EPSILON, full_precision, offset, side_difference, size, spans
-from alignyolo.similarities.iou import iou
+from alignyolo.similarities.geometry import EPSILON, full_precision
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -13,9 +13,9 @@ def shape_iou(pred: Tensor, target: Tensor, scale: float = 0.0) -> Tensor:
     ww = 2 W^scale / (W^scale + H^scale), hh its like for H; the paper takes scale 0 (both 1) up to 1.5 by data set.
     A side of zero counts as 1e-7.
     """
-    _, enclosing = spans(pred, target)
-    powers = size(target).clamp(min=EPSILON) ** scale
+    pair = Pair(pred, target)
+    powers = pair.wanted.clamp(min=EPSILON) ** scale
     other = (2 * powers / powers.sum(-1, keepdim=True)).flip(-1)  # (hh, ww)
-    distance = (other * offset(pred, target).square()).sum(-1) / (enclosing.square().sum(-1) + EPSILON)
-    shape = (1 - (-other * side_difference(pred, target)).exp()) ** 4
-    return iou(pred, target) - distance - shape.sum(-1) / 2
+    distance = (other * pair.offset.square()).sum(-1) / (pair.squared_diagonal + EPSILON)
+    shape = (other * pair.less_side_difference).expm1() ** 4
+    return pair.iou - distance - shape.mean(-1)

@@ -5,8 +5,8 @@ Gevorgyan 2022, arXiv 2205.12740.
 
 from torch import Tensor
 
-from alignyolo.similarities.geometry import EPSILON, full_precision, offset, side_difference, spans
-from alignyolo.similarities.iou import iou
+from alignyolo.similarities.geometry import EPSILON, area, full_precision
+from alignyolo.similarities.pair import Pair
 
 
 @full_precision
@@ -17,10 +17,8 @@ def siou(pred: Tensor, target: Tensor) -> Tensor:
     sin 2a = 2 |dx dy| / (dx^2 + dy^2), 0 where the centres meet. O sums (1 - exp(-|w - W| / max(w, W)))^4 over the
     sides. mmdetection's default has exp(+g ...), which rewards distance; this is YOLOv6's, and the paper's.
     """
-    _, enclosing = spans(pred, target)
-    squares = offset(pred, target).square()
-    across, down = offset(pred, target).abs().unbind(-1)
-    angle = 2 * across * down / (squares.sum(-1) + EPSILON**2)
-    distance = 1 - (-(2 - angle)[..., None] * squares / (enclosing.square() + EPSILON)).exp()
-    shape = (1 - (-side_difference(pred, target)).exp()) ** 4
-    return iou(pred, target) - (distance + shape).sum(-1) / 2
+    pair = Pair(pred, target)
+    squares = pair.twice_offset.square()
+    half_angle = area(pair.twice_offset).abs() / (squares.sum(-1) + EPSILON**2)
+    exponents = (half_angle - 1)[..., None] * squares / (2 * pair.enclosing.square() + EPSILON)
+    return pair.iou + (exponents.expm1() - pair.less_side_difference.expm1() ** 4).mean(-1)

@@ -20,13 +20,14 @@ from utils.run_folder import write_json
 PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")
 
 
-def flags(about: str | None, name: str, photos: bool = True) -> argparse.ArgumentParser:
+def flags(about: str | None, name: str, photos: bool = True, turns: bool = True) -> argparse.ArgumentParser:
     """The flags that most benchmarks take; `about` is the module's docstring."""
     parser = Parser(prog=f"python -m benchmarks.{name}", description=(about or "").splitlines()[0])
     if photos:
         parser.add_argument("--data", default="coco128", help="data YAML or built-in name (default coco128)")
         parser.add_argument("--data-root", default="", help="folder of the built-in data sets")
-    parser.add_argument("--turns", type=int, default=2, help="how often each side has its turn (default 2)")
+    if turns:
+        parser.add_argument("--turns", type=int, default=2, help="how often each side has its turn (default 2)")
     parser.add_argument("--out", default="runs/benchmarks", help="folder of the JSON files (default runs/benchmarks)")
     return parser
 
