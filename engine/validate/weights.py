@@ -77,14 +77,14 @@ def _open_exported(weights: Path, settings: ValConfig) -> Measured:
 
 
 def _within(run: RunConfig, backend: Backend) -> RunConfig:
-    """The same settings as far as a file with NMS allows; those of the file are what is reported."""
+    """Return the same settings as far as a file with NMS allows; those of the file are what is reported."""
     limits = {"conf": run.conf, "nms_iou": run.nms_iou, "max_det": run.max_det, **backend.limits}
     conf, max_det = max(run.conf, limits["conf"]), min(run.max_det, limits["max_det"])
     return replace(run, conf=conf, nms_iou=limits["nms_iou"], max_det=max_det)
 
 
 def with_flags(config: Config, settings: ValConfig) -> Config:
-    """The training run's config with what the flags change for this validation."""
+    """Return the training run's config with what the flags change for this validation."""
     given = {
         "data": settings.data,
         "data_root": settings.data_root,
