@@ -29,7 +29,15 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - imported with torch below
     """Return a model to call with images, from weights or an exported file.
 
-    Keywords as load's in engine/predict/model.py.
+    Args:
+        weights: best.pt, an exported file or folder, or weights of Darknet or ultralytics.
+        settings: Keywords as the flags of detect.py that choose detections, such as `conf`; engine/predict/model.py.
+
+    Returns:
+        A model; `model("photo.jpg")` gives a list of ultralytics' Results.
+
+    Raises:
+        UserError: The weights are missing or none of these.
     """
     from engine.predict.model import load as load_model
 
@@ -37,7 +45,17 @@ def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - impor
 
 
 def detect(**flags: Any) -> Path:
-    """Detect with the flags of the command and return the run folder; UserError for wrong input."""
+    """Detect with the flags of the command and return the run folder.
+
+    Args:
+        flags: The flags with underscores for dashes, such as `source="photos", conf=0.4`.
+
+    Returns:
+        The run folder, with the drawn photos in it.
+
+    Raises:
+        UserError: A flag, the weights or the source is wrong; the message is one line.
+    """
     settings = parsed(DetectConfig, flags)
     # Only now torch: a wrong flag has been answered already.
     from engine.predict.run import run

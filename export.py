@@ -28,7 +28,15 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def export(**flags: Any) -> list[Path]:
     """Export with the flags of the command and return the files.
 
-    Raises UserError for wrong input and ExportMismatch when a file computes something else than PyTorch.
+    Args:
+        flags: The flags with underscores for dashes, such as `weights="best.pt", format=["onnx"]`.
+
+    Returns:
+        The files and folders that were written.
+
+    Raises:
+        UserError: A flag or the weights are wrong, or a package is missing; the message is one line.
+        ExportMismatch: A file computes something else than PyTorch; it is removed.
     """
     settings = parsed(ExportConfig, flags)
     check_combination(settings)

@@ -42,9 +42,17 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def train(**flags: Any) -> Path:
-    """Train with the flags of the command (underscores for dashes) and return the run folder.
+    """Train with the flags of the command and return the run folder.
 
-    Raises UserError for wrong input and DivergedError when the loss is no longer finite.
+    Args:
+        flags: The flags with underscores for dashes, such as `data="mydata", epochs=100`.
+
+    Returns:
+        The run folder, with weights/best.pt and results.csv in it.
+
+    Raises:
+        UserError: A flag, a file or the data set is wrong; the message is one line.
+        DivergedError: The loss is no longer finite.
     """
     from engine.settings.configure import plan_run
 

@@ -25,9 +25,16 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def validate(**flags: Any) -> "Metrics":  # noqa: F821 - imported with torch below
-    """Validate with the flags of the command (underscores for dashes) and return the metrics.
+    """Validate with the flags of the command and return the metrics.
 
-    Raises UserError for wrong input.
+    Args:
+        flags: The flags with underscores for dashes, such as `weights="best.pt", split="test"`.
+
+    Returns:
+        The metrics, overall and by class.
+
+    Raises:
+        UserError: A flag, a file or the data set is wrong; the message is one line.
     """
     settings = parsed(ValConfig, flags)
     # Only now torch: a wrong flag has been answered already.

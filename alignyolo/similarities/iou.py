@@ -14,14 +14,30 @@ from alignyolo.similarities.geometry import EPSILON, area, full_precision, inter
 
 @full_precision
 def iou(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the intersection over union, in [0, 1]."""
+    """Return the intersection over union.
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in [0, 1].
+    """
     intersection, union = intersection_and_union(pred, target)
     return intersection / (union + EPSILON)
 
 
 @full_precision
 def giou(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the generalized IoU, in [-1, 1] (Rezatofighi et al. 2019)."""
+    """Return the generalized IoU: less the empty share of the enclosing box (Rezatofighi et al. 2019).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in [-1, 1].
+    """
     intersection, union = intersection_and_union(pred, target)
     _, enclosing = spans(pred, target)
     enclosing_area = area(enclosing)
@@ -41,7 +57,15 @@ def center_distance(pred: Tensor, target: Tensor) -> Tensor:
 
 @full_precision
 def diou(pred: Tensor, target: Tensor) -> Tensor:
-    """Return the distance IoU, in (-1, 1] (Zheng et al. 2020)."""
+    """Return the distance IoU: less the distance of the centres (Zheng et al. 2020).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (-1, 1].
+    """
     return iou(pred, target) - center_distance(pred, target)
 
 
@@ -58,7 +82,17 @@ def aspect_penalty(pred: Tensor, target: Tensor, overlap: Tensor) -> Tensor:
 
 @full_precision
 def ciou(pred: Tensor, target: Tensor) -> Tensor:
-    """Complete IoU, in (-2, 1], its trade-off weight detached (Zheng et al. 2020)."""
+    """Return the complete IoU: DIoU less the difference of aspect ratios (Zheng et al. 2020).
+
+    The trade-off weight of the difference is detached.
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (-2, 1].
+    """
     overlap = iou(pred, target)
     # First, so that gradients are summed in the order that old runs were trained with.
     aspect = aspect_penalty(pred, target, overlap)
@@ -67,5 +101,13 @@ def ciou(pred: Tensor, target: Tensor) -> Tensor:
 
 @full_precision
 def center(pred: Tensor, target: Tensor) -> Tensor:
-    """Return DIoU's centre term alone, in (0, 1] (SCALoss Table 6 a)."""
+    """Return DIoU's centre term alone (SCALoss Table 6 a).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (0, 1].
+    """
     return 1 - center_distance(pred, target)

@@ -42,9 +42,17 @@ class Model:
         return dict(enumerate(self.backend.names))
 
     def __call__(self, source: Any, conf: float | None = None) -> list:
-        """Return the Results of a path, of an image as engine/predict/arrays.py takes them, or of a list of those.
+        """Return the Results of one image or of several.
 
-        UserError for an image that cannot be read or an array that is none.
+        Args:
+            source: A path, an image as engine/predict/arrays.py takes them (array, tensor, Pillow), or a list of those.
+            conf: The lowest score to report; None leaves the model's own.
+
+        Returns:
+            One of ultralytics' Results for each image.
+
+        Raises:
+            UserError: An image cannot be read, or an array is none.
         """
         sources = source if isinstance(source, (list, tuple)) else [source]
         postprocess = self.postprocess if conf is None else replace(self.postprocess, confidence=conf)

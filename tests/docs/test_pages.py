@@ -1,5 +1,6 @@
 """The README and the site's pages: links lead somewhere, commands parse, generated parts are up to date."""
 
+import ast
 import json
 import re
 from pathlib import Path, PurePosixPath
@@ -8,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+import alignyolo
 from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, SIMILARITIES
-from docs.generate import choices, gradients, results_chart, settings
+from docs.generate import api, choices, gradients, results_chart, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import links, turned
 from docs.generate.pages import MAKERS, SETTINGS, site_settings, sources
@@ -171,3 +173,26 @@ def test_every_loss_pulls_an_overlapping_box_towards_its_truth(name):
     row = x[5]
     assert row[4] >= 0 >= row[6]
     assert row[4] > 0
+
+
+def public_functions():
+    """The library's functions and those behind the commands, as they stand in their files; none is imported."""
+    plugins = ("alignyolo.torchvision.use", "alignyolo.ultralytics.use")
+    ours = [f"{module}.{name}" for module, names in alignyolo._PLACES.items() for name in names]
+    for place in (*ours, *plugins, *api.COMMANDS):
+        module, _, name = place.rpartition(".")
+        if name == "Model":
+            module, name = module, "__call__"
+        for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                yield place, node
+
+
+def test_public_functions_say_what_they_take_and_what_they_give():
+    found = dict(public_functions())
+    assert {"alignyolo.similarities.sca.sca", "alignyolo.assign.dense.match_boxes", "train.train"} <= found.keys()
+    for place, function in found.items():
+        text, arguments = ast.get_docstring(function) or "", function.args
+        assert "\nReturns:\n" in text, place
+        for each in (*arguments.args, *arguments.kwonlyargs, arguments.kwarg):
+            assert each is None or each.arg == "self" or f"\n    {each.arg}: " in text, (place, each.arg)
