@@ -1,8 +1,8 @@
 """Generated parts of pages that people write: what stands between a marker's two lines, or in place of one line.
 
 `<!-- begin: NAME -->` and `<!-- end: NAME -->` hold text that is committed (the README, read without the site);
-`<!-- generated: NAME -->` is one line that the build replaces, with the line in italics below it, which tells readers of
-the repository what the site shows there.
+`<!-- generated: NAME -->` is one line that the build replaces, with the line in italics below it, which tells readers
+of the repository what the site shows there.
 """
 
 import re
