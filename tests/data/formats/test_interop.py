@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.formats.convert import convert_coco
+from data.formats.convert import convert_coco, convert_detections
 from data.labels.doctor import Settings, examine
 from data.labels.tool_faults import FAULTS
 from data.open.any_layout import open_data_set
@@ -246,6 +246,35 @@ def test_sahi_yolo(source, tmp_path):
         load_split(spec, "train", tmp_path)
     found = examine(spec, Settings((640, 640), ((30.0, 60.0),), 4.0), tmp_path)
     assert "they look 1-based" in next(each.details for each in found.findings if each.kind == "class id")
+
+
+@pytest.mark.parametrize(("to", "kind"), [("coco", "coco"), ("voc", "voc"), ("darknet", "yolo")])
+def test_datumaro_reads_what_is_written(to, kind, source, tmp_path):
+    """And so CVAT, which imports by datumaro: what was detected, to be corrected, with scores where COCO has them."""
+    datumaro = pytest.importorskip("datumaro")
+    rows = [
+        {
+            "image": str(tmp_path / "photos" / f"{name}.jpg"),
+            "class": label,
+            "name": NAMES[label],
+            "score": 0.5 + row / 10,
+        }
+        | dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
+        for name, objects in TRUTH.items()
+        for row, (label, box) in enumerate(objects)
+    ]
+    found = write_json(tmp_path / "detections.json", rows)
+    convert_detections(found, tmp_path / "out", photos=[tmp_path / "photos"], to=to)
+    data = datumaro.Dataset.import_from(str(tmp_path / "out"), kind)
+    classes = [each.name for each in data.categories()[datumaro.AnnotationType.label]]
+    seen = {}
+    for item in data:
+        boxes = [each for each in item.annotations if each.type == datumaro.AnnotationType.bbox]
+        seen["", f"{item.id}.jpg"] = sorted((classes[each.label], *each.points) for each in boxes)
+        if kind == "coco":
+            scores = sorted(each.attributes["score"] for each in boxes)
+            assert scores == [0.5 + row / 10 for row in range(len(TRUTH[item.id]))]
+    assert_same(seen, tolerance=0.01)
 
 
 def test_sahi(source, tmp_path):
