@@ -28,9 +28,19 @@ Losses = dict[str, Tensor]
 def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **settings: Any) -> nn.Module:
     """Give a detector of torchvision a box loss and a matching, and return it.
 
-    `loss` is any name of `--loss`, with its `settings`; `assign` is iou or ggiou, at the thresholds that the model has.
-    None leaves torchvision's own. Raises ValueError for an unknown name, and for a matching of FCOS, which has no
-    anchors to match. A loss that keeps a running mean has it in `model.aligned.similarity.state_dict()`.
+    A loss that keeps a running mean has it in `model.aligned.similarity.state_dict()`.
+
+    Args:
+        model: RetinaNet, FCOS, SSD or Faster R-CNN; it is changed in place.
+        loss: Any name of `--loss`; None leaves torchvision's own.
+        assign: `iou` or `ggiou`, at the thresholds that the model has; None leaves torchvision's own.
+        settings: Keywords of the loss's function.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: A name is unknown, or FCOS is to match, which has no anchors.
     """
     if loss is not None and loss not in SIMILARITIES:
         raise ValueError(f"loss {loss!r}: expected one of {', '.join(SIMILARITIES)}")
