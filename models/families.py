@@ -45,7 +45,8 @@ class Family:
 
     `builder` and `weights_reader` are "module:function", imported when they are used: (config, observe, group) ->
     detector, and path -> {model, config}. `keys` are the hyperparameters that the family itself reads, besides those
-    of its assigner and of its box loss. `exporting` says how export.py writes it. `one_size`: the network has one input size alone.
+    of its assigner and of its box loss. `exporting` says how export.py writes it. `one_size`: the network
+    has one input size alone.
     """
 
     title: str

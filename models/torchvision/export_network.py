@@ -1,5 +1,7 @@
 """torchvision's detectors as they leave the project: one output of decoded boxes and class scores, as YOLOv3's have."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class DenseExport(nn.Module):
 
     def __init__(self, detector: DenseDetector):
         super().__init__()
-        self.network = for_detection(detector.network)
+        self.network: Any = for_detection(detector.network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Decode what the network says of every anchor."""
@@ -36,7 +38,7 @@ class TwoStageExport(nn.Module):
 
     def __init__(self, detector: TwoStageDetector):
         super().__init__()
-        self.network = for_detection(detector.network)
+        self.network: Any = for_detection(detector.network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Decode what the second stage says of the proposals."""
