@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.photo_finder import PhotoFinder
-from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each, place_in_set
+from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.images import ImageError
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
@@ -85,6 +85,9 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
         if clipped:
             values = " ".join(f"{side:g}" for side in shape.corners)
             found.findings.append(Finding("clipped", *where, str(number), "box reaches beyond the photo", values))
+        if LabelledObject(label, *box) in objects:
+            found.findings.append(Finding("dropped", *where, kind, TWICE))
+            continue
         objects.append(LabelledObject(label, *box))
     for kind, count in skipped.items():
         reason = f"{printable(kind)}: no box can be made of it"
