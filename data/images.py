@@ -271,7 +271,10 @@ def _why_unread(path: str | os.PathLike, source: Path | io.BytesIO) -> str:
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether it is a JPEG file of usual size without an EXIF block: known in a tenth of the time that Pillow takes."""
+    """Tell whether it is a JPEG file of usual size without an EXIF block.
+
+    Known in a tenth of the time that Pillow takes.
+    """
     place, pixels = 2, 0
     while data.startswith(b"\xff\xd8") and data[place : place + 1] == b"\xff":
         marker = int.from_bytes(data[place + 1 : place + 2], "big")
@@ -291,7 +294,7 @@ def _is_empty(source: Path | io.BytesIO) -> bool:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation tag, 1 to 8, of an EXIF block; 1 (upright) where it is absent or unreadable."""
+    """Return the orientation tag, 1 to 8, of an EXIF block; 1 (upright) where it is absent or unreadable."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:

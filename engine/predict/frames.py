@@ -44,7 +44,10 @@ class Frames:
         yield from (self._of_stream() if self.stream else self._of_files())
 
     def _listed(self, path: Path) -> list[str]:
-        """The files that a list names, relative to the working directory or to the list; missing ones are said."""
+        """Return the files that a list names, relative to the working directory or to the list.
+
+        Missing ones are said.
+        """
         names = [line.strip() for line in require_regular(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = []
         for name in names:
@@ -70,7 +73,7 @@ class Frames:
         print(f"warning: {printable(path)}: {printable(reason)}; left out", file=sys.stderr)
 
     def _of_files(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """Images one by one, upright, then the loader's videos."""
+        """Yield images one by one, upright, then the loader's videos."""
         for path in self.files.photos:
             try:
                 yield path, None, read_image(path, bits=self.photo_bits)
@@ -98,7 +101,7 @@ class Frames:
                 self._said(path, "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """Frames until the stream ends."""
+        """Yield frames until the stream ends."""
         self.fps = (self.loader.fps[0] or 30.0) / self.vid_stride
         number = lost = 0
         try:
