@@ -10,7 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 # Two processes with one thread each take less time than one with two. A file's tests share what they have trained.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=2 --dist=loadfile
+# One that crashes ends the tests: put in its place, another waits for ever for the tests of its file.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0
 
 .PHONY: train test test-all torture lint docs docs-serve studies studies-quick clean
 
@@ -55,8 +56,9 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-$(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+# Not all of requirements.txt, and nothing compiled beforehand: installing is most of the time that make docs takes.
+$(VENV)/installed-docs: requirements-docs.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-docs.txt
 	touch $@
 
 clean:

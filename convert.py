@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 # What a set can be written as; the registry says the same (data/formats/registry.py), but costs its imports.
 TARGETS = ("yolo", "coco", "voc", "darknet")
+TOOLS = {
+    "cvat": "CVAT's XML",
+    "label_studio": "Label Studio's JSON",
+    "datumaro": "datumaro's JSON",
+    "labelme": "labelme's JSON files",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.run(options)
+    from data.pixel_limit import pixels_allowed
+
+    with pixels_allowed(options.max_pixels):
+        options.run(options)
 
 
 def _parser() -> Parser:
@@ -58,6 +68,12 @@ def _parser() -> Parser:
         coco.add_argument("--splits", nargs="+", default=(), metavar="SPLIT", help="split of each annotation file")
         coco.add_argument("--subset", action="store_true", help="only of the photos at hand; the others are counted")
         coco.set_defaults(run=_run_coco, parser=coco)
+    for name, shown in TOOLS.items():
+        tool = formats.add_parser(name, help=shown, description=f"{shown} to a YOLO data set.")
+        tool.add_argument("source", metavar="SRC", type=Path, help="the file, or a folder that holds it")
+        _add_shared(tool, "yolo", ("link", "copy"))
+        tool.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="folders with the photos")
+        tool.set_defaults(run=_run_tool, parser=tool, name=name)
     yolo = formats.add_parser(
         "yolo", help="YOLO labels to COCO files", description="A YOLO data set to COCO annotation files."
     )
@@ -88,6 +104,9 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
     parser.add_argument("--to", choices=TARGETS, default=to, help=f"what is written (default {to})")
     parser.add_argument("--dry-run", action="store_true", help="say what would come out and write nothing")
     parser.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
+    parser.add_argument(
+        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
+    )
     if ways:
         parser.add_argument(
             "--val",
@@ -134,6 +153,15 @@ def _run_coco(options: argparse.Namespace) -> None:
         to=options.to,
         change=_held_out(options),
     )
+    _report(options, found, "train.py")
+
+
+def _run_tool(options: argparse.Namespace) -> None:
+    from data.formats.convert import convert
+
+    target = None if options.dry_run else options.target
+    ways = {"to": options.to, "images": options.images, "exist_ok": options.exist_ok}
+    found = convert(options.name, options.source, target, **ways, change=_held_out(options), photos=options.photos)
     _report(options, found, "train.py")
 
 

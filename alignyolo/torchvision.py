@@ -33,11 +33,21 @@ FCOS_SIDE = 8  # strides: the side of ATSS's squares on FCOS
 def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **settings: Any) -> nn.Module:
     """Give a detector of torchvision a box loss and a matching, and return it.
 
-    `loss` is any name of `--loss`, with its `settings`; `assign` is iou or ggiou, at the thresholds that the model has,
-    or atss, atss_ggiou, simota, tal or tal_ggiou. None leaves torchvision's own. Raises ValueError for an unknown name,
-    and for what a model cannot have: FCOS has no anchors for a threshold, and Faster R-CNN assigns before it predicts,
-    so that it takes ATSS, in its first stage. A loss with a running mean has it in
-    `model.aligned.similarity.state_dict()`.
+    A loss that keeps a running mean has it in `model.aligned.similarity.state_dict()`.
+
+    Args:
+        model: RetinaNet, FCOS, SSD or Faster R-CNN; it is changed in place.
+        loss: Any name of `--loss`; None leaves torchvision's own.
+        assign: `iou` or `ggiou`, at the thresholds that the model has, or `atss`, `atss_ggiou`, `simota`, `tal`,
+            `tal_ggiou`; None leaves torchvision's own.
+        settings: Keywords of the loss's function.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: A name is unknown, or the model cannot have it: FCOS has no anchors for a threshold; Faster R-CNN
+            assigns before it predicts, so that it takes ATSS alone, in its first stage.
     """
     if loss is not None and loss not in SIMILARITIES:
         raise ValueError(f"loss {loss!r}: expected one of {', '.join(SIMILARITIES)}")

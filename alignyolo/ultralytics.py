@@ -38,8 +38,16 @@ ANCHOR_SIDE = 5.0  # strides: ATSS's anchors on heads that have none, as in YOLO
 def use(model: Any, loss: str | None = None, assign: str | None = None) -> Any:
     """Make a YOLO, or a DetectionModel, train with a box loss and an assigner, and return it.
 
-    `loss` is any name of `--loss`; `assign` is atss, atss_ggiou, simota, tal, or tal_ggiou, for which `ggiou` is short.
-    None leaves ultralytics' own. Raises ValueError for an unknown name.
+    Args:
+        model: YOLO11, YOLO12 or YOLO26 of ultralytics; it is changed in place.
+        loss: Any name of `--loss`; None leaves ultralytics' own.
+        assign: `atss`, `atss_ggiou`, `simota`, `tal`, or `tal_ggiou`, which `ggiou` means too; None: unchanged.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: A name is unknown.
     """
     check(loss, assign)
     if not isinstance(model, YOLO):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -29,16 +30,18 @@ POLICIES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
+    """Run the command; UserError where the data set cannot be read, or has errors with `--bad-labels error`."""
     options = _parser().parse_args(arguments)
     from data.data_yaml import data_root
     from data.labels.doctor import ALL, examine
     from data.open.any_layout import open_data_set
+    from data.pixel_limit import pixels_allowed
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
-    spec = open_data_set(options.data, data_root(options.data_root))
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
-    checkup = examine(spec, settings, cached=options.cache, decode=decode)
+    with pixels_allowed(options.max_pixels):
+        spec = open_data_set(options.data, data_root(options.data_root))
+        checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
     try:
         if options.csv:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":
-    """Image size, and the anchors of a model YAML."""
+    """Return image size, and the anchors of a model YAML."""
     from data.labels.doctor import Settings
     from utils.config.sources import model_config
 
@@ -89,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help=f"decode all photos, as training does (default: {SAMPLE} of each split)",
     )
+    parser.add_argument(
+        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(
         "--bad-labels",
@@ -106,7 +112,7 @@ def _severity(kind: str) -> str:
 
 
 def text(checkup: "Checkup") -> Iterable[str]:
-    """The findings for a terminal: each kind once, with its first few places, then the numbers of each split."""
+    """Return the findings for a terminal: each kind once, with its first few places, then the numbers of each split."""
     counts = checkup.counts()
     for kind, count in counts.items():
         yield f"{_severity(kind):<8}{count:>7,}  {kind}"

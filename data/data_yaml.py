@@ -37,6 +37,7 @@ class DataSpec:
 
     `annotations` are the original COCO or LVIS files (absolute) of the splits that are measured against one.
     `keypoints` is how many numbers follow a box in a label row: 0 where the YAML does not say, -1 for polygons.
+    `source` is what the user named, where this is a conversion of it in the cache.
     """
 
     yaml: Path
@@ -47,6 +48,12 @@ class DataSpec:
     ignored: tuple[str, ...] = ()
     annotations: dict[str, Path] = field(default_factory=dict)
     keypoints: int = 0
+    source: Path | None = None
+
+    @property
+    def shown(self) -> Path:
+        """The file or folder that messages name: the user's own."""
+        return self.source or self.yaml
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +62,7 @@ class DataSpec:
 
 
 def data_root(flag: str) -> Path:
-    """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
+    """Return the folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
     return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
 
 
@@ -80,7 +87,9 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
             raise _wrong(path, f"unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
     root = _read_root(values, path, data_root)
     names = _read_names(values, path, root)
-    splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
+    splits = {
+        split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) not in (None, "")
+    }
     if not splits and not splitless:
         raise _wrong(path, "no split; expected at least one of train, val, test")
     labels_dir = values.get("labels_dir")
@@ -92,16 +101,19 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
 
 
 def list_images(spec: DataSpec, split: str) -> list[Path]:
-    """Absolute paths of a split's images, sorted, each once; UserError when split, folder or images are missing."""
+    """Return absolute paths of a split's images, sorted, each once.
+
+    UserError when split, folder or images are missing.
+    """
     if split not in spec.splits:
-        raise _wrong(spec.yaml, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
+        raise _wrong(spec.shown, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
     images: dict[str, Path] = {}
     for source in spec.splits[split]:
         images.update((os.fspath(image), image) for image in _images_of(source, spec, split))
     where = ", ".join(printable(source) for source in spec.splits[split])
     if not images:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise _wrong(spec.yaml, f"split {split!r} is empty: no images ({suffixes}) in {where}")
+        raise _wrong(spec.shown, f"split {split!r} is empty: no images ({suffixes}) in {where}")
     ordered = sorted(images.values(), key=lambda image: image.parts)
     if not any(exists(image) for image in ordered):
         raise UserError(f"{where}: none of the {len(ordered)} images exists; the first is {printable(ordered[0])}")
@@ -114,7 +126,10 @@ def is_there(spec: DataSpec, split: str) -> bool:
 
 
 def label_path(spec: DataSpec, image: Path) -> Path:
-    """An image's label file: in `labels/` for the last `images/` of its path, else beside it; or below labels_dir."""
+    """Return an image's label file: in `labels/` for the last `images/` of its path, else beside it.
+
+    Or below labels_dir.
+    """
     file = f"{image.stem}.txt"
     if spec.labels_dir is None:
         return Path(*exchange_images(image.parent.parts, ("labels",)), file)
@@ -125,7 +140,7 @@ def label_path(spec: DataSpec, image: Path) -> Path:
 
 
 def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
-    """The label files of many images: `label_path`, asked once for each folder."""
+    """Return the label files of many images: `label_path`, asked once for each folder."""
     folders: dict[str, Path] = {}
     paths = []
     for image in images:
@@ -145,7 +160,7 @@ def exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str,
 
 
 def find_data_yaml(name: str) -> Path:
-    """The file that a short name or a path stands for."""
+    """Return the file that a short name or a path stands for."""
     built_in = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
     short = not Path(name).suffix and "/" not in name and "\\" not in name
     if short and name not in built_in:
@@ -163,7 +178,7 @@ def find_data_yaml(name: str) -> Path:
 
 
 def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ...]:
-    """Class names by id, safe to print; a text is the name of a file with one of them a line."""
+    """Return class names by id, safe to print; a text is the name of a file with one of them a line."""
     names = values.get("names")
     if isinstance(names, str) and names:
         names = _read_names_file(_locate(names, root), path)
@@ -196,7 +211,7 @@ def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ..
 
 
 def _read_names_file(file: Path, path: Path) -> list[str]:
-    """The lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
+    """Return the lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
     try:
         return require_regular(file).read_text("utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
@@ -205,7 +220,7 @@ def _read_names_file(file: Path, path: Path) -> list[str]:
 
 
 def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
-    """The folder that `path:` names; it must exist."""
+    """Return the folder that `path:` names; it must exist."""
     built_in = path.resolve().parent == BUILT_IN
     base = data_root if built_in else path.parent
     value = values.get("path")
@@ -223,7 +238,7 @@ def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
 
 
 def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, ...]:
-    """The absolute folders and list files of a split; whether they exist is checked when the split is used."""
+    """Return the absolute folders and list files of a split; whether they exist is checked when the split is used."""
     entries = value if isinstance(value, list) else [value]
     if not entries:
         raise _wrong(path, f"{split}: empty list; expected a folder or a list file")
@@ -231,7 +246,7 @@ def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, .
 
 
 def _read_annotations(values: dict[Any, Any], root: Path, path: Path) -> dict[str, Path]:
-    """The original annotation file of each split that has one; whether it exists is checked when it is used."""
+    """Return the original annotation file of each split that has one; whether it exists is checked when it is used."""
     files = values.get("annotations") or {}
     if not isinstance(files, dict):
         raise _wrong(path, f"annotations: expected lines such as `val: file.json`, found {kind_of(files)}")
@@ -269,9 +284,9 @@ def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
         yield from photos_below(source)
         return
     if not exists(source):
-        raise _wrong(spec.yaml, f"{split}: no such folder or list file: {printable(source)}")
+        raise _wrong(spec.shown, f"{split}: no such folder or list file: {printable(source)}")
     if source.suffix.lower() != ".txt":
-        raise _wrong(spec.yaml, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
+        raise _wrong(spec.shown, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
     yield from photos_of_list(source)
 
 

@@ -29,6 +29,7 @@ from data.augment.pixels import Recipe, paint
 from data.images import REDUCED, ImageError, read_image
 from data.labels.index import LabelIndex
 from data.path_array import FlatPaths
+from data.photo_files import in_users_words
 from data.sampling import Partners
 from utils.errors import UserError, printable
 from utils.hardware import usable_cores
@@ -71,7 +72,7 @@ class DetectionDataset(Dataset):
     `dataset[epoch, i, size]` is a training sample of another size (h, w), in which the scaled photo has room.
     A sample depends on seed, epoch, i and size alone. `cache` keeps all photos, scaled to image_size, in memory.
     Mosaics are made of any photos, or with `group` of those that are as near in the epoch's order
-    (data/sampling.py).
+    (data/sampling.py). Deep photos are scaled by `photo_bits` (data/images.py).
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class DetectionDataset(Dataset):
         seed: int = 0,
         cache: bool = False,
         group: int = 0,
+        photo_bits: int = 0,
     ) -> None:
-        self.index = index
+        self.index, self.photo_bits = index, photo_bits
         # All that workers read are arrays: these, and the index's own.
         self._paths = FlatPaths(index.images)
         self.image_size = image_size
@@ -110,7 +112,10 @@ class DetectionDataset(Dataset):
         return self.__getitems__([key]).samples[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> Samples:
-        """The samples of a batch, of one size; a DataLoader asks for them at once, and need not copy their images."""
+        """Return the samples of a batch, of one size.
+
+        A DataLoader asks for them at once, and need not copy their images.
+        """
         size = keys[0][2] if isinstance(keys[0], tuple) and len(keys[0]) == 3 else self.image_size
         images = None if self._on_device else np.empty((len(keys), *size, 3), np.uint8)
         places = [(key[0], key[1]) if isinstance(key, tuple) else (0, key) for key in keys]
@@ -127,7 +132,7 @@ class DetectionDataset(Dataset):
         return Samples(samples, images)
 
     def store(self, device: torch.device) -> Tensor:
-        """All photos, scaled, one after the other on a device: (pixels, 3) uint8. Samples hold recipes from now on.
+        """Move all photos, scaled, to a device: (pixels, 3) uint8. Samples hold recipes from now on.
 
         The tensor is not kept here: loading processes have no use for it, and must not touch a GPU.
         """
@@ -153,7 +158,7 @@ class DetectionDataset(Dataset):
         return _sample(Labelled(image, letterbox.boxes(boxes), labels), row, letterbox)
 
     def _draft(self, epoch: int, row: int, size: tuple[int, int]) -> tuple[int, Draft]:
-        """What is drawn for the image of a row, whose photo may have been replaced by another row's, and that row."""
+        """Return what is drawn for a row's image, and the row whose photo stands in for an unreadable one."""
         settings = self.augmentation
         assert settings is not None
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
@@ -179,7 +184,10 @@ class DetectionDataset(Dataset):
         return draw_mosaic(parts, self.image_size, self.augmentation, rng)
 
     def _read(self, row: int, rng: Generator) -> tuple[int, Labelled]:
-        """A photo scaled to fit, with its boxes, and its row; another one, drawn, where the row's cannot be decoded."""
+        """Return a photo scaled to fit, with its boxes, and its row.
+
+        Another one, drawn, where the row's cannot be decoded.
+        """
         for _ in range(MAX_REPLACEMENTS):
             try:
                 photo = self._photo(row)
@@ -194,7 +202,10 @@ class DetectionDataset(Dataset):
         return Letterbox.fit(self.index.sizes[row].tolist(), self.image_size)
 
     def _photo(self, row: int) -> np.ndarray | Stored:
-        """The photo scaled to fit the image size, not to be written to; ImageError, logged once, if it is unusable."""
+        """Return the photo scaled to fit the image size, not to be written to.
+
+        ImageError, logged once, if it is unusable.
+        """
         if not len(self._starts):
             return self._remembered(row) if self.partners.group else self._load(row)
         if self._undecodable[row]:
@@ -219,18 +230,21 @@ class DetectionDataset(Dataset):
         if self.augmentation is not None:
             reduce = max(factor for factor in REDUCED if fit.scale * factor <= 1 or factor == 1)
         try:
-            photo = read_image(path, reduce)
+            photo = read_image(path, reduce, self.photo_bits)
             if np.abs(np.array(photo.shape[:2]) * reduce - self.index.sizes[row]).max() >= reduce:
                 raise ImageError(path, "has another size than when its labels were read")
         except ImageError as error:
             if not self._undecodable[row]:
                 self._undecodable[row] = True
-                log.warning("image left out: %s", printable(error))
+                log.warning("image left out: %s", in_users_words(printable(error)))
             raise
         return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 
     def _all_photos(self, device: torch.device) -> Tensor:
-        """The bytes of all photos, scaled, one after the other on a device; from now on none is read from disk."""
+        """Return the bytes of all photos, scaled, one after the other on a device.
+
+        From now on none is read from disk.
+        """
         first = _first_rows(self.index)
         sizes = _stored_bytes(self.index, self.image_size, first)
         starts = sizes.cumsum() - sizes
@@ -249,25 +263,25 @@ class DetectionDataset(Dataset):
 
 
 def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
-    """Memory that the photos of a split take when scaled to fit image_size (h, w), repeated ones once."""
+    """Return the memory that the photos of a split take when scaled to fit image_size (h, w), repeated ones once."""
     return int(_stored_bytes(index, image_size, _first_rows(index)).sum())
 
 
 def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
-    """The (h, w) (N, 2) that the photos of a split have when scaled to fit image_size (h, w)."""
+    """Return the (h, w) (N, 2) that the photos of a split have when scaled to fit image_size (h, w)."""
     # Letterbox.inner of all at once: COCO has 118,000.
     scale = (image_size / index.sizes).min(axis=1, keepdims=True)
     return np.rint(index.sizes * scale).clip(1).astype(np.int64)
 
 
 def _first_rows(index: LabelIndex) -> np.ndarray:
-    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/sampling.py)."""
+    """Find for each row (N,) the first one with the same photo: a split may repeat them (data/sampling.py)."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(image, row) for row, image in enumerate(index.images)], np.int64)
 
 
 def _stored_bytes(index: LabelIndex, image_size: tuple[int, int], first: np.ndarray) -> np.ndarray:
-    """The bytes (N,) of a row's photo when scaled to fit image_size (h, w); 0 if an earlier row has the same."""
+    """Return the bytes (N,) of a row's photo when scaled to fit image_size (h, w); 0 if an earlier row has the same."""
     return scaled_sizes(index, image_size).prod(axis=1) * 3 * (first == np.arange(len(index)))
 
 

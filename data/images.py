@@ -1,8 +1,10 @@
 """Photos on disk: their pixels and their size, EXIF orientation applied."""
 
 import io
+import logging
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +14,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.photo_files import UNREAD_SUFFIXES
+from data.pixel_limit import pixel_limit
+from utils.config.knobs import LARGEST_PHOTO
 from utils.errors import printable
 from utils.regular_file import require_regular
 
-FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"]
+# The usual ones first: they are tried in this order.
+FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000"]
 # What OpenCV does not read, or not always: by the first bytes.
 GIF, ISO_MEDIA, HEIF_BRANDS = b"GIF8", b"ftyp", (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
 TIFF, PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG"
@@ -23,9 +28,13 @@ PNG_DEPTH = 24  # the byte that holds the bits of a PNG file's values
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 FLOATS = 0
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+MOST_TOLD = 20
 ORIENTATION = 0x0112
 # Markers of a JPEG file. Frames are those of all ways of coding; three numbers among them mean other things.
 START_OF_FRAME, START_OF_SCAN, APP1 = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xDA, 0xE1
+
+log = logging.getLogger(__name__)
+_told: set[str] = set()
 
 
 class ImageError(Exception):
@@ -50,10 +59,11 @@ REDUCED = {
 }
 
 
-def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
+def read_image(path: str | os.PathLike, reduce: int = 1, bits: int = 0) -> np.ndarray:
     """Read a photo as (h, w, 3) uint8 RGB, upright, its sides divided by `reduce` (1, 2, 4, 8), rounded up or down.
 
-    Deep photos (`read_deep`) are scaled by the bits that they use. ImageError if it cannot be decoded.
+    Deep photos (`read_deep`) are scaled by `bits`, or with 0 by the bits that they use. ImageError if it cannot be
+    decoded.
     """
     try:
         with require_regular(path).open("rb", buffering=0) as file:
@@ -64,7 +74,7 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
         return _reduced(_decode_with_pillow(path, data), reduce)
     orientation = 1 if _is_plain_jpeg(data) else _header(path, io.BytesIO(data))[1]
     if _may_be_deep(data):
-        deep = read_deep(path, data)
+        deep = read_deep(path, data, bits)
         if deep is not None:
             return _reduced(_upright(deep.image, orientation), reduce)
     try:
@@ -79,16 +89,26 @@ def read_image(path: str | os.PathLike, reduce: int = 1) -> np.ndarray:
 
 def used_bits(path: str | os.PathLike) -> int:
     """Decode a photo, and say how many bits its values use: 8, or of a deep one up to 32, or FLOATS."""
+    bits = bits_if_deep(path)
+    if bits is None:
+        read_image(path)
+        return 8
+    return bits
+
+
+def bits_if_deep(path: str | os.PathLike) -> int | None:
+    """Say how many bits the values of a deep photo use, or FLOATS; None, and nothing is decoded, for other photos."""
     try:
-        data = require_regular(path).read_bytes()
+        with require_regular(path).open("rb") as file:
+            data = file.read(PNG_DEPTH + 1)
+            data += file.read() if data[:4] in TIFF or _may_be_deep(data) else b""
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
-    if _may_be_deep(data):
-        deep = read_deep(path, data)
-        if deep is not None:
-            return deep.bits
-    read_image(path)
-    return 16 if _may_be_deep(data) else 8
+    if not _may_be_deep(data):
+        return None
+    _header(path, io.BytesIO(data))  # refuses too many pixels
+    deep = read_deep(path, data)
+    return 16 if deep is None else deep.bits
 
 
 def _may_be_deep(data: bytes) -> bool:
@@ -106,18 +126,18 @@ def _may_be_deep(data: bytes) -> bool:
 
 
 class Deep(NamedTuple):
-    """A photo of more than 8 bits: (h, w, 3) uint8 RGB, not yet upright, and how many bits its values use."""
+    """A photo of more than 8 bits: (h, w, 3) uint8 RGB, not yet upright, and how many bits its own values use."""
 
     image: np.ndarray
     bits: int
 
 
-def read_deep(path: str | os.PathLike, data: bytes) -> Deep | None:
-    """Scale a TIFF or PNG file of 16 or 32 bits, or of floats, to 8 bits; None if its values use 8 bits, or all 16.
+def read_deep(path: str | os.PathLike, data: bytes, bits: int = 0) -> Deep | None:
+    """Scale a TIFF or PNG file of 16 or 32 bits, or of floats, to 8 bits; None for 8 bits, or 16 to be scaled as 16.
 
-    Cameras put 10, 12 or 14 bits into 16: the largest value tells how many are used, and 0 to the largest number of
-    that many bits becomes 0 to 255. Floats up to 1 are fractions, larger ones are taken as whole numbers are. Nothing
-    but the file decides, so training, validation and detect.py see the same. ImageError for negative values.
+    Cameras put 10, 12 or 14 bits into 16: 0 to the largest number of `bits` bits becomes 0 to 255, what is above is
+    white, and said. With 0 the file's own largest value tells how many bits are used. Floats up to 1 are fractions,
+    larger ones are taken as whole numbers are. ImageError for negative values.
     """
     try:
         flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -128,25 +148,38 @@ def read_deep(path: str | os.PathLike, data: bytes) -> Deep | None:
         image = _deep_with_pillow(data)
     if image is None or image.dtype in (np.uint8, np.int8):
         return None
+    used = _bits_of(path, image)
+    chosen = bits if bits and used != FLOATS else used
+    if used > chosen:
+        _tell_clipped(path, used, chosen)
+    if image.dtype == np.uint16 and chosen == 16:
+        return None
+    top = 1.0 if chosen == FLOATS else float(2**chosen - 1)
+    scaled = np.rint(image.astype(np.float64) * (255 / top)).clip(0, 255).astype(np.uint8)
+    channels = 1 if scaled.ndim == 2 else scaled.shape[2]
+    if channels >= 3:
+        return Deep(np.ascontiguousarray(scaled[..., 2::-1]), used)
+    return Deep(np.repeat(scaled.reshape(*scaled.shape[:2], channels)[..., :1], 3, axis=2), used)
+
+
+def _bits_of(path: str | os.PathLike, image: np.ndarray) -> int:
+    """Tell how many bits the values of a deep photo use, FLOATS for fractions; ImageError for what has no range."""
     if not np.isfinite(image).all() or image.min() < 0:
         raise ImageError(path, "holds negative or infinite values: bring them to 0 to 1, or to whole numbers")
     largest = float(image.max())
     if image.dtype.kind == "f" and largest <= 1:
-        top, bits = 1.0, FLOATS
-    else:
-        bits = next((depth for depth in DEPTHS if largest < 2**depth), 0)
-        if not bits:
-            raise ImageError(path, f"holds values up to {largest:g}: bring them to 0 to 1, or below 2^32")
-        top = float(2**bits - 1)
-        if image.dtype == np.uint16 and bits in (8, 16):
-            bits = 16 if largest >= 256 else 8
-            if bits == 16:
-                return None
-    scaled = np.rint(image.astype(np.float64) * (255 / top)).clip(0, 255).astype(np.uint8)
-    channels = 1 if scaled.ndim == 2 else scaled.shape[2]
-    if channels >= 3:
-        return Deep(np.ascontiguousarray(scaled[..., 2::-1]), bits)
-    return Deep(np.repeat(scaled.reshape(*scaled.shape[:2], channels)[..., :1], 3, axis=2), bits)
+        return FLOATS
+    bits = next((depth for depth in DEPTHS if largest < 2**depth), 0)
+    if not bits:
+        raise ImageError(path, f"holds values up to {largest:g}: bring them to 0 to 1, or below 2^32")
+    return bits
+
+
+def _tell_clipped(path: str | os.PathLike, used: int, chosen: int) -> None:
+    """Say once of a photo, and of the first photos only, that it is brighter than the set's photos can be."""
+    if str(path) not in _told and len(_told) < MOST_TOLD:
+        _told.add(str(path))
+        log.warning("%s: uses %d bits, photos are read as %d: brighter is white", printable(path), used, chosen)
 
 
 def _deep_with_pillow(data: bytes) -> np.ndarray | None:
@@ -161,10 +194,11 @@ def _deep_with_pillow(data: bytes) -> np.ndarray | None:
 def _decode_with_pillow(path: str | os.PathLike, data: bytes) -> np.ndarray:
     """Decode AVIF, the first frame of GIF, and HEIF where pillow-heif is installed; upright."""
     _know_heif(path, data[8:12])
+    _header(path, io.BytesIO(data))  # refuses too many pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(path, f"cannot be decoded ({printable(error, 100)})") from error
 
 
@@ -190,26 +224,37 @@ def _reduced(image: np.ndarray, reduce: int) -> np.ndarray:
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Read the (h, w) of the upright photo from its header alone; ImageError if there is none."""
-    (height, width), orientation = _header(path, Path(path))
+    (height, width), orientation = _header(path, path if isinstance(path, Path) else Path(path))
     return (width, height) if orientation >= 5 else (height, width)
 
 
 def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
     """Read the stored (h, w) and the orientation, 1 to 8, that is still to be applied to the decoder's output."""
+    if pixel_limit() > LARGEST_PHOTO:
+        Image.MAX_IMAGE_PIXELS = pixel_limit()  # Pillow's own, which warns from there on and refuses the double
     try:
         if isinstance(source, Path):
             require_regular(source)
         with Image.open(source, formats=FORMATS) as image:
             if not image.height or not image.width:
                 raise ImageError(path, "has no pixels")
+            if image.height * image.width > pixel_limit():
+                raise ImageError(path, _too_large(image.height * image.width))
             # TIFF orientation is no EXIF block: both Pillow and OpenCV apply it themselves.
             return (image.height, image.width), _orientation(image.info.get("exif", b""))
     except Image.UnidentifiedImageError as error:
         raise ImageError(path, "the file is empty" if _is_empty(source) else _why_unread(path, source)) from error
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
-    except (Image.DecompressionBombError, SyntaxError, ValueError, struct.error) as error:
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\d+", str(error))
+        raise ImageError(path, _too_large(int(found[0]) if found else 0)) from error
+    except (SyntaxError, ValueError, struct.error) as error:
         raise ImageError(path, str(error)) from error
+
+
+def _too_large(pixels: int) -> str:
+    return f"has {pixels:,} pixels, more than --max-pixels {pixel_limit()} allows (a decompression bomb?)"
 
 
 def _why_unread(path: str | os.PathLike, source: Path | io.BytesIO) -> str:
@@ -226,13 +271,16 @@ def _why_unread(path: str | os.PathLike, source: Path | io.BytesIO) -> str:
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether it is a JPEG file of usual size without an EXIF block: known in a tenth of the time that Pillow takes."""
+    """Tell whether it is a JPEG file of usual size without an EXIF block.
+
+    Known in a tenth of the time that Pillow takes.
+    """
     place, pixels = 2, 0
     while data.startswith(b"\xff\xd8") and data[place : place + 1] == b"\xff":
         marker = int.from_bytes(data[place + 1 : place + 2], "big")
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == START_OF_SCAN:
-            return 0 < pixels < (Image.MAX_IMAGE_PIXELS or math.inf)
+            return 0 < pixels < min(Image.MAX_IMAGE_PIXELS or math.inf, pixel_limit())
         if (marker == APP1 and data.startswith(b"Exif", place + 4)) or length < 2:
             return False
         if marker in START_OF_FRAME:
@@ -246,7 +294,7 @@ def _is_empty(source: Path | io.BytesIO) -> bool:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation tag, 1 to 8, of an EXIF block; 1 (upright) where it is absent or unreadable."""
+    """Return the orientation tag, 1 to 8, of an EXIF block; 1 (upright) where it is absent or unreadable."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:

@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from alignyolo.targets import Targets
 from data.augment.on_device import Recipes
 from data.dataset import DetectionDataset, Samples, scaled_sizes
+from data.pixel_limit import allow_pixels, pixel_limit
 from data.sampling import epoch_order
 from utils.letterbox import Letterbox
 
@@ -50,7 +52,7 @@ class EpochSampler(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, counted from 0, that the next iteration yields."""
+        """Choose the epoch, counted from 0, that the next iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class RectSampler(EpochSampler):
 
 
 def collate(group: Samples) -> Batch:
-    """The samples of a batch as one; their truths become one flat list."""
+    """Return the samples of a batch as one; their truths become one flat list."""
     images, boxes, labels, index, letterboxes = zip(*group.samples, strict=True)
     whole = None if group.images is None else torch.from_numpy(group.images).permute(0, 3, 1, 2)
     stacked = Recipes.stack(list(images)) if whole is None else whole
@@ -120,7 +122,7 @@ def build_loader(
     world_size: int = 1,
     rect_stride: int = 0,
 ) -> DataLoader:
-    """A loader of Batches; its `sampler.set_epoch` chooses the epoch, its worker processes live as long as it.
+    """Return a loader of Batches; its `sampler.set_epoch` chooses the epoch, its worker processes live as long as it.
 
     With a `rect_stride`, training batches hold photos of similar shape and are as small as they allow.
     """
@@ -139,14 +141,15 @@ def build_loader(
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, most_pixels=pixel_limit()),
         multiprocessing_context="fork" if fork else None,
         # Its own generator: a loader must not move the random numbers of the training loop.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(_: int, most_pixels: int) -> None:
+    allow_pixels(most_pixels)  # a process that is not forked starts with the usual limit
     # One thread per process: threads would only fight for the cores, and OpenCV's do not survive a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -158,6 +161,6 @@ def _start_worker(_: int) -> None:
 
 
 def _told_by_the_trainer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Says nothing when a batch finds nobody to take it: the training process has said why it ended."""
+    """Say nothing when a batch finds nobody to take it: the training process has said why it ended."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)

@@ -9,9 +9,9 @@ import importlib
 import time
 from collections.abc import Sequence
 
-from utils.config.flags import Parser, add_knobs, parsed
-from utils.config.knobs import StudyConfig
-from utils.errors import UserError, nearest, run_command
+from studies.command import chosen
+from utils.config.flags import Parser
+from utils.errors import run_command
 
 STUDIES = (
     "tables",
@@ -27,14 +27,8 @@ STUDIES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: exit code 0 when done, 2 for wrong input."""
     parser = Parser(prog="python -m studies", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="STUDY", help=f"of {' '.join(STUDIES)} (default: all)")
-    add_knobs(parser, StudyConfig, {})
-    flags = vars(parser.parse_args(arguments))
-    names = flags.pop("names") or STUDIES
-    for name in names:
-        if name not in STUDIES:
-            raise UserError(f"no study {name!r}{nearest(name, STUDIES)}")
-    settings = parsed(StudyConfig, flags)
+    meaning = f"of {' '.join(STUDIES)} (default: all)"
+    names, settings = chosen(parser, arguments, "study", STUDIES, STUDIES, meaning)
     start = time.perf_counter()
     for name in names:
         print(f"--- {name}")

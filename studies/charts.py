@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utils.drawing.plots import finish_axes
 from utils.run_folder import write_csv
 
 DPI = 110
@@ -46,11 +47,7 @@ def new_figure(width: float = 9.0, height: float = 4.2) -> Figure:
 
 def finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Add title, axis labels and a light grid."""
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
+    finish_axes(axes, title, x_label, y_label, title_size=11)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -9,17 +9,15 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from data.data_yaml import read_data_yaml
 from data.images import read_image
 from engine.export.backend import candidates_of_decoded
 from engine.export.runtimes import open_backend
 from export import export
 from models.postprocess import Postprocess
+from tests.by_heart import PHOTOS, learn_by_heart
 from tests.paths import SHARED_DATA, needs_shared_data
-from train import train
 from utils.letterbox import Letterbox
 
-PHOTOS = SHARED_DATA / "coco128" / "images" / "train2017"
 CONFIDENCE, NMS_IOU = 0.05, 0.45
 SCORE, PIXELS = 1e-3, 0.5
 # Before its NMS ultralytics moves boxes by label x 7680 pixels, where float32 holds 1/32 of a pixel: an overlap this
@@ -148,23 +146,7 @@ def test_runtimes_agree_on_a_few_photos(size, dynamic, batch, tmp_path):
 def trained(tmp_path_factory):
     """A YOLOv3-tiny trained here until it knows something about the photos that it is compared on."""
     folder = tmp_path_factory.mktemp("trained")
-    names = "\n".join(f"  {number}: {name}" for number, name in enumerate(read_data_yaml("coco128", SHARED_DATA).names))
-    (folder / "photos.txt").write_text("\n".join(map(str, sorted(PHOTOS.iterdir())[:32])))
-    (folder / "data.yaml").write_text(f"train: photos.txt\nval: photos.txt\nnames:\n{names}\n")
-    still = ["mosaic=0", "scale=0", "translate=0", "fliplr=0", "hsv_h=0", "hsv_s=0", "hsv_v=0"]
-    fast = ["nominal_batch=8", "lr0=0.002", "momentum=0.9", "warmup_bias_lr=0.002", "warmup_epochs=1"]
-    run = train(
-        data=str(folder / "data.yaml"),
-        project=str(folder / "runs"),
-        imgsz=[256],
-        batch_size=8,
-        epochs=50,
-        optimizer="adamw",
-        cache=True,
-        plots=False,
-        workers=0,
-        set=[*still, *fast, "ema_decay=0.95", "box=0.2", "cls=1.0"],
-    )
+    run = learn_by_heart(folder, photos=32, size=256, epochs=50)
     return run / "weights" / "best.pt"
 
 

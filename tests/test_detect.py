@@ -232,7 +232,7 @@ def test_stopped_by_hand_what_was_found_is_written(photos, found, monkeypatch):
 
     seen = []
 
-    def read(path):
+    def read(path, **settings):
         seen.append(path)
         if len(seen) == 3:
             raise KeyboardInterrupt
@@ -320,3 +320,75 @@ def test_the_command(best, photos, tmp_path):
     wrong = run("detect.py", "--weights", best, "--source", tmp_path / "none.mp4")
     assert "none.mp4 does not exist" in one_line_error(wrong)
     assert wrong.stderr.count("\n") == 1
+
+
+def test_sub_folders_are_taken_when_asked_and_counted_when_not(photos, found, tmp_path):
+    (photos / "2026" / "june").mkdir(parents=True)
+    (photos / "2026" / "june" / "photo 1.png").write_bytes((photos / "photo 1.png").read_bytes())
+    (photos / "2026" / "upper.JFIF").write_bytes((photos / "photo 0.jpg").read_bytes())
+    (photos / "2026" / "notes.txt").write_text("no photo")
+    (photos / "again").symlink_to(photos)
+    folder, said = found(photos)
+    assert pictures(folder) == ["photo 0.jpg", "photo 1.png", "photo 2.jpg"]
+    assert ", 2 in sub-folders left out (--recursive takes them)" in said.out.splitlines()[-1]
+    folder, said = found(photos, recursive=True, save_txt=True, save_crop=True, save_json=True)
+    drawn = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in (".jpg", ".png")}
+    nested = {"2026/june/photo 1.png", "2026/upper.jpg", "photo 0.jpg", "photo 1.png", "photo 2.jpg"}
+    assert {name for name in drawn if not name.startswith("crops/")} == nested
+    labels = {path.relative_to(folder / "labels").as_posix() for path in folder.rglob("*.txt")}
+    assert labels == {str(name)[:-4] + ".txt" for name in nested}
+    assert "left out" not in said.out
+    # The same photo in two places: the same boxes.
+    rows = json.loads((folder / "detections.json").read_text())
+    places = ("photo 1.png", "2026/june/photo 1.png")
+    own, other = ([row["x1"] for row in rows if row["image"] == str(photos / name)] for name in places)
+    assert own == other
+    assert len(own) > 0
+    with pytest.raises(UserError, match="--recursive: expected --source to be a folder"):
+        found(photos / "photo 1.png", recursive=True)
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    (tmp_path / "outer" / "inner" / "a.png").write_bytes((photos / "photo 1.png").read_bytes())
+    with pytest.raises(UserError, match="No images or videos found in .*, but 1 in its sub-folders: --recursive"):
+        found(tmp_path / "outer")
+
+
+def test_a_coco_file_of_detections_is_read_as_truths(photos, found, tmp_path):
+    """By pycocotools, and by convert.py as any other COCO file: the boxes and the scores that were found."""
+    from pycocotools.coco import COCO
+
+    (photos / "sub").mkdir()
+    (photos / "sub" / "grey.png").write_bytes(cv2.imencode(".png", np.full((40, 40), 9, np.uint8))[1].tobytes())
+    write_video(photos / "clip.mp4", 3)
+    folder, said = found(photos, recursive=True, save_coco=True, save_json=True, conf=0.3)
+    rows = json.loads((folder / "detections.json").read_text())
+    file = folder / "annotations" / "instances_default.json"
+    coco = COCO(str(file))
+    assert [coco.cats[number]["name"] for number in sorted(coco.cats)] == list(NAMES)
+    assert {each["file_name"] for each in coco.imgs.values()} == {
+        path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.suffix in (".jpg", ".png", ".bmp")
+    }
+    assert "3 frames of videos are no photos" in said.err
+    for number, image in coco.imgs.items():
+        own = [row for row in rows if row["image"] == str(photos / image["file_name"])]
+        own = [row for row in own if row["x2"] > row["x1"] and row["y2"] > row["y1"]]
+        boxes = np.array([each["bbox"] for each in coco.imgToAnns[number]]).reshape(-1, 4)
+        corners = np.array([[row[side] for side in ("x1", "y1", "x2", "y2")] for row in own]).reshape(-1, 4)
+        assert np.allclose(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1), corners, atol=0.006)
+        assert [each["score"] for each in coco.imgToAnns[number]] == [row["score"] for row in own]
+        assert [each["category_id"] - 1 for each in coco.imgToAnns[number]] == [row["class"] for row in own]
+    from data.formats.convert import convert_coco
+
+    read = convert_coco(file, None, photos=[photos])
+    assert sum(len(each.objects) for each in read.photos) == len(coco.anns)
+    assert {each.reason for each in read.findings} <= {"the same box of the same class stands here twice"}
+
+
+def test_photos_above_the_limit_are_named_with_the_flag(photos, found):
+    folder, said = found(photos, max_pixels=HEIGHT * WIDTH)
+    assert len(pictures(folder)) == 3
+    (photos / "large.png").write_bytes(cv2.imencode(".png", np.zeros((HEIGHT, WIDTH + 1), np.uint8))[1].tobytes())
+    said = found(photos, max_pixels=HEIGHT * WIDTH)[1]
+    assert (
+        f"large.png: has 6,060 pixels, more than --max-pixels {HEIGHT * WIDTH} allows (a decompression bomb?); left out"
+        in said.err
+    )

@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -64,15 +65,16 @@ def test_all_public_names_are_there():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_heart_alone(tmp_path):
-    """Needs the package registry, for setuptools."""
+def test_the_archives_hold_the_heart_alone(tmp_path):
+    """The source archive, and the wheel made from it. Needs the package registry, for setuptools."""
     source = tmp_path / "source"  # setuptools leaves build folders beside what it builds
-    shutil.copytree(ROOT / "alignyolo", source / "alignyolo")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "datasets", "__pycache__"))
+    command = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2].split("/")[0] for name in archive.getnames()}
+    assert {"alignyolo", "pyproject.toml", "LICENSE", "README.md"} <= held
+    assert not held & {"models", "data", "engine", "utils", "studies", "tests"}
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
         folders = {name.split("/")[0] for name in archive.namelist()}
     assert {name for name in folders if not name.endswith(".dist-info")} == {"alignyolo"}

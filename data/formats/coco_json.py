@@ -72,6 +72,7 @@ class CocoFile:
     objects: tuple[CocoObject, ...]
     problems: tuple[Problem, ...]
     renumbered: bool = False
+    contributor: str = ""
 
     @property
     def federated(self) -> bool:
@@ -94,7 +95,7 @@ def _without_garbage_collection() -> Iterator[None]:
 @_without_garbage_collection()
 def read_coco(path: Path) -> CocoFile:
     """Read a COCO or LVIS file; UserError where it is none. An entry that is wrong becomes a problem of its own."""
-    document = _load(path)
+    document = load_json(path)
     if not isinstance(document, dict):
         raise UserError(f"{printable(path)}: expected a COCO file (a JSON object), found {kind_of(document)}")
     parts: dict[str, list[Any]] = {}
@@ -121,7 +122,9 @@ def read_coco(path: Path) -> CocoFile:
         else:
             objects.append(item)
     renumbered = bool(image_ids.texts or category_ids.texts)
-    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems), renumbered)
+    info = document.get("info")
+    contributor = str(info.get("contributor") or "") if isinstance(info, dict) else ""
+    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems), renumbered, contributor)
 
 
 def document_of(file: CocoFile) -> dict[str, Any]:
@@ -161,7 +164,8 @@ class Ids:
         return self.texts.get(value) if found is None and isinstance(value, str) else found
 
 
-def _load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
+    """Read a JSON file; UserError with its line where it is none."""
     shown = printable(path)
     try:
         return json.loads(require_regular(path).read_bytes())

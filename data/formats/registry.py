@@ -7,7 +7,10 @@ from typing import Any
 
 from data.formats.annotation_set import AnnotationSet
 from data.formats.coco import looks_like_coco, read_coco_set
-from data.formats.cvat_xml import looks_like_cvat, read_cvat_set
+from data.formats.tools.cvat_xml import looks_like_cvat, read_cvat_set
+from data.formats.tools.datumaro_json import looks_like_datumaro, read_datumaro_set
+from data.formats.tools.label_studio import looks_like_label_studio, read_label_studio_set
+from data.formats.tools.labelme import looks_like_labelme, read_labelme_set
 from data.formats.voc.layout import holds_voc
 from data.formats.voc.reader import read_voc_set
 from data.formats.write.coco import write_coco_set
@@ -56,8 +59,32 @@ CVAT = Format(
     read_cvat_set,
     ("photos",),
 )
+LABEL_STUDIO = Format(
+    "label_studio",
+    "Label Studio's JSON",
+    "a JSON file that is a list of Label Studio's tasks",
+    looks_like_label_studio,
+    read_label_studio_set,
+    ("photos",),
+)
+DATUMARO = Format(
+    "datumaro",
+    "datumaro's JSON",
+    "annotations/*.json with datumaro's categories and items",
+    looks_like_datumaro,
+    read_datumaro_set,
+    ("photos",),
+)
+LABELME = Format(
+    "labelme",
+    "labelme's JSON files",
+    "JSON files with labelme's shapes and imagePath, one a photo",
+    looks_like_labelme,
+    read_labelme_set,
+    ("photos",),
+)
 # The order in which a source is tried.
-FORMATS = {each.name: each for each in (COCO, CVAT, VOC)}
+FORMATS = {each.name: each for each in (DATUMARO, LABELME, COCO, LABEL_STUDIO, CVAT, VOC)}
 
 WRITERS: dict[str, Callable[[AnnotationSet, Path, str, bool], None]] = {
     "yolo": write_yolo_set,

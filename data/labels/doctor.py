@@ -21,11 +21,14 @@ from data.data_yaml import DataSpec, is_there, label_paths, list_images
 from data.images import FLOATS, ImageError, used_bits
 from data.labels.index import LabelIndex, look_at_labels
 from data.labels.read_files import cache_folder, in_threads, stamp
+from data.labels.tool_faults import tool_faults
+from data.photo_files import in_users_words
+from data.pixel_limit import part_of_key
 from utils.errors import printable
 from utils.hardware import usable_cores
-from utils.regular_file import require_regular
+from utils.regular_file import read_regular
 
-SCHEMA = 2
+SCHEMA = 3
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
 ALL = 2**31  # as `decode`: all photos
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.
@@ -50,6 +53,7 @@ KINDS = {
     "rotated boxes": "note",
     "repeated photo": "note",
     "empty label file": "note",
+    "tool": "note",
 }
 
 
@@ -71,7 +75,7 @@ class Checkup:
     image_size: tuple[int, int]
 
     def counts(self) -> Counter[str]:
-        """How often each kind was found."""
+        """Count how often each kind was found."""
         return Counter(finding.kind for finding in self.findings)
 
     @property
@@ -89,13 +93,17 @@ class Settings(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A split's files, and stamps (size, time) of its photos and labels; (-1, -1) where there is none."""
+    """A split's files, stamps (size, time) of its photos and labels, and label files that belong to no photo.
+
+    A stamp is (-1, -1) where there is no file.
+    """
 
     name: str
     images: list[Path]
     labels: list[Path]
     image_stamps: list[tuple[int, int]]
     label_stamps: list[tuple[int, int]]
+    orphans: list[str]
 
 
 def examine(
@@ -114,18 +122,21 @@ def examine(
     loaded = loaded or {}
     absent = [name for name in spec.splits if name == "test" and len(spec.splits) > 1 and not is_there(spec, name)]
     splits = [_open(spec, name) for name in spec.splits if name not in absent]
-    orphans = {split.name: _orphans(split) for split in splits}
-    key = _key(spec, settings, splits, orphans, {name: index.report.policy for name, index in loaded.items()}, decode)
+    key = _key(spec, settings, splits, {name: index.report.policy for name, index in loaded.items()}, decode)
     folder = cache_folder(cache_dir)
     cache = folder / f"check-{hashlib.sha256(os.fsencode(spec.yaml)).hexdigest()[:24]}.json" if folder else None
     found = _load(cache, key) if cached else None
     if found is None:
-        findings, facts = _examine_all(spec, settings, splits, orphans, loaded)
+        findings, facts = _examine_all(spec, settings, splits, loaded)
         for split in splits if decode else ():
             facts[split.name]["decoded"] = _decode(split, decode, findings)
         for name in absent:
             details = "no such folder or list file; training needs none"
             findings.append(Finding("missing split", name, str(spec.splits[name][0]), details))
+        findings = [each._replace(where=in_users_words(each.where)) for each in findings]
+        findings = [each._replace(details=in_users_words(each.details)) for each in findings]
+        named = str(spec.shown)
+        findings += [Finding("tool", next(iter(spec.splits)), named, fault) for fault in tool_faults(spec.root)]
         order = {kind: place for place, kind in enumerate(KINDS)}
         findings.sort(key=lambda finding: order[finding.kind])
         found = Checkup(tuple(findings), facts, settings.image_size)
@@ -159,12 +170,12 @@ def _bits_or_reason(path: Path) -> int | str:
 def _open(spec: DataSpec, name: str) -> Split:
     images = list_images(spec, name)
     labels = label_paths(spec, images)
-    return Split(name, images, labels, in_threads(stamp, images), in_threads(stamp, labels))
+    return Split(name, images, labels, in_threads(stamp, images), in_threads(stamp, labels), _orphans(labels))
 
 
-def _orphans(split: Split) -> list[str]:
-    """Label files beside the split's own that belong to no photo."""
-    paths = list(map(os.fspath, split.labels))
+def _orphans(labels: list[Path]) -> list[str]:
+    """List the label files beside a split's own that belong to no photo."""
+    paths = list(map(os.fspath, labels))
     own, folders = set(paths), dict.fromkeys(map(os.path.dirname, paths))
     found = []
     for folder in folders:
@@ -180,14 +191,13 @@ def _examine_all(
     spec: DataSpec,
     settings: Settings,
     splits: Sequence[Split],
-    orphans: dict[str, list[str]],
     loaded: Mapping[str, LabelIndex],
 ) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
     findings: list[Finding] = []
     facts = {}
     claimed = {os.fspath(path) for split in splits for path in split.labels}
     for split in splits:
-        findings += [Finding("missing photo", split.name, path) for path in orphans[split.name] if path not in claimed]
+        findings += [Finding("missing photo", split.name, path) for path in split.orphans if path not in claimed]
         index = loaded.get(split.name)
         if index is None:
             index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints)
@@ -217,7 +227,7 @@ def _examine_split(
     recall = _best_possible_recall(sides, settings)
     if len(sides) and recall < 0.98:
         details = f"only {recall:.1%} of the labels are within {settings.anchor_t:g} x of an anchor (--autoanchor)"
-        findings.append(Finding("anchors", split.name, printable(spec.yaml), details))
+        findings.append(Finding("anchors", split.name, printable(spec.shown), details))
     per_class = np.bincount(index.labels, minlength=spec.num_classes).tolist()
     return {
         "images": len(split.images),
@@ -240,7 +250,7 @@ def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
 
 
 def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
-    """The share of labels (M, 2) whose sides are within the largest ratio of an anchor's."""
+    """Return the share of labels (M, 2) whose sides are within the largest ratio of an anchor's."""
     reached = np.zeros(len(sides), bool)
     for anchor in settings.anchors:
         with np.errstate(divide="ignore"):
@@ -250,7 +260,7 @@ def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
 
 
 def _shared(splits: Sequence[Split]) -> list[Finding]:
-    """Photos of the same content: in two splits, which makes a validation worthless, or twice in one."""
+    """Return photos of the same content: in two splits, which makes a validation worthless, or twice in one."""
     by_size = defaultdict(list)
     for number, split in enumerate(splits):
         for row, (size, _) in enumerate(split.image_stamps):
@@ -281,25 +291,22 @@ def _shared(splits: Sequence[Split]) -> list[Finding]:
 
 
 def _digest_of_ends(path: Path) -> bytes:
-    """A digest of the first and last bytes; empty for a file that cannot be read."""
+    """Return a digest of the first and last bytes; empty for a file that cannot be read."""
     try:
-        with require_regular(path).open("rb") as file:
-            start = file.read(END)
-            file.seek(-min(END, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            return hashlib.blake2b(start + file.read(), digest_size=16).digest()
+        return hashlib.blake2b(read_regular(path, END), digest_size=16).digest()
     except OSError:
         return b""
 
 
 def _digest_of_all(path: Path) -> bytes:
     try:
-        return hashlib.blake2b(require_regular(path).read_bytes(), digest_size=16).digest()
+        return hashlib.blake2b(read_regular(path), digest_size=16).digest()
     except OSError:
         return b""
 
 
 def _class_findings(spec: DataSpec, facts: dict[str, dict[str, Any]]) -> Iterable[Finding]:
-    """Classes without labels to learn from, and classes that are measured but never learnt."""
+    """Return classes without labels to learn from, and classes that are measured but never learnt."""
     for split, numbers in facts.items():
         for name, count in numbers["per_class"].items():
             learnt = facts.get("train", numbers)["per_class"][name]
@@ -313,14 +320,14 @@ def _key(
     spec: DataSpec,
     settings: Settings,
     splits: Sequence[Split],
-    orphans: dict[str, list[str]],
     policies: dict[str, str],
     decode: int,
 ) -> str:
     """Make a digest of all that the findings depend on, by the files' names, sizes and times."""
     # Boxes left out by another policy than the doctor's own count otherwise.
     other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
-    choices = (SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
+    orphans = {split.name: split.orphans for split in splits}
+    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
     digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(
@@ -331,7 +338,7 @@ def _key(
 
 
 def _load(path: Path | None, key: str) -> Checkup | None:
-    """The stored result if nothing has changed since."""
+    """Return the stored result if nothing has changed since."""
     try:
         stored = json.loads(path.read_bytes()) if path else None
         if not stored or stored["key"] != key:
@@ -343,7 +350,7 @@ def _load(path: Path | None, key: str) -> Checkup | None:
 
 
 def _save(path: Path | None, key: str, checkup: Checkup) -> None:
-    """Stores the result whole or not at all."""
+    """Store the result whole or not at all."""
     if path is None:
         return
     try:

@@ -18,7 +18,17 @@ import numpy as np
 
 from data.labels.read_files import cache_folder, in_threads, read_text, size_or_reason, stamp
 from data.labels.report import LabelReport, count
-from data.labels.yolo_text import CORNERS, NO_KEYPOINTS, Rows, check_classes, check_kinds, parse_labels, wrong_classes
+from data.labels.yolo_text import (
+    CORNERS,
+    NO_KEYPOINTS,
+    Rows,
+    check_classes,
+    check_kinds,
+    one_based,
+    parse_labels,
+    wrong_classes,
+)
+from data.pixel_limit import part_of_key
 from utils.errors import UserError, printable
 
 SCHEMA = 2
@@ -91,7 +101,7 @@ def load_labels(
     if required and all(text is None for text in texts):
         raise UserError(_no_labels(images, label_paths))
     stamps = in_threads(stamp, images)
-    choices = f"{SCHEMA} {num_classes} {bad_labels} {keypoints}"
+    choices = f"{SCHEMA} {num_classes} {bad_labels} {keypoints}{part_of_key()}"
     key = _content_key(images, stamps, label_paths, texts, choices)
     cache = _cache_file(images, label_paths, num_classes, cache_dir)
     index = _load_cache(cache, key, images)
@@ -111,7 +121,7 @@ def look_at_labels(
     findings = [("malformed line", f"{label_paths[i]}:{line}", why) for i, line, why in wrong]
     bad = wrong_classes(rows, num_classes)
     for row in np.flatnonzero(bad).tolist():
-        details = f"{_values(rows, row)}, valid are 0 to {num_classes - 1}"
+        details = f"{_values(rows, row)}, valid are 0 to {num_classes - 1}{one_based(rows, num_classes)}"
         findings.append(("class id", rows.where(label_paths, row), details))
     sizes, unreadable = _read_sizes(images)
     return _index(images, label_paths, texts, rows.only(~bad), sizes, unreadable, "mend", findings)
@@ -308,7 +318,8 @@ def _no_labels(images: Sequence[Path], label_paths: Sequence[Path]) -> str:
     tried = "; ".join(
         f"{printable(image)} -> {printable(label)}" for image, label in zip(images[:3], label_paths[:3], strict=True)
     )
-    return f"no label file found for any of {count(len(images), 'image')}; tried: {tried}"
+    way_on = "an empty label file says that a photo is background"
+    return f"no label file found for any of {count(len(images), 'image')} ({way_on}); tried: {tried}"
 
 
 def _no_usable_box(report: LabelReport) -> str:
@@ -337,14 +348,14 @@ def _content_key(
 def _cache_file(
     images: Sequence[Path], label_paths: Sequence[Path], num_classes: int, cache_dir: Path | None
 ) -> Path | None:
-    """Where a split is cached: one file per list of paths, so that a changed label replaces its old cache."""
+    """Return where a split is cached: one file per list of paths, so that a changed label replaces its cache."""
     names = os.fsencode("\0".join(map(str, chain(images, label_paths))) + f"\0{num_classes}")
     folder = cache_folder(cache_dir)
     return folder and folder / f"labels-{hashlib.sha256(names).hexdigest()[:24]}.npz"
 
 
 def _load_cache(path: Path | None, key: str, images: Sequence[Path]) -> LabelIndex | None:
-    """The cached index if it was made from the same content; None if it is absent, stale or damaged."""
+    """Return the cached index if it was made from the same content; None if it is absent, stale or damaged."""
     if path is None:
         return None
     try:
@@ -366,7 +377,7 @@ def _load_cache(path: Path | None, key: str, images: Sequence[Path]) -> LabelInd
 
 
 def _save_cache(path: Path | None, key: str, images: Sequence[Path], index: LabelIndex) -> None:
-    """Writes the cache whole or not at all; a folder that cannot be written to costs a scan next time, no more."""
+    """Write the cache whole or not at all; a folder that cannot be written to costs a scan next time, no more."""
     if path is None:
         return
     left_out = {image for image, _ in index.report.unreadable}

@@ -36,7 +36,7 @@ class Rows(NamedTuple):
         return Rows(*(part[mask] for part in self))
 
     def where(self, paths: Sequence[Path], row: int) -> str:
-        """The `file:line` of a row."""
+        """Return the `file:line` of a row."""
         return f"{paths[self.image[row]]}:{self.line[row]}"
 
 
@@ -80,7 +80,7 @@ def parse_labels(
 
 
 def _plain_numbers(rows: list[list[bytes]]) -> list[float] | None:
-    """All numbers of a file in which every line is `class cx cy w h`; None if one line is anything else."""
+    """Return all numbers of a file in which every line is `class cx cy w h`; None if one line is anything else."""
     if any(len(row) != 5 for row in rows):
         return None
     tokens = list(chain.from_iterable(rows))
@@ -170,17 +170,21 @@ def check_classes(rows: Rows, paths: Sequence[Path], num_classes: int) -> None:
     where = rows.where(paths, row)
     if ids[row] != math.floor(ids[row]):
         raise UserError(f"{printable(where)}: class id {ids[row]:g} is not a whole number")
-    used = np.unique(ids)
-    one_based = used[0] == 1 and used[-1] == num_classes
-    hint = " (they look 1-based: the first class is 0)" if one_based else ""
     raise UserError(
         f"{printable(where)}: class id {ids[row]:.15g}, valid are 0 to {num_classes - 1} ({num_classes} classes); "
-        f"ids used: {_ranges(used)}{hint}"
+        f"ids used: {_ranges(np.unique(ids))}{one_based(rows, num_classes)}"
     )
 
 
+def one_based(rows: Rows, num_classes: int) -> str:
+    """Say so where class ids look as if they were counted from 1; nothing else."""
+    ids = rows.values[:, 0]
+    from_one = len(ids) > 0 and ids.min() == 1 and ids.max() == num_classes
+    return " (they look 1-based: the first class is 0)" if from_one else ""
+
+
 def _ranges(ids: np.ndarray, limit: int = 12) -> str:
-    """Ascending whole numbers as text such as `0-3, 7`."""
+    """Return ascending whole numbers as text such as `0-3, 7`."""
     runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
     texts = [f"{run[0]:.15g}" if len(run) == 1 else f"{run[0]:.15g}-{run[-1]:.15g}" for run in runs]
     return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")

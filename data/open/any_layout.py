@@ -4,12 +4,14 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from data.data_yaml import BUILT_IN, DataSpec, data_yaml_values, read_data_yaml
 from data.open.archive import is_archive, unpack
 from data.open.darknet_data import read_darknet_data
 from data.photo_files import exists, is_photo_name, walk
+from data.pixel_limit import part_of_key
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
@@ -17,7 +19,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 # Where class names stand beside labels that have no data YAML: Label Studio, labelImg, CVAT.
 NAMES_FILES = ("classes.txt", "obj.names", "names.txt")
 UNPACKED = "unpacked"
-SCHEMA = 1
+SCHEMA = 2
 NOT_CONTENT = (".DS_Store", "Thumbs.db")
 
 
@@ -32,6 +34,7 @@ def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataS
     built_in = short and (BUILT_IN / f"{name}.yaml").is_file()
     if built_in or path.suffix.lower() in YAML_SUFFIXES or not exists(path):
         return read_data_yaml(name, root)
+    named = path
     if exists(path, Path.is_file) and is_archive(path.name):
         path = _unpacked(path, root)
     if exists(path, Path.is_dir):
@@ -41,7 +44,7 @@ def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataS
             return spec
     elif path.suffix.lower() == ".data":
         return _said(read_darknet_data(path), "Darknet .data")
-    return _converted(path, root, cache_dir)
+    return replace(_converted(path, root, cache_dir), source=named)
 
 
 def _own_labels(folder: Path, root: Path) -> DataSpec | None:
@@ -130,7 +133,7 @@ def _converted(path: Path, root: Path, cache_dir: Path | None) -> DataSpec:
 
 def _digest(path: Path, kind: str) -> str:
     """Make a digest of all files' names, sizes and times, which a conversion depends on."""
-    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {kind} {path}"))
+    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {kind} {path}{part_of_key()}"))
     for parent, names in walk(path if path.is_dir() else path.parent):
         for name in sorted(names):
             if name not in NOT_CONTENT:

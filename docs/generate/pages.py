@@ -8,7 +8,6 @@ from docs.generate import api, choices, gradients, results_chart, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import DOCS, NOT_PAGES, ROOT, SHOWN, on_site, turned
 from studies.figures import ggiou_plane
-from utils.config.knobs import StudyConfig
 
 MAKERS: Mapping[str, Callable[[], str]] = {
     "main choices": choices.main_choices,
@@ -18,7 +17,9 @@ MAKERS: Mapping[str, Callable[[], str]] = {
     "dense assigners": choices.all_dense_assigners,
     "metrics": choices.all_metrics,
     "gradient fields": gradients.sections,
-    "commands": settings.command_pages,
+    **settings.command_sections(),
+    "modules": api.modules_table,
+    "functions": api.functions,
     "hyperparameters": settings.hyperparameters,
     "yolov3 keys": settings.yolov3_keys,
     "torchvision keys": settings.torchvision_keys,
@@ -55,8 +56,8 @@ def write_site(into: Path) -> None:
         _write(pages / name, text)
     gradients.draw_all(pages / "images" / "gradients")
     results_chart.draw(pages / "images" / "results.png")
-    # The one study that takes seconds; the others' pictures are those that make studies wrote last.
-    ggiou_plane.run(StudyConfig(out=str(pages / "studies")))
+    # The study whose pictures take seconds; the others' are those that make studies wrote last.
+    ggiou_plane.draw(pages / "studies")
     _write(into / "zensical.toml", site_settings())
 
 
@@ -65,7 +66,8 @@ def site_settings() -> str:
     text = SETTINGS.read_text("utf-8")
     concepts = [page for page in unnamed() if page.startswith("concepts/")]
     guides = [page for page in unnamed() if page not in concepts]
-    functions = [f'      "api/{name}.md",' for name in api.modules()]
+    # By the file's name alone: the folders before it would not fit beside a page.
+    functions = [f'      {{ "{name.split(".")[-1]}" = "api/{name}.md" }},' for name in api.modules()]
     text = text.replace("@ROOT@", ROOT.as_posix()).replace("      # alignyolo's modules", "\n".join(functions))
     for kind, places in (("guides", guides), ("concepts", concepts)):
         text = text.replace(f"    # further {kind}", "\n".join(f'    "{page}",' for page in places))

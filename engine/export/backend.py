@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alignyolo.anchors import build_anchors
+from engine.export.metadata import require_ours
 from models.yolov3.decoding import Decoding
 from utils.errors import UserError, printable
 
@@ -40,6 +41,7 @@ class Backend:
     limits: Mapping[str, Any] = field(default_factory=dict)  # with `final`: conf, nms_iou and max_det of the file
     model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
     source: str = ""  # what the weights say about themselves
+    photo_bits: int = 0  # that deep photos are scaled by (data/images.py)
 
 
 def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tuple[int, int]:
@@ -53,14 +55,14 @@ def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tupl
 
 
 def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of decoded outputs (B, 4 + C, A)."""
+    """Return boxes and scores of decoded outputs (B, 4 + C, A)."""
     output = output.float().transpose(1, 2)
     center, half = output[..., :2], output[..., 2:4] / 2
     return torch.cat([center - half, center + half], dim=-1), output[..., 4:]
 
 
 def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, precision: str = "") -> Backend:
-    """The backend of an exported file from its metadata and its computation; UserError if they are not ours.
+    """Return the backend of an exported file from its metadata and its computation; UserError if they are not ours.
 
     `precision` is what a runtime that chooses says it computes in.
     """
@@ -68,12 +70,14 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         values = {key: _literal(metadata[key]) for key in ("names", "imgsz", "batch", "stride", "args")}
         by_number = {int(number): str(name) for number, name in values["names"].items()}  # JSON's keys are text
         names = tuple(by_number[number] for number in range(len(by_number)))
-        image_size = tuple(values["imgsz"])
         dynamic = bool(_literal(metadata.get("any_size", values["args"]["dynamic"])))
         model = json.loads(metadata["model_config"] if "model_config" in metadata else metadata["model"])
         layout = metadata["layout"]
-        decoding = Decoding(model["decode"], model["xy_reach"])
         limits = _literal(metadata.get("nms_limits", {}))
+        photo_bits = int(_literal(metadata.get("photo_bits", 0)))
+        require_ours(values, layout, model, limits)
+        image_size = (values["imgsz"][0], values["imgsz"][1])
+        decoding = Decoding(model["decode"], model["xy_reach"])
         stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
         precision = stored if stored == "int8" else precision or stored
     except (KeyError, ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
@@ -84,19 +88,34 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
     def run(images: Tensor) -> Candidates | Detections:
         outputs = [torch.from_numpy(np.ascontiguousarray(part)) for part in compute(images.numpy())]
         if layout == "decoded":
-            return candidates_of_decoded(outputs[0])
+            return _of_classes(candidates_of_decoded(outputs[0]), names, path)
         if layout == "raw":
             size = (images.shape[-2], images.shape[-1])
-            return decoding.candidates(outputs[0], build_anchors(size, model["strides"], model["anchors"]))
+            anchors = build_anchors(size, model["strides"], model["anchors"])
+            return _of_classes(decoding.candidates(outputs[0], anchors), names, path)
         boxes, scores, labels, counts = outputs[-4:]
+        _require_named(int(labels.max()) + 1 if labels.numel() else 0, len(names), path)
         return [
             {"boxes": box[:count], "scores": score[:count], "labels": label[:count]}
             for box, score, label, count in zip(boxes, scores, labels.long(), counts.tolist(), strict=True)
         ]
 
-    batch = None if dynamic else int(values["batch"])
-    final, stride = layout == "nms", int(values["stride"])
-    return Backend(names, image_size, batch, dynamic, run, final, stride, precision, limits, model, "exported")
+    batch = None if dynamic else values["batch"]
+    final, stride = layout == "nms", values["stride"]
+    facts = (stride, precision, limits, model, "exported", photo_bits)
+    return Backend(names, image_size, batch, dynamic, run, final, *facts)
+
+
+def _of_classes(found: tuple[Tensor, Tensor], names: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
+    """Return what a file has found; UserError where it scores another number of classes than it names."""
+    _require_named(found[1].shape[-1], len(names), path, exactly=True)
+    return found
+
+
+def _require_named(count: int, names: int, path: Path, exactly: bool = False) -> None:
+    """Raise UserError unless so many classes have a name, and no others where it has to be exactly as many."""
+    if count > names or (exactly and count != names):
+        raise UserError(f"{printable(path)}: names {names} classes in its metadata, and detects {count}")
 
 
 def _literal(value: Any) -> Any:

@@ -53,12 +53,12 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
     spec = open_data(settings.calibrate, data_root(settings.data_root))
     if spec.names != config.names:
         raise UserError(
-            f"--calibrate {printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but the "
+            f"--calibrate {printable(spec.shown)} has the classes {printable(', '.join(spec.names), 120)}, but the "
             f"weights were trained on {printable(', '.join(config.names), 120)}"
         )
     train, val = load_split(spec, "train"), load_split(spec, "val")
     rows = np.linspace(0, len(train) - 1, min(CALIBRATION_PHOTOS, len(train))).round().astype(int)
-    photos = [read_image(train.images[row]) for row in rows]
+    photos = [read_image(train.images[row], bits=config.run.photo_bits) for row in rows]
     boxed = [Letterbox.fit(photo.shape[:2], job.size).apply(photo) for photo in photos]
     shown = tuple(batch.numpy() for batch in batches(boxed, settings.batch_size))
     return replace(job, calibration=shown), Trial(val, split_truths(spec, "val", val))
@@ -86,7 +86,7 @@ def compare(chosen: Format, path: Path, job: Job, trial: Trial) -> str:
 
 
 def _bf16(chosen: Format, plain: Path, job: Job) -> dict[str, Backend]:
-    """The same in bf16 where this CPU has it: by the format's runtime, or else by PyTorch."""
+    """Return the same in bf16 where this CPU has it: by the format's runtime, or else by PyTorch."""
     if not cpu_has_bf16():
         return {}
     if "bf16" in chosen.facts.precisions:
@@ -96,7 +96,7 @@ def _bf16(chosen: Format, plain: Path, job: Job) -> dict[str, Backend]:
 
 
 def milliseconds(sides: Mapping[str, Backend], images: torch.Tensor) -> dict[str, float]:
-    """The median CPU time of a batch (B, 3, H, W) on each side, in turns, so that other work hits all alike."""
+    """Return the median CPU time of a batch (B, 3, H, W) on each side, in turns, so that other work hits all alike."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(TURNS + 1):
         for name, side in sides.items():
@@ -109,8 +109,8 @@ def milliseconds(sides: Mapping[str, Backend], images: torch.Tensor) -> dict[str
 
 
 def average_precision(backend: Backend, job: Job, trial: Trial) -> float:
-    """AP of a backend on the split, as val.py measures it."""
-    dataset = DetectionDataset(trial.index, job.size, None, 0, cache=False)
+    """Return AP of a backend on the split, as val.py measures it."""
+    dataset = DetectionDataset(trial.index, job.size, None, 0, photo_bits=job.config.run.photo_bits)
     detector = BackendDetector(backend, Postprocess())
     metrics = CocoMetrics.of(trial.truths, job.config.names)
     with contextlib.redirect_stdout(io.StringIO()):

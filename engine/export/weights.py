@@ -29,7 +29,7 @@ def open_weights(
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether `--precision` means bfloat16 on a device: auto does where the hardware computes in it."""
+    """Tell whether `--precision` means bfloat16 on a device: auto does where the hardware computes in it."""
     return precision == "bf16" or (precision == "auto" and autocast_dtype("auto", device) == torch.bfloat16)
 
 
@@ -45,9 +45,15 @@ def torch_backend(detector: AnyDetector, config: Config, bf16: bool = False) -> 
 
     size, stride = config.run.image_size, max(config.model.strides)
     precision, model = "bf16" if bf16 else "float32", plain(config.model)
-    return Backend(config.names, size, None, True, run, stride=stride, precision=precision, model=model)
+    facts: dict[str, Any] = {
+        "stride": stride,
+        "precision": precision,
+        "model": model,
+        "photo_bits": config.run.photo_bits,
+    }
+    return Backend(config.names, size, None, True, run, **facts)
 
 
 def _on_host(parts: Iterable[Tensor]) -> Any:
-    """A tensor, or one for each image, in float32 on the host."""
+    """Return a tensor, or one for each image, in float32 on the host."""
     return parts.float().cpu() if isinstance(parts, Tensor) else [part.float().cpu() for part in parts]

@@ -12,12 +12,15 @@ ROUNDING = 1e-3
 
 
 def is_array(source: Any) -> bool:
-    """Whether a source is an array, a tensor or a picture in memory, and no path."""
+    """Tell whether a source is an array, a tensor or a picture in memory, and no path."""
     return hasattr(source, "__array__")
 
 
-def as_photo(source: Any) -> np.ndarray:
-    """The array as a photo (h, w, 3) of uint8 RGB; an alpha channel is dropped; UserError for what has no meaning."""
+def as_photo(source: Any, bits: int = 0) -> np.ndarray:
+    """Turn an array into a photo (h, w, 3) of uint8 RGB without alpha; UserError for what has no meaning.
+
+    uint16 is scaled by `bits`, as files are (data/images.py), or with 0 by all 16.
+    """
     if hasattr(source, "convert"):  # Pillow's pictures may have a palette
         source = source.convert("RGB")
     try:
@@ -30,17 +33,18 @@ def as_photo(source: Any) -> np.ndarray:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
         raise UserError(f"an array of shape {np.shape(source)}: {EXPECTED}; several images as a list")
-    pixels = _bytes(array)
+    pixels = _bytes(array, bits or 16)
     colours = 1 if array.shape[2] <= 2 else 3
     return np.ascontiguousarray(np.broadcast_to(pixels[..., :colours], (*array.shape[:2], 3)))
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """Pixels of any accepted type as uint8, the whole range of the type on 0 to 255."""
+def _bytes(array: np.ndarray, bits: int) -> np.ndarray:
+    """Return pixels of any accepted type as uint8, the whole range of the type, or of uint16's `bits`, on 0 to 255."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        top = 2 ** min(bits, 16) - 1
+        return ((array.astype(np.uint32).clip(0, top) * 255 + top // 2) // top).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"an array of {array.dtype}: {EXPECTED}")
     low, high = float(array.min()), float(array.max())

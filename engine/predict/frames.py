@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.images import ImageError, read_image
+from engine.predict.sources import Files, files_of
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 from utils.ultralytics_only import file_loader, stream_loader
@@ -17,15 +19,21 @@ STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 class Frames:
     """The images of a source as (path, frame number or None, RGB image); what cannot be read is said and counted."""
 
-    def __init__(self, source: str, vid_stride: int):
+    def __init__(self, source: str, vid_stride: int, recursive: bool = False, photo_bits: int = 0):
         self.unread, self.stream, self.fps = 0, source.isnumeric() or source.lower().startswith(STREAMS), 30.0
-        self.source, self.vid_stride = source, vid_stride
+        self.source, self.vid_stride, self.photo_bits = source, vid_stride, photo_bits
+        self.files = Files([], [], 0, None)
+        self.loader: Any = None
         try:
             if self.stream:
+                if recursive:
+                    raise UserError(f"--recursive: expected --source to be a folder, not {printable(source)}")
                 self.loader = stream_loader(source, vid_stride)
             else:
-                files = self._listed(Path(source)) if source.lower().endswith(".txt") else source
-                self.loader = file_loader(files, vid_stride)
+                listed = self._listed(Path(source)) if source.lower().endswith(".txt") else None
+                self.files = files_of(source, recursive, listed)
+                videos = [path for path in self.files.videos if self._is_file(path)]
+                self.loader = file_loader(videos, vid_stride) if videos else None
         except ConnectionError:
             raise UserError(f"--source {printable(source)}: no such webcam or stream, or it sends nothing") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -36,7 +44,10 @@ class Frames:
         yield from (self._of_stream() if self.stream else self._of_files())
 
     def _listed(self, path: Path) -> list[str]:
-        """The files that a list names, relative to the working directory or to the list; missing ones are said."""
+        """Return the files that a list names, relative to the working directory or to the list.
+
+        Missing ones are said.
+        """
         names = [line.strip() for line in require_regular(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = []
         for name in names:
@@ -49,20 +60,30 @@ class Frames:
             raise FileNotFoundError(f"a list of {len(names)} files, none of which exists")
         return files
 
+    def _is_file(self, path: str) -> bool:
+        """Tell whether a video can be opened; one that is a pipe or a device is said, as a damaged one is."""
+        try:
+            return require_regular(path).is_file()
+        except OSError:
+            self._said(path, "no video, or a damaged one")
+            return False
+
     def _said(self, path: str, reason: str) -> None:
         self.unread += 1
         print(f"warning: {printable(path)}: {printable(reason)}; left out", file=sys.stderr)
 
     def _of_files(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """Images one by one, upright, then the loader's videos."""
-        for path in self.loader.files[: self.loader.ni]:
+        """Yield images one by one, upright, then the loader's videos."""
+        for path in self.files.photos:
             try:
-                yield path, None, read_image(path)
+                yield path, None, read_image(path, bits=self.photo_bits)
             except ImageError as error:
                 self._said(path, error.reason)
-        videos = self.loader.files[self.loader.ni :]
+        if self.loader is None:
+            return
+        videos = self.loader.files
         batches, seen = iter(self.loader), dict.fromkeys(videos, 0)
-        self.loader.count = self.loader.ni
+        self.loader.count = 0
         while True:
             try:
                 (path,), (image,), _ = next(batches)
@@ -80,7 +101,7 @@ class Frames:
                 self._said(path, "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """Frames until the stream ends."""
+        """Yield frames until the stream ends."""
         self.fps = (self.loader.fps[0] or 30.0) / self.vid_stride
         number = lost = 0
         try:

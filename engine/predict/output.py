@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine.predict.drafts import Drafts
 from utils.config.knobs import DetectConfig
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import printable
@@ -25,7 +26,12 @@ CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2
 class Output:
     """What a run writes: drawn pictures and videos, label files, crops, CSV and JSON."""
 
-    def __init__(self, folder: Path, settings: DetectConfig, names: Sequence[str], precision: str):
+    def __init__(
+        self, folder: Path, settings: DetectConfig, names: Sequence[str], precision: str, source: Path | None = None
+    ) -> None:
+        # The results of a folder's sub-folders lie in the same sub-folders.
+        self.source = source.absolute() if source else None
+        self.drafts = Drafts(tuple(names))
         self.folder, self.settings, self.names, self.precision = folder, settings, names, precision
         self.rows: list[dict[str, Any]] = []
         self.frames = self.detections = 0
@@ -33,11 +39,13 @@ class Output:
         self.used: dict[str, str] = {}
 
     def stem(self, path: str) -> str:
-        """A file name for an image's outputs, another one for another image of the same name."""
+        """Return a file name for an image's outputs, another one for another image of the same name."""
         if path not in self.used:
             stem = Path(path).stem if Path(path).suffix else "".join(c if c.isalnum() else "_" for c in path)[-60:]
             # Room for a number and a suffix, also where every letter takes four bytes.
             stem = stem if len(os.fsencode(stem)) <= 4 * LONGEST else stem[:LONGEST]
+            if self.settings.recursive and self.source:
+                stem = (Path(path).parent.relative_to(self.source) / stem).as_posix()
             taken = set(self.used.values())
             number, name = 1, stem
             while name in taken:
@@ -47,7 +55,7 @@ class Output:
         return self.used[path]
 
     def add(self, path: str, frame: int | None, image: np.ndarray, found: Any, fps: float) -> None:
-        """Writes what the flags ask for of one image."""
+        """Write what the flags ask for of one image."""
         boxes, scores = found.boxes.xyxy.numpy(), found.boxes.conf.numpy()
         labels = found.boxes.cls.int().numpy()
         stem = self.stem(path)
@@ -58,7 +66,10 @@ class Output:
             corners = dict(zip(("x1", "y1", "x2", "y2"), (round(side, 2) for side in box), strict=True))
             row = {"image": path, "frame": frame, "class": label, "name": self.names[label], "score": round(score, 5)}
             self.rows.append(row | corners | {"precision": self.precision})
+        if self.settings.save_coco:
+            self.drafts.add(path, frame, image.shape[:2], boxes, scores, labels)
         if self.settings.save:
+            (self.folder / stem).parent.mkdir(parents=True, exist_ok=True)
             self._draw(path, stem, frame, draw_boxes(image, boxes, labels, self.names, scores), fps)
         if self.settings.save_txt:
             self._write_txt(numbered, found)
@@ -81,11 +92,11 @@ class Output:
         self.videos[path].write(np.ascontiguousarray(drawn[..., ::-1]))
 
     def _write_txt(self, stem: str, found: Any) -> None:
-        folder = self.folder / "labels"
-        folder.mkdir(exist_ok=True)
+        file = self.folder / "labels" / f"{stem}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
         rows = zip(found.boxes.cls.int().tolist(), found.boxes.xywhn.tolist(), found.boxes.conf.tolist(), strict=True)
         text = "".join(f"{label} {' '.join(f'{side:.6f}' for side in box)} {score:.6f}\n" for label, box, score in rows)
-        (folder / f"{stem}.txt").write_text(text, "utf-8")
+        file.write_text(text, "utf-8")
 
     def _write_crops(self, stem: str, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> None:
         for number, (box, label) in enumerate(zip(boxes, labels.tolist(), strict=True)):
@@ -93,12 +104,12 @@ class Output:
             right, bottom = np.ceil(box[2:]).astype(int)
             if right > left and bottom > top:
                 name = "".join(c if c.isalnum() else "_" for c in self.names[label])[:LONGEST]
-                folder = self.folder / "crops" / f"{label}_{name}"
-                folder.mkdir(parents=True, exist_ok=True)
-                write_image(folder / f"{stem}_{number}.jpg", np.ascontiguousarray(image[top:bottom, left:right]))
+                file = self.folder / "crops" / f"{label}_{name}" / f"{stem}_{number}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
 
     def close(self) -> None:
-        """Finishes the videos and writes the tables."""
+        """Finish the videos and write the tables."""
         for video in self.videos.values():
             video.release()
         if self.settings.save_csv:
@@ -109,3 +120,5 @@ class Output:
             write_atomically(self.folder / "detections.csv", table.getvalue())
         if self.settings.save_json:
             write_json(self.folder / "detections.json", json.loads(json.dumps(self.rows)))
+        if self.settings.save_coco:
+            self.drafts.write(self.folder, self.source)

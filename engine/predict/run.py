@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.pixel_limit import pixels_allowed
 from engine.predict.frames import Frames
 from engine.predict.model import Model, load
 from engine.predict.output import Output
@@ -14,42 +15,50 @@ from utils.run_folder import new_run_folder
 
 
 def run(settings: DetectConfig) -> Path:
-    """Detects on the source as the flags say and returns the run folder; UserError for wrong input."""
+    """Detect on the source as the flags say and return the run folder; UserError for wrong input."""
+    with pixels_allowed(settings.max_pixels):
+        return detected(settings)
+
+
+def detected(settings: DetectConfig) -> Path:
+    """Do the run itself."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     if not settings.source:
         raise UserError("--source: expected an image, folder, glob, list file, video, webcam number or stream address")
     limits = (settings.conf, settings.nms_iou, settings.max_det)
     model = load(weights, settings.imgsz, *limits, settings.device, settings.precision)
     wanted = wanted_classes(settings.classes, model.backend.names)
-    frames = Frames(settings.source, settings.vid_stride)
+    frames = Frames(settings.source, settings.vid_stride, settings.recursive, model.backend.photo_bits)
     output: Output | None = None
     try:
         for path, frame, image in frames:
             if output is None:  # a source of which nothing can be read leaves no folder behind
                 folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-                output = Output(folder, settings, model.backend.names, model.backend.precision)
+                root = frames.files.folder
+                output = Output(folder, settings, model.backend.names, model.backend.precision, root)
             found = model.detect(image, path, wanted=wanted)
             print(line(path, frame, found, model, settings.conf))
             output.add(path, frame, image, found, frames.fps)
     finally:  # also when a webcam is stopped with Ctrl-C
         if output:
             output.close()
-            print(summary(output, frames.unread))
+            print(summary(output, frames.unread, frames.files.left))
     if output is None:
         raise UserError(f"--source {printable(settings.source)}: nothing in it could be read")
     return output.folder
 
 
-def summary(output: Output, unread: int) -> str:
-    """What a run came to."""
+def summary(output: Output, unread: int, left: int = 0) -> str:
+    """Return what a run came to; `left` photos and videos lie in sub-folders that were not asked for."""
     images = f"{output.frames} image{'' if output.frames == 1 else 's'}"
     detections = f"{output.detections} detection{'' if output.detections == 1 else 's'}"
     skipped = f", {unread} could not be read" if unread else ""
+    skipped += f", {left} in sub-folders left out (--recursive takes them)" if left else ""
     return f"{images}, {detections} in {output.precision}{skipped}; written to {printable(output.folder)}"
 
 
 def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """The numbers of the classes to report, None for all; UserError with the nearest name for an unknown one."""
+    """Return the numbers of the classes to report, None for all; UserError with the nearest name for an unknown one."""
     for name in classes:
         if name not in names:
             raise UserError(f"--classes: no class {printable(name)!r}{nearest(name, names)}")
@@ -57,7 +66,7 @@ def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | 
 
 
 def line(path: str, frame: int | None, found: Any, model: Model, conf: float) -> str:
-    """What was found in an image; where nothing was, how near the best came."""
+    """Return what was found in an image; where nothing was, how near the best came."""
     where = printable(Path(path).name or path) + ("" if frame is None else f" frame {frame}")
     counts: dict[str, int] = {}
     for label in found.boxes.cls.int().tolist():
@@ -70,5 +79,5 @@ def line(path: str, frame: int | None, found: Any, model: Model, conf: float) ->
 
 
 def short(number: float) -> str:
-    """.25 for 0.25."""
+    """Write .25 for 0.25."""
     return f"{number:.2f}".removeprefix("0")

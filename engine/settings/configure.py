@@ -9,13 +9,14 @@ from typing import Any
 
 from data.data_yaml import DataSpec, data_root
 from data.open.any_layout import open_data_set
+from data.pixel_limit import pixels_allowed
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
 from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig, checked
 from utils.config.sources import HYPS, hyperparameters, model_config, parse_settings
 from utils.config.yaml_file import find_yaml, read_mapping
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 # What suits the embedded shapes: three and a half minutes on two CPU threads without bf16, AP50 above .6.
 DEMO: dict[str, Any] = {
@@ -39,7 +40,7 @@ class Plan:
 
 
 def plan_run(flags: Mapping[str, Any]) -> Plan:
-    """Checks the flags of train.py and the YAML files that they name; UserError for any mistake.
+    """Check the flags of train.py and the YAML files that they name; UserError for any mistake.
 
     `loss` and `assign` are short for the hyperparameters `box_loss` and `assigner`; `set` holds key=value strings.
     """
@@ -60,16 +61,30 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
         given = " ".join(map(str, run.imgsz))
         raise UserError(f"--imgsz {given}: expected multiples of {stride}, such as {sides}")
-    spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
+    if run.multi_scale and max(run.image_size) == stride:
+        raise UserError(f"--multi-scale: {stride} px is one stride, of which there are no parts; leave it out")
+    check_start_files(run, model)
+    with pixels_allowed(run.max_pixels):
+        spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
         hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""
-        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}")
+        raise UserError(
+            f"{printable(spec.shown)}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}"
+        )
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 
+def check_start_files(run: RunConfig, model: ModelConfig | TorchvisionConfig) -> None:
+    """Raise UserError for weights to start from that are not there, before anything is read or tried."""
+    for name, path in (("--weights", run.weights), ("backbone_weights", model.backbone_weights)):
+        if path and not Path(path).is_file():
+            kind = "a folder" if Path(path).is_dir() else "no such file"
+            raise UserError(f"{name}: weights not found: {printable(Path(path).absolute())} ({kind})")
+
+
 def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
+    """Return the demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
     if not model.scratch_hyp:
         return DEMO
     side = max(model.strides)
@@ -81,7 +96,7 @@ def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) ->
 
 
 def advice(config: Config) -> str:
-    """A line on settings that expect pretrained weights where there are none, or empty."""
+    """Return a line on settings that expect pretrained weights where there are none, or empty."""
     run, model = config.run, config.model
     if (
         model.backbone_weights
@@ -98,7 +113,7 @@ def advice(config: Config) -> str:
 
 
 def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:
-    """UserError for a loss, an assigner or a flag that the model's kind does not have."""
+    """Raise UserError for a loss, an assigner or a flag that the model's kind does not have."""
     family = family_of(model)
     if hyper.box_loss not in family.box_losses:
         raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
@@ -129,7 +144,7 @@ def check_settings(chosen: Choices, overrides: Collection[str], flags: Mapping[s
 
 
 def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) -> None:
-    """UserError for steps of the learning rate that are asked for and not taken, or that the run is too short for."""
+    """Raise UserError for learning rate steps that the schedule does not take, or the run is too short for."""
     schedule = "cosine" if run.cos_lr else hyper.lr_schedule
     unused = sorted({"lr_steps", "lr_drop"} & set(asked))
     if schedule != "steps" and unused:
@@ -142,7 +157,7 @@ def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) 
 
 
 def check_device(run: RunConfig) -> None:
-    """UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
+    """Raise UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
     on_cpu = run.device.strip().lower() == "cpu"
     if on_cpu and run.amp == "fp16":
         raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")

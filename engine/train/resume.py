@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.data_yaml import data_root
+from data.pixel_limit import pixels_allowed
 from engine.settings.configure import Plan, open_data
 from engine.train.run import claimed, run
 from engine.train.trainer import build_schedule, closing_epochs, ended
@@ -30,8 +31,6 @@ def resume(flags: Mapping[str, Any]) -> Path:
     would change it, or another process trains it.
     """
     path = resume_path(flags["resume"])
-    if not any(each.is_file() for each in (path, path.with_name("last_prev.pt"))):
-        raise UserError(f"weights not found: {printable(path.absolute())}")
     folder = run_folder_of(path)
     with claimed(folder) if group_of_environment().main else contextlib.nullcontext():
         return _resume(path, folder, flags)
@@ -54,10 +53,11 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
     if config.run.epochs != before.run.epochs and group_of_environment().main:
         print(change_of_schedule(before, config, done))
     root = data_root(config.run.data_root)
-    spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
+    with pixels_allowed(config.run.max_pixels):
+        spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
     if spec.names != config.names:
         raise UserError(
-            f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
+            f"{printable(spec.shown)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
             f"now, {printable(', '.join(config.names), 120)} then"
         )
     if group_of_environment().main:
@@ -66,14 +66,14 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
 
 
 def run_folder_of(path: Path) -> Path:
-    """The folder of the run that a last.pt lies in; UserError where it does not lie as train.py writes it."""
+    """Return the folder of the run that a last.pt lies in; UserError where it does not lie as train.py writes it."""
     if path.absolute().parent.name != "weights":
         raise UserError(f"--resume {printable(path)}: expected a run folder, or the weights/last.pt in one")
     return path.parents[1] if len(path.parents) > 1 else path.absolute().parents[1]
 
 
 def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
-    """The best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
+    """Return the best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
 
     Where it is damaged or missing it is made anew from last.pt or last_prev.pt, whichever is of that epoch. Where
     neither is, that epoch is lost, and the last one takes its place; a line says so before anything is trained.
@@ -101,7 +101,10 @@ def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(flags: Mapping[str, Any], config: Config) -> str:
-    """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
+    """Return the flags that a resumed run cannot take, each with what the run has instead.
+
+    Empty where there is none.
+    """
     run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
     given = [name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)]
     # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
@@ -116,7 +119,7 @@ def changes(flags: Mapping[str, Any], config: Config) -> str:
 
 
 def change_of_schedule(before: Config, after: Config, done: int) -> str:
-    """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
+    """Return what another number of epochs does to the learning rate of a run of which `done` epochs are over."""
     # The decay depends on epochs alone: the steps of an epoch do not matter here.
     schedules = [build_schedule(config, 1) for config in (before, after)]
     first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
@@ -131,7 +134,7 @@ def change_of_schedule(before: Config, after: Config, done: int) -> str:
 
 
 def resume_after_restart(plan: Plan) -> Path | None:
-    """Goes on with the run that torchrun has started anew; None at a first start, or before an epoch was saved."""
+    """Go on with the run that torchrun has started anew; None at a first start, or before an epoch was saved."""
     group = group_of_environment()
     note = restart_note(group, Path(plan.config.run.project))
     if note is None:
@@ -155,7 +158,7 @@ def resume_after_restart(plan: Plan) -> Path | None:
 
 
 def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A last.pt and its contents, or, with a message, the one before it where the newest is missing or damaged."""
+    """Load a last.pt, or with a message the one before it where the newest is missing or damaged."""
     previous = path.with_name("last_prev.pt")
     try:
         return path, load_checkpoint(path)
@@ -167,7 +170,7 @@ def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def require_resumable(contents: dict[str, Any], path: Path) -> None:
-    """UserError for a checkpoint that lacks what a run goes on with."""
+    """Raise UserError for a checkpoint that lacks what a run goes on with."""
     missing = sorted(RESUMED_PARTS - require_model(contents, path).keys())
     if missing:
         what = "weights only" if "optimizer" in missing else f"no {' and '.join(missing)}"
@@ -175,8 +178,23 @@ def require_resumable(contents: dict[str, Any], path: Path) -> None:
 
 
 def resume_path(name: str) -> Path:
-    """The last.pt that --resume means."""
+    """Return the last.pt that --resume means, also where only last_prev.pt is left beside it.
+
+    UserError, which says what was looked for, where neither is there.
+    """
     if name == "newest":
         return newest(Path("runs/train"), "last.pt")
-    path = Path(name)
-    return path / "weights" / "last.pt" if path.is_dir() else path
+    given = Path(name)
+    path = given / "weights" / "last.pt" if given.is_dir() else given
+    if path.is_file() or path.with_name("last_prev.pt").is_file():
+        return path
+    said = f"--resume {printable(name)}: "
+    if not given.is_dir():
+        raise UserError(f"{said}not found: no such run folder and no such file ({printable(path.absolute())})")
+    runs = sorted(each.parents[1].name for each in given.glob("*/weights/last*.pt"))
+    inside = f"; it holds the runs {printable(', '.join(dict.fromkeys(runs)), 120)}: name one" if runs else ""
+    saved = "a run without a complete epoch leaves none; start it again" if (given / "config.yaml").is_file() else ""
+    raise UserError(
+        f"{said}neither weights/last.pt nor weights/last_prev.pt in {printable(given.absolute())}"
+        f"{inside or (saved and f': {saved}') or '; expected the folder of a run'}"
+    )

@@ -16,6 +16,7 @@ from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
 from data.open.hold_out import keep_split
+from data.pixel_limit import pixels_allowed
 from data.sampling import repeated
 from data.split import fingerprint, load_split
 from engine.failures import explained
@@ -27,6 +28,7 @@ from engine.train.banner import banner, next_steps
 from engine.train.epoch_report import Observer
 from engine.train.matched_gain import with_matched_gain
 from engine.train.memory_trial import rehearsed, require_batches
+from engine.train.photo_depth import with_photo_bits
 from engine.train.stop_signals import StopNow, StopRequest, stop_requests
 from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
@@ -50,7 +52,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     Raises UserError and DivergedError for what stops it, InterruptedRun where somebody does. Under torchrun, every
     process trains on its share.
     """
-    with stop_requests() as stop:
+    with stop_requests() as stop, pixels_allowed(plan.config.run.max_pixels):
         try:
             return run_until(stop, plan, resumed, folder)
         except StopNow as asked:
@@ -87,18 +89,21 @@ def prepared(
     device: torch.device,
     resumed: dict[str, Any] | None,
 ) -> tuple[Trainer, Resources]:
-    """The trainer of a run with its weights in place, and what it may take; nothing is written yet."""
+    """Return the trainer of a run with its weights in place, and what it may take; nothing is written yet."""
     dtype = autocast_dtype(plan.config.run.amp, device)
     train_index = repeated(train_index, plan.config.hyper.repeat_threshold)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
-    config = plan.config if resumed else with_matched_gain(with_anchors(plan.config, train_index), train_index)
+    config = plan.config
+    if not resumed:
+        config = group.share(with_photo_bits(config, train_index.images) if group.main else None)
+        config = with_matched_gain(with_anchors(config, train_index), train_index)
     val_truths = split_truths(plan.data, "val", val_index)
     # A resumed run has been rehearsed, and could not change its batch size.
     rehearse = group.main and not resumed
     observer = Observer()
     detector = build_detector(config, observer, group)
     require_batches(config, len(train_index), group)
-    tried = rehearsed(config, detector, train_index, device, dtype, group) if rehearse else (config, 0)
+    tried = rehearsed(config, detector, train_index, device, group) if rehearse else (config, 0)
     config, peak = group.share(tried)
     require_batches(config, len(train_index), group)
     splits = {"train": train_index, "val": val_index}
@@ -124,7 +129,7 @@ def trained(
     stop: StopRequest,
     resumed: dict[str, Any] | None,
 ) -> Path:
-    """The run proper, in every process of the group."""
+    """Do the run itself, in every process of the group."""
     config, group, device, dtype = trainer.config, trainer.group, trainer.device, trainer.dtype
     train_index, val_index = trainer.train_index, trainer.val_index
     records: Records = NoRecords(folder)
@@ -135,6 +140,9 @@ def trained(
         rows = (resumed or {}).get("results")
         records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
+    if resumed and not trainer.ended:
+        done = trainer.start_epoch
+        print(f"resumed after epoch {done} of {config.run.epochs}: goes on with epoch {done + 1}")
     trainer.stop = stop
     try:
         trainer.fit(records)
@@ -151,12 +159,12 @@ def trained(
 
 
 def start_weights(config: Config) -> list[str]:
-    """The files that a new run starts from: a backbone's first, `--weights` over it."""
+    """Return the files that a new run starts from: a backbone's first, `--weights` over it."""
     return [path for path in (config.model.backbone_weights, config.run.weights) if path]
 
 
 def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
-    """UserError, with the difference, if the training split is not the one that the run began with."""
+    """Raise UserError, with the difference, if the training split is not the one that the run began with."""
     before, now = resumed["data"], fingerprint(index)
     if before != now:
         counts = (f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now))
@@ -167,7 +175,7 @@ def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
 
 
 def check_group(config: Config, group: Group, device: torch.device) -> None:
-    """UserError unless every process gets the same number of images per step, and can do what is asked."""
+    """Raise UserError unless every process gets the same number of images per step, and can do what is asked."""
     if config.run.batch_size > 0 and config.run.batch_size % group.world_size:
         raise UserError(
             f"--batch-size {config.run.batch_size} is the batch of all {group.world_size} processes together: "
@@ -202,7 +210,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
-    """A split's images and labels; says what is wrong with them."""
+    """Return a split's images and labels; says what is wrong with them."""
     index = load_split(data, split, bad_labels=bad_labels)
     if index.report.summary():
         print(f"{split} {index.report.summary()}", file=sys.stderr)
@@ -210,18 +218,18 @@ def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
 
 
 def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> None:
-    """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
+    """Print in one line what the doctor finds in the data set and the check of the labels does not tell."""
     model, run_config = plan.config.model, plan.config.run
     anchors = tuple(anchor for level in model.anchors for anchor in level)
     settings = Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t)
     checkup = examine(plan.data, settings, loaded={"train": train_index, "val": val_index})
     told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
     if told:
-        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
+        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.shown)} tells more", file=sys.stderr)
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:
-    """Seeds torch's default generators; everything that draws here has a generator of its own."""
+    """Seed torch's default generators; everything that draws here has a generator of its own."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -230,7 +238,7 @@ def set_determinism(seed: int, deterministic: bool) -> None:
 
 
 def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tensor:
-    """Sides (M, 2) in pixels that the truths of a split have at the network input."""
+    """Return sides (M, 2) in pixels that the truths of a split have at the network input."""
     scale = (torch.tensor(image_size) / torch.from_numpy(index.sizes)).amin(1)
     per_box = scale.repeat_interleave(torch.from_numpy(index.starts).diff())
     boxes = torch.from_numpy(index.boxes)
@@ -238,7 +246,7 @@ def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tenso
 
 
 def with_anchors(config: Config, index: LabelIndex) -> Config:
-    """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
+    """Return the config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
     if not family_of(config.model).fits_anchors:
         return config
     sizes, model = network_sizes(index, config.run.image_size), config.yolov3

@@ -9,6 +9,7 @@ from data.data_yaml import data_root
 from data.dataset import DetectionDataset
 from data.formats.coco_truths import split_truths
 from data.loader import Batch, build_loader
+from data.pixel_limit import pixels_allowed
 from data.split import load_split
 from engine.failures import explained
 from engine.resources import loading_processes
@@ -17,7 +18,7 @@ from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts
-from engine.validate.weights import open_measured
+from engine.validate.weights import Measured, open_measured
 from models.kernels.kept_memory import freed_memory_kept
 from utils.checkpoint import newest
 from utils.config.knobs import ValConfig
@@ -28,9 +29,15 @@ from utils.run_folder import new_run_folder
 
 
 def run(settings: ValConfig) -> Metrics:
-    """Validates a checkpoint as the flags say and writes a run folder; UserError for wrong input."""
+    """Validate a checkpoint as the flags say and write a run folder; UserError for wrong input."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     measured = open_measured(weights, settings)
+    with pixels_allowed(measured.config.run.max_pixels):
+        return validated(settings, weights, measured)
+
+
+def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics:
+    """Return the validation of weights that are open."""
     config, device = measured.config, measured.device
 
     # A held-out split belongs to the data it was taken from.
@@ -41,14 +48,14 @@ def run(settings: ValConfig) -> Metrics:
         config = replace(config, names=spec.names)
     if spec.names != config.names:
         raise UserError(
-            f"{printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but "
+            f"{printable(spec.shown)} has the classes {printable(', '.join(spec.names), 120)}, but "
             f"{printable(weights)} was trained on {printable(', '.join(config.names), 120)}"
         )
     index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
     if index.report.summary():
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
     truths = split_truths(spec, settings.split, index)
-    dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, cache=False)
+    dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, photo_bits=config.run.photo_bits)
     workers, _ = loading_processes(settings.workers, config.run.batch_size, config.run.image_size)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 

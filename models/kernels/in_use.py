@@ -2,6 +2,8 @@
 
 from torch import device, nn
 
+from models.kernels import compiled
+from models.kernels.fused_norm import LEAST_CHANNELS
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d
 from models.kernels.winograd import WinogradConv2d
 
@@ -15,7 +17,9 @@ def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[s
     if where.type != "cpu" or switch == "off":
         return []
     modules = list(network.modules())
+    channels = [getattr(module, "fused_channels", 0) for module in modules]
     found = {
+        "compiled normalisation, activation and pool": max(channels) >= LEAST_CHANNELS and compiled.available(),
         "recomputed normalisation and activation": any(getattr(module, "recomputes", False) for module in modules),
         "max-pools that keep places": any(isinstance(module, LowMemoryMaxPool2d) for module in modules),
         "Winograd convolutions in float32": any(isinstance(module, WinogradConv2d) for module in modules),

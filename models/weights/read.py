@@ -1,5 +1,6 @@
 """Weights of any kind, told apart by their first bytes: ours, ultralytics/yolov3's and Darknet's."""
 
+import itertools
 import json
 import zipfile
 from pathlib import Path
@@ -11,14 +12,14 @@ from models.weights.darknet import looks_like_darknet, read_darknet
 from models.weights.foreign_pickle import Refused, pickle_bytes
 from models.weights.ultralytics import read_ultralytics
 from utils.checkpoint import FORMAT, load_checkpoint, require_model
-from utils.config.knobs import Config
+from utils.config.knobs import Config, ModelConfig
 from utils.errors import UserError, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
 
 
 def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, whatever the file is; UserError if it is none of them.
+    """Return the contents of a checkpoint of this project, whatever the file is; UserError if it is none of them.
 
     `cfg` is the .cfg of Darknet .weights (default: the file beside them, else told from their length); `cutoff` the
     number of layers that a truncated .weights holds (default: from a name such as darknet53.conv.74).
@@ -41,7 +42,16 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
 
 
 def load_detector(contents: dict[str, Any], config: Config, where: str) -> AnyDetector:
-    """The detector of a checkpoint's contents, in evaluation mode; UserError if tensors are missing or do not fit."""
+    """Return the detector of a checkpoint's contents, in evaluation mode.
+
+    UserError if tensors are missing or do not fit.
+    """
+    held, described = sum(value.numel() for value in contents["model"].values()), least_numbers(config)
+    if described > held:
+        raise UserError(
+            f"{printable(where)}: holds no whole model: {held:,} numbers, and its config describes "
+            f"at least {described:,}"
+        )
     detector = build_detector(config)
     expected, found = detector.network.state_dict(), contents["model"]
     missing = [name for name in expected if name not in found or found[name].shape != expected[name].shape]
@@ -54,13 +64,25 @@ def load_detector(contents: dict[str, Any], config: Config, where: str) -> AnyDe
     return detector.eval()
 
 
+def least_numbers(config: Config) -> int:
+    """Count numbers that a model certainly has, so that one beyond all memory is refused before it is built.
+
+    YOLOv3: the 3x3 convolutions from stage to stage, and the heads' class outputs.
+    """
+    model = config.model
+    if not isinstance(model, ModelConfig):
+        return 9 * model.fpn_channels**2 if model.detector != "ssd" else 0
+    between = sum(9 * first * second for first, second in itertools.pairwise(model.channels))
+    return between + len(config.names) * sum(map(len, model.anchors))
+
+
 def is_nameless(contents: dict[str, Any]) -> bool:
-    """Whether the class names are only numbers, since Darknet's files hold none."""
+    """Tell whether the class names are only numbers, since Darknet's files hold none."""
     return contents["names"] == [f"class{number}" for number in range(len(contents["names"]))]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, from what export.py --format safetensors wrote."""
+    """Return the contents of a checkpoint of this project, from what export.py --format safetensors wrote."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
@@ -73,13 +95,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{printable(path)}: not safetensors of ours, or damaged ({printable(error, 100)})") from None
     whole = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    names = config["names"]
+    names = config.get("names") if isinstance(config, dict) else None
     source = f"safetensors {path.name}"
-    return {"config": config, "names": names, "epoch": 0, "metrics": metrics, "model": whole, "source": source}
+    contents = {"config": config, "names": names, "epoch": 0, "metrics": metrics, "model": whole, "source": source}
+    return require_model(contents, path)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a PyTorch archive says that this project wrote it."""
+    """Tell whether a PyTorch archive says that this project wrote it."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickle, _ = pickle_bytes(archive)

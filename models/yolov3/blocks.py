@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.kernels.fused_norm import fuses, norm_act
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d, norm_silu, norm_silu_pool, saves_memory
 from models.kernels.winograd import WinogradConv2d
 
@@ -14,7 +15,7 @@ class SiLU(nn.Module):
     """x * sigmoid(x); in place where no gradient is wanted: with one, torch would copy x before it overwrites it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
+        """Keep the shape."""
         return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -48,13 +49,23 @@ class ConvBlock(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         # Only of SiLU: a leaky ReLU in place keeps nothing that could be made again.
         self.recomputes = cpu_kernels and type(self.activation) is SiLU
+        self.fused_channels = outputs if cpu_kernels else 0
+        self.slope = getattr(self.activation, "negative_slope", None)
 
-    def forward(self, x: Tensor, pool: nn.MaxPool2d | None = None) -> Tensor:
-        """Convolve, normalise, activate, and pool where there is a pool."""
+    def forward(self, x: Tensor, pool: nn.MaxPool2d | None = None, added: Tensor | None = None) -> Tensor:
+        """Convolve, normalise, activate; pool where there is a pool, or add a tensor of the same shape."""
         x = self.conv(x)
+        if self.fused_channels and fuses(x, self.norm):
+            halved = pool is not None and (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
+            x = norm_act(x, self.norm, self.slope, halved, added)
+            return x if pool is None or halved else pool(x)
         if self.recomputes and saves_memory(x, self.norm):
-            return norm_silu(x, self.norm) if pool is None else norm_silu_pool(x, self.norm, pool)
+            if pool is not None:
+                return norm_silu_pool(x, self.norm, pool)
+            x = norm_silu(x, self.norm)
+            return x if added is None else added + x
         x = self.activation(self.norm(x))
+        x = x if added is None else added + x
         return x if pool is None else pool(x)
 
 
@@ -67,8 +78,8 @@ class Residual(nn.Module):
         self.expand = ConvBlock(channels // 2, channels, 3, activation=activation, cpu_kernels=cpu_kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape (B, channels, H, W)."""
-        return x + self.expand(self.reduce(x))
+        """Keep the shape (B, channels, H, W)."""
+        return self.expand(self.reduce(x), added=x)
 
 
 class Downsample(nn.Sequential):
@@ -89,6 +100,6 @@ class SpatialPyramidPooling(nn.Module):
         self.merge = ConvBlock(inputs // 2 * 4, outputs, 1, activation=activation, cpu_kernels=cpu_kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        """Return (B, inputs, H, W) -> (B, outputs, H, W)."""
         x = self.reduce(x)
         return self.merge(torch.cat([x, *(pool(x) for pool in self.pools)], dim=1))

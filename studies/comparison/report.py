@@ -1,5 +1,6 @@
 """The report of a comparison: its tables as CSV, a page with paired differences and their intervals, and pictures."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -34,18 +35,24 @@ def mean_and_sd(own: Estimate) -> str:
     return points(own.mean) if own.n < 2 else f"{points(own.mean)} ± {points(own.sd)}"
 
 
-def interval(difference: Estimate) -> str:
-    """Return a difference with its interval in points; bold where the interval excludes zero."""
+def interval(difference: Estimate, p: float = math.nan) -> str:
+    """Return a difference with its interval in points; bold where its corrected p value is below .05."""
     if difference.n < 2:
         return f"{points(difference.mean, sign=True)} (no interval)"
     low, high = points(difference.low, sign=True), points(difference.high, sign=True)
     text = f"{points(difference.mean, sign=True)} ({low} to {high})"
-    return f"**{text}**" if difference.excludes_zero else text
+    return f"**{text}**" if p < 1 - CONFIDENCE else text
+
+
+def p_value(p: float) -> str:
+    """Return a corrected p value in words."""
+    return f"Holm's p {p:.3f}" if p >= 0.001 else "Holm's p below .001"
 
 
 def verdict(results: Results) -> list[str]:
     """Say about AP what the intervals carry, and nothing else."""
     lines = []
+    corrected = results.corrected(MAIN)
     for variant in results.others:
         difference = results.difference(MAIN, variant)
         versus = f"{variant} against {results.baseline}"
@@ -56,7 +63,10 @@ def verdict(results: Results) -> list[str]:
             )
         elif difference.excludes_zero:
             side = "above" if difference.mean > 0 else "below"
-            lines.append(f"{versus}: {side}, by {interval(difference).strip('*')} points of AP.")
+            line = f"{versus}: {side}, by {interval(difference)} points of AP"
+            if corrected[variant] >= 1 - CONFIDENCE:
+                line += f" by its own interval; not beyond chance among {len(corrected)} comparisons"
+            lines.append(f"{line} ({p_value(corrected[variant])}).")
         else:
             lines.append(
                 f"{versus}: no difference shown, {interval(difference)} points of AP; the interval includes zero."
@@ -124,8 +134,10 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         + [mean_and_sd(results.estimate(column, variant)) for column in columns]
         for variant in results.variants
     ]
+    corrected = {column: results.corrected(column) for column in columns}
     differences = [
-        [variant, *(interval(results.difference(column, variant)) for column in columns)] for variant in results.others
+        [variant, *(interval(results.difference(column, variant), corrected[column][variant]) for column in columns)]
+        for variant in results.others
     ]
     parts = [
         "# Comparison",
@@ -137,9 +149,10 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         f"## Mean ± standard deviation over seeds, percent\n\n{table(['variant', 'seeds', *columns], means)}",
         f"{DIFFERENCES}{results.baseline}, points, {CONFIDENCE:.0%} interval\n\n"
         + table(["variant", *columns], differences)
-        + "\n\nBold: the interval excludes zero. A pair is two runs with the same seed: the same initial weights, the "
-        "same order of images and the same augmentation. Each interval stands alone: of 20 that hold no difference one "
-        "excludes zero by chance. The intervals cover the seeds, not another choice of images or another data set."
+        + "\n\nA pair is two runs with the same seed: the same initial weights, the same order of images and the same "
+        "augmentation. Each interval stands alone: of 20 that hold no difference one excludes zero by chance. Bold: "
+        f"beyond chance among the {len(results.others)} of its column together (p below .05 after Holm's correction). "
+        "The intervals cover the seeds, not another choice of images or another data set."
         + (f" {ERRORS}" if results.errors else ""),
         class_table(results, rows),
         "![AP by epoch, differences of AP, differences by IoU threshold, AP by group](figures.png)",

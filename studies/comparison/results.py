@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib import colormaps
 
-from studies.comparison.paired import Estimate, estimate, paired_difference
+from studies.comparison.paired import Estimate, estimate, holm, paired_difference
 from studies.comparison.recipe import Recipe
 from studies.comparison.tables import Row, is_measure
 
@@ -63,6 +63,10 @@ class Results:
     def difference(self, column: str, variant: str) -> Estimate:
         """Return variant minus baseline, seed by seed."""
         return paired_difference(self.of(column, variant), self.of(column, self.baseline))
+
+    def corrected(self, column: str) -> dict[str, float]:
+        """Return the p value of every variant's difference to the baseline, corrected for their number."""
+        return holm({variant: self.difference(column, variant).p for variant in self.others})
 
 
 def collect(rows: Sequence[Row], recipe: Recipe) -> Results:

@@ -1,14 +1,24 @@
-"""Ten thousand broken inputs: each ends in a report or in one line, never in a traceback, a hang or a written file."""
+"""Ten thousand broken inputs: each ends in a report or in one line, never in a traceback, a hang or a written file.
+
+Videos are changed in their headers, where their sizes, lengths and codecs stand.
+"""
 
 import copy
+import functools
+import itertools
 import json
 import random
 import resource
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from data.data_yaml import list_images, read_data_yaml
 from data.download import read_downloads
@@ -18,6 +28,13 @@ from data.formats.convert import convert_coco, convert_voc
 from data.formats.yolo import read_ids
 from data.labels.doctor import Settings, examine
 from data.labels.index import load_labels
+from data.open.any_layout import open_data_set
+from engine.export.backend import from_metadata, input_size
+from engine.export.formats.folder import read_metadata
+from engine.export.runtimes import open_backend
+from engine.predict.frames import Frames
+from tests.lively import lively_checkpoint
+from utils.checkpoint import load_checkpoint
 from utils.config.yaml_file import read_mapping
 from utils.drawing.draw import write_image
 from utils.errors import UserError
@@ -118,8 +135,14 @@ def broken(content, rng):
 
 
 def broken_json(rng):
-    """The document with one or two of its nodes replaced or removed, or its text broken."""
-    document = copy.deepcopy(COCO)
+    """A COCO file with one or two of its nodes replaced or removed, or its text broken."""
+    text = json.dumps(changed(COCO, rng)).encode("utf-8", "surrogatepass")
+    return broken(text, rng) if rng.random() < 0.3 else text
+
+
+def changed(document, rng):
+    """A copy of a document with one or two of its nodes replaced or removed."""
+    document = copy.deepcopy(document)
     for _ in range(rng.randint(1, 2)):
         node, parent, key = document, None, None
         while isinstance(node, dict | list) and node and (parent is None or rng.random() < 0.8):
@@ -131,8 +154,7 @@ def broken_json(rng):
             del parent[key]
         else:
             parent[key] = copy.deepcopy(rng.choice(VALUES))
-    text = json.dumps(document).encode("utf-8", "surrogatepass")
-    return broken(text, rng) if rng.random() < 0.3 else text
+    return document
 
 
 @pytest.fixture
@@ -173,6 +195,112 @@ def try_json(folder, rng):
             one_line(error)
 
 
+DATA = b"classes = 3\ntrain = train.txt\nvalid = images/val.txt\nnames = obj.names\nbackup = backup/\n"
+LISTED = b"images/a.png\n./images/a.png\n"
+NAMES = b"cat\ndog\ncow\n"
+
+
+def try_darknet(folder, rng):
+    place = folder / "set"
+    contents = {"obj.data": DATA, "train.txt": LISTED, "obj.names": NAMES}
+    chosen = rng.choice(["obj.data", "obj.data", "train.txt", "obj.names"])
+    for name, content in contents.items():
+        (place / name).write_bytes(broken(content, rng) if name == chosen else content)
+    spec = open_data_set(str(place / "obj.data"), folder, folder / "cache")
+    for split in spec.splits:
+        list_images(spec, split)
+
+
+METADATA = {
+    "names": {0: "cat", 1: "dog"}, "imgsz": [32, 64], "batch": 1, "stride": 32, "layout": "raw", "any_size": False,
+    "args": {"batch": 1, "half": False, "int8": False, "dynamic": False, "nms": False},
+    "nms_limits": {"conf": 0.25, "nms_iou": 0.6, "max_det": 300},
+    "model_config": {
+        "decode": "bounded", "xy_reach": 0.5, "strides": [16, 32],
+        "anchors": [[[10.0, 14.0], [23.0, 27.0]], [[81.0, 82.0], [135.0, 169.0]]],
+    },
+}  # fmt: skip
+CELLS = 2 * (2 * 4 + 1 * 2)  # of 32x64 px, two anchors each
+OUTPUTS = {"raw": [(1, CELLS, 7)], "decoded": [(1, 6, CELLS)], "nms": [(1, 5, 4), (1, 5), (1, 5), (1,)]}
+
+
+def try_metadata(folder, rng):
+    """As text, as every runtime hands it over, and in the metadata.yaml of a folder."""
+    layout = rng.choice(list(OUTPUTS))
+    document = changed({**METADATA, "layout": layout}, rng)
+    document["model_config"] = json.dumps(document.get("model_config"))
+    if rng.random() < 0.5:
+        values = {str(key): str(value) for key, value in document.items()}
+        key = rng.choice(list(values))
+        values[key] = broken(values[key].encode("utf-8", "replace"), rng).decode("utf-8", "replace")
+    else:
+        text = yaml.safe_dump(document).encode("utf-8", "replace")
+        (folder / "set" / "metadata.yaml").write_bytes(broken(text, rng) if rng.random() < 0.5 else text)
+        values = read_metadata(folder / "set", "data.yaml")
+    # The last output of a file with NMS counts its boxes.
+    outputs = [np.zeros(shape, np.float32 if len(shape) > 1 else np.int32) for shape in OUTPUTS[layout]]
+    backend = from_metadata(folder / "set", values, lambda images: outputs)
+    input_size(backend, (), folder / "set")
+    if layout == values["layout"] and backend.image_size == (32, 64):
+        backend.run(torch.zeros(1, 3, 32, 64))
+
+
+@functools.cache
+def small_checkpoint():
+    """The contents of a checkpoint with a narrow network."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = lively_checkpoint(Path(folder) / "a.pt", "yolov3-tiny", {"channels": [8] * 7}, ("cat", "dog"), (32, 32))
+        return load_checkpoint(path)
+
+
+def try_weights(folder, rng):
+    """A checkpoint whose tensors are whole, and what it says of itself is not."""
+    whole = small_checkpoint()
+    said = changed({name: whole[name] for name in ("version", "config", "names", "epoch", "metrics")}, rng)
+    path = folder / "set" / "a.pt"
+    try:
+        torch.save({"format": whole["format"], "model": whole["model"], **said}, path)
+    except UnicodeEncodeError:  # half a character: pickle has no such text
+        return
+    open_backend(path).run(torch.zeros(1, 3, 32, 32))
+
+
+def video(name, codec):
+    """The bytes of a video of three frames, and where its header stands."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/{name}"
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), 5, (64, 48))
+        for number in range(3):
+            writer.write(np.full((48, 64, 3), 60 * number, np.uint8))
+        writer.release()
+        content = Path(path).read_bytes()
+    # MP4 keeps its header behind the pictures, AVI before them.
+    moov, movi = content.find(b"moov"), content.find(b"movi")
+    return content, range(moov, len(content)) if moov > 0 else range(movi)
+
+
+@functools.cache
+def videos():
+    return {name: video(name, codec) for name, codec in (("clip.mp4", "mp4v"), ("clip.avi", "MJPG"))}
+
+
+def try_video(folder, rng):
+    name = rng.choice(["clip.mp4", "clip.avi"])
+    content, header = videos()[name]
+    spoilt = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        at, number = rng.choice(header), rng.choice([0, 1, 2**31 - 1, 2**32 - 1, rng.randrange(2**32)])
+        if rng.random() < 0.5:
+            spoilt[at] = rng.randrange(256)
+        else:
+            spoilt[at : at + 4] = number.to_bytes(4, rng.choice(["big", "little"]))
+    (folder / "set" / name).write_bytes(spoilt)
+    frames = Frames(str(folder / "set" / name), 1)
+    found = list(itertools.islice(frames, 100))
+    assert all(image.dtype == np.uint8 and image.ndim == 3 and image.size for _, _, image in found)
+    assert len(found) < 100 and frames.unread == (not found)
+
+
 def try_yaml(folder, rng):
     path = folder / "set" / "data.yaml"
     path.write_bytes(broken(YAML, rng))
@@ -194,11 +322,25 @@ def one_line(error):
     text.encode()
 
 
-TRIES = {"labels": try_labels, "xml": try_xml, "json": try_json, "yaml": try_yaml}
+TRIES = {
+    "labels": try_labels,
+    "xml": try_xml,
+    "json": try_json,
+    "yaml": try_yaml,
+    "darknet": try_darknet,
+    "metadata": try_metadata,
+    "weights": try_weights,
+    "video": try_video,
+}
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", TRIES)
+# Networks that are whole are built and run.
+FEW = {"weights": 40}
+COUNTS = [(kind, FEW.get(kind, 300)) for kind in TRIES]
+COUNTS += [pytest.param(kind, 10_000, marks=pytest.mark.slow) for kind in TRIES]
+
+
+@pytest.mark.parametrize(("kind", "count"), COUNTS)
 def test_broken_inputs_end_in_a_report_or_one_line(kind, count, folder):
     names = sorted(path.name for path in folder.rglob("*") if path.is_file())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -214,5 +356,6 @@ def test_broken_inputs_end_in_a_report_or_one_line(kind, count, folder):
         assert time.process_time() - start < 10, f"{kind}, seed {seed}: a hang"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000, "kilobytes: something was expanded"
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    inputs = {"a.txt", "a.xml", "val.json", "ids.json", "data.yaml"}
+    inputs = {"a.txt", "a.xml", "val.json", "ids.json", "data.yaml", "obj.data", "train.txt", "obj.names"}
+    inputs |= {"metadata.yaml", "clip.mp4", "clip.avi", "a.pt"}
     assert sorted({path.name for path in folder.rglob("*") if path.is_file()} - inputs) == sorted({*names} - inputs)

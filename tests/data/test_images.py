@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 
 from data.images import FLOATS, ImageError, image_size, read_image, used_bits
 from data.photo_files import IMAGE_SUFFIXES
+from data.pixel_limit import pixels_allowed
 from tests.paths import SHARED_DATA, needs_shared_data
 
 LOSSLESS = {"png": {}, "webp": {"lossless": True}, "tiff": {}, "jpg": {"quality": 100, "subsampling": 0}}
@@ -225,3 +226,35 @@ def test_avif_and_gif_are_pillows(orientation, tmp_path):
             expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
         np.testing.assert_array_equal(read_image(tmp_path / name), expected)
         assert image_size(tmp_path / name) == expected.shape[:2]
+
+
+def test_deep_photos_of_a_set_share_one_scale(tmp_path, caplog):
+    """What 10 bits mean is the set's to say: a photo of fewer stays dark, one of more is white there, and named."""
+    for name, largest in (("dark", 300), ("right", 1023), ("bright", 2046)):
+        values = np.linspace(0, largest, 24 * 40).round().astype(np.uint16).reshape(24, 40)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), values)
+        expected = np.rint(values * (255 / 1023)).clip(0, 255)
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.png", bits=10)[..., 0], expected)
+    assert [record.getMessage().rpartition("/")[2] for record in caplog.records] == [
+        "bright.png: uses 12 bits, photos are read as 10: brighter is white"
+    ]
+    fractions = np.linspace(0, 1, 24 * 40, dtype=np.float32).reshape(24, 40)
+    cv2.imwrite(str(tmp_path / "fractions.tif"), fractions)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "fractions.tif", bits=10), read_image(tmp_path / "fractions.tif")
+    )
+
+
+def test_the_number_of_pixels_is_the_users_to_say(tmp_path):
+    """By every way in which a photo is opened."""
+    for suffix in ("jpg", "png", "gif", "webp", "tif"):
+        Image.fromarray(a_photo()).save(tmp_path / f"a.{suffix}")
+        path = tmp_path / f"a.{suffix}"
+        for read in (image_size, read_image, used_bits):
+            with pixels_allowed(24 * 40):
+                read(path)
+            with (
+                pixels_allowed(24 * 40 - 1),
+                pytest.raises(ImageError, match="has 960 pixels, more than --max-pixels 959"),
+            ):
+                read(path)

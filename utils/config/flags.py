@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from utils.config.knobs import build
+from utils.config.knobs import build, checked
 from utils.errors import UserError, nearest, printable
 
 
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print below its usage."""
+        """Raise what argparse would print below its usage."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             flag = unknown.split()[0]
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str, Sequence[str]]) -> None:
-    """Adds a flag per field of a config dataclass; what is not given stays out of the parsed values."""
+    """Add a flag per field of a config dataclass; what is not given stays out of the parsed values."""
     hints = typing.get_type_hints(kind)
     for knob in dataclasses.fields(kind):
         names = ["--" + knob.name.replace("_", "-"), *aliases.get(knob.name, ())]
@@ -56,6 +56,9 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
 
 
 def parsed(kind: type, values: Mapping[str, Any]) -> Any:
-    """A config dataclass from parsed flags; a wrong value is a UserError that names the flag."""
+    """Make a config dataclass from parsed flags; a wrong value is a UserError that names the flag."""
     names = {knob.name for knob in dataclasses.fields(kind)}
-    return build(kind, {key: value for key, value in values.items() if key in names}, "flag")
+    given = {key: value for key, value in values.items() if key in names}
+    for key in given:
+        checked(kind, {key: given[key]}, f"--{key.replace('_', '-')}")
+    return build(kind, given, "flag")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Union
 
 from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, DENSE_ASSIGNERS, METRICS, SIMILARITIES, WRAPPERS
 from utils.config.export_formats import EXPORT_FORMATS
+from utils.config.model_shape import checked_model
 from utils.errors import UserError, nearest, printable
 
 BOX_LOSSES = tuple(SIMILARITIES)
@@ -21,6 +22,8 @@ SHOWN_LOSSES = (*BASE_SIMILARITIES, *(f"{prefix}_..." for prefix in WRAPPERS))
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LARGEST = 3.4e38  # what float32, in which losses are computed, holds
 LR_SCHEDULES = ("linear", "cosine", "steps")
+LARGEST_PHOTO, MOST_PIXELS = 178_956_970, 2**30  # Pillow's limit, and what OpenCV's decoders hold
+MAX_PIXELS_MEANING = "pixels that a photo may have; larger ones are left out and named"
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
@@ -34,7 +37,7 @@ def knob(
     choices: tuple = (),
     shown: tuple = (),
 ) -> Any:
-    """A field with its meaning and its closed range or its choices, of which lists show `shown`, else all."""
+    """Return a field with its meaning and its closed range or its choices, of which lists show `shown`, else all."""
     limits = {"low": low, "high": high, "choices": choices, "shown": shown or choices}
     return field(default=default, metadata={"meaning": meaning, **limits})
 
@@ -85,7 +88,7 @@ class TorchvisionConfig:
     scratch_hyp: str = knob("", "--hyp to take without pretrained weights, with --optimizer adamw; the demo's")
 
     def __post_init__(self):
-        """Checks what no single range can say."""
+        """Check what no single range can say."""
         wanted = ("vgg16",) if self.detector == "ssd" else RESNETS
         if self.backbone not in wanted:
             raise UserError(f"backbone is {self.backbone!r}: {self.detector} has {', '.join(wanted)}")
@@ -242,7 +245,7 @@ class Hyperparameters:
     )
 
     def __post_init__(self):
-        """Checks what no single range can say."""
+        """Check what no single range can say."""
         if self.assign_negative > self.assign_positive:
             raise UserError(
                 f"assign_negative {self.assign_negative} is above assign_positive {self.assign_positive}: "
@@ -307,6 +310,10 @@ class RunConfig:
     conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)
     max_det: int = knob(300, "validation: detections per image", 1, 10000)
+    photo_bits: int = knob(
+        0, "bits that photos of more than 8 use: 12 = 0 to 4095 is black to white; 0 = as the training photos do", 0, 32
+    )
+    max_pixels: int = knob(LARGEST_PHOTO, MAX_PIXELS_MEANING, 1, MOST_PIXELS)
     bad_labels: str = knob(
         "mend",
         "boxes beyond their photo: mend = clip up to 1 %, else leave out",
@@ -318,11 +325,13 @@ class RunConfig:
     plots: bool = knob(True, "draw plots and batch pictures")
 
     def __post_init__(self):
-        """Checks what no single range can say."""
+        """Check what no single range can say."""
         if not 1 <= len(self.imgsz) <= 2:
             raise UserError(f"imgsz has {len(self.imgsz)} numbers: expected one side, or height and width")
         if self.batch_size == 0:
             raise UserError("batch_size is 0: expected at least 1, or -1 for as many as memory bears")
+        if 0 < self.photo_bits < 8:
+            raise UserError(f"photo_bits is {self.photo_bits}: expected 8 to 32, or 0 for what the photos use")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -351,6 +360,7 @@ class ValConfig:
     conf: float = knob(0.001, "lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "NMS threshold", 0, 1)
     max_det: int = knob(300, "detections per image", 1, 10000)
+    max_pixels: int = knob(0, f"{MAX_PIXELS_MEANING}, 0 = as in training", 0, MOST_PIXELS)
     bad_labels: str = knob(
         "mend",
         "boxes beyond their photo: mend = clip up to 1 %, else leave out",
@@ -477,10 +487,13 @@ class DetectConfig:
     precision: str = knob("auto", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     vid_stride: int = knob(1, "use every N-th frame of a video or stream", 1, 100000)
+    recursive: bool = knob(False, "a folder's sub-folders too; their results lie in the same sub-folders")
+    max_pixels: int = knob(LARGEST_PHOTO, MAX_PIXELS_MEANING, 1, MOST_PIXELS)
     save: bool = knob(True, "save pictures and videos with the detections drawn")
     save_txt: bool = knob(False, "save a label file per image: class, cx, cy, w, h as fractions, score")
     save_csv: bool = knob(False, "save detections.csv")
     save_json: bool = knob(False, "save detections.json")
+    save_coco: bool = knob(False, "save annotations/instances_default.json, scored, to correct in labelling tools")
     save_crop: bool = knob(False, "save every detection as a picture")
     project: str = knob("runs/detect", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
@@ -511,7 +524,7 @@ class Config:
         return self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types only."""
+        """Return plain JSON types only."""
         return {
             "run": plain(self.run),
             "model": plain(self.model),
@@ -521,22 +534,24 @@ class Config:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], where: str) -> "Config":
-        """The inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
-        return Config(
-            build(RunConfig, values["run"], where),
-            build(model_kind(values["model"]), values["model"], where),
-            build(Hyperparameters, values["hyper"], where),
-            tuple(values["names"]),
-        )
+        """Return the inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
+        names = values.get("names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where}: names in its config: expected a list of class names")
+        model = build(model_kind(values["model"]), values["model"], where)
+        if isinstance(model, ModelConfig):
+            checked_model(model, where)
+        run, hyper = build(RunConfig, values["run"], where), build(Hyperparameters, values["hyper"], where)
+        return Config(run, model, hyper, tuple(names))
 
 
 def model_kind(values: Mapping[str, Any]) -> type:
-    """The dataclass that describes a model YAML's contents."""
+    """Return the dataclass that describes a model YAML's contents."""
     return TorchvisionConfig if "detector" in values else ModelConfig
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON types: tuples become lists."""
+    """Return a dataclass as plain JSON types: tuples become lists."""
 
     def listed(value: Any) -> Any:
         return [listed(part) for part in value] if isinstance(value, (tuple, list)) else value
@@ -545,7 +560,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """A config dataclass from a mapping; a wrong key, type or value is a UserError that names `where`."""
+    """Return a config dataclass from a mapping; a wrong key, type or value is a UserError that names `where`."""
     try:
         return kind(**checked(kind, values, where))
     except UserError as error:
@@ -554,7 +569,10 @@ def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values with the types and in the ranges of the dataclass's knobs; UserError names `where` and the key."""
+    """Return the values with the types and in the ranges of the dataclass's knobs.
+
+    UserError names `where` and the key.
+    """
     known = {each.name: each for each in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
@@ -564,8 +582,9 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 
 
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
-    """The value converted to the knob's type and found in its range; UserError otherwise."""
-    place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    """Return the value converted to the knob's type and found in its range; UserError otherwise."""
+    flag = f"--{knob_field.name.replace('_', '-')}"
+    place, limits = (where if where == flag else f"{where}: {knob_field.name}"), knob_field.metadata
     if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
         # YAML reads a bare on or off as true or false.
         value = "on" if value else "off"
@@ -585,7 +604,7 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
 
 
 def convert(hint: Any, value: Any, place: str) -> Any:
-    """The value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
+    """Return the value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         try:

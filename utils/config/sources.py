@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from utils.config.knobs import FOREIGN_KEYS, Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
+from utils.config.model_shape import checked_model
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
 
@@ -17,7 +18,10 @@ MODELS, HYPS, DATA = ROOT / "models", ROOT / "data" / "hyps", ROOT / "data"
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`key=value` strings as a mapping, values read as YAML; UserError with the nearest name for an unknown key."""
+    """Return `key=value` strings as a mapping, values read as YAML.
+
+    UserError with the nearest name for an unknown key.
+    """
     known = {
         each.name for kind in (Hyperparameters, ModelConfig, TorchvisionConfig) for each in dataclasses.fields(kind)
     }
@@ -36,7 +40,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> Hyperparameters:
-    """The hyperparameters of a YAML over those of `base` (defaults for ""), with overrides; foreign keys only warn."""
+    """Return the hyperparameters of a YAML over those of `base` (defaults for ""), with overrides.
+
+    Foreign keys only warn.
+    """
     values: dict[str, Any] = {}
     where = "--set"
     for name in filter(None, (base, hyp)):
@@ -51,7 +58,7 @@ def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> H
 
 
 def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | TorchvisionConfig:
-    """The model of a YAML, with overrides; UserError for one that this kind of model does not have."""
+    """Return the model of a YAML, with overrides; UserError for one that this kind of model does not have."""
     path = find_yaml(cfg, MODELS, "model YAML")
     values = read_mapping(path)
     kind = model_kind(values)
@@ -62,32 +69,11 @@ def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | Torchv
     return model if isinstance(model, TorchvisionConfig) else checked_model(model, str(path))
 
 
-def checked_model(model: ModelConfig, where: str) -> ModelConfig:
-    """The model, if its channels, strides and anchors fit together; UserError otherwise."""
-    stages, levels = {"darknet53": (6, 3), "darknet_tiny": (7, 2)}[model.backbone]
-    if len(model.channels) != stages:
-        raise UserError(f"{where}: channels has {len(model.channels)} numbers: {model.backbone} expects {stages}")
-    if min(model.channels) < 1:
-        raise UserError(f"{where}: channels {list(model.channels)}: expected numbers above 0")
-    if any(channels < 8 or channels % 8 for channels in model.channels[-3:]):
-        raise UserError(f"{where}: channels {list(model.channels)}: the last three must be multiples of 8")
-    if model.strides != (8, 16, 32)[-levels:]:
-        raise UserError(f"{where}: strides {list(model.strides)}: {model.backbone} has {list((8, 16, 32)[-levels:])}")
-    counts = {len(level) for level in model.anchors}
-    if len(model.anchors) != levels or len(counts) != 1 or 0 in counts:
-        raise UserError(f"{where}: anchors: expected {levels} levels with the same number of [width, height] each")
-    if any(len(size) != 2 or min(size) <= 0 for level in model.anchors for size in level):
-        raise UserError(f"{where}: anchors: expected [width, height] above 0")
-    if model.spp and model.backbone != "darknet53":
-        raise UserError(f"{where}: spp: only darknet53 has a pyramid pooling")
-    return model
-
-
 def _keys(kind: type) -> list[str]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return [each.name for each in dataclasses.fields(kind)]
 
 
 def _only(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values whose keys are fields of a dataclass."""
+    """Return the values whose keys are fields of a dataclass."""
     return {key: value for key, value in values.items() if key in _keys(kind)}

@@ -9,7 +9,10 @@ ENOUGH_CONFIDENCE = 0.01
 
 
 def diagnose(collected: CocoMetrics, precision: str) -> str:
-    """What can be said of a validation whose AP50 is 0; `precision` names the number format it was computed in."""
+    """Return what can be said of a validation whose AP50 is 0.
+
+    `precision` names the number format it was computed in.
+    """
     found, truths = collected.detections(), collected.truths
     finite = np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)
     broken, found = int(np.count_nonzero(~finite)), found.take(finite)
@@ -23,7 +26,8 @@ def diagnose(collected: CocoMetrics, precision: str) -> str:
         facts.append(f"highest confidence {found.scores.max():.4f}")
         facts.append(f"best IoU with a label of its class {_best(best):.3f}, of any class {_best(best_any):.3f}")
     cause = _cause(len(truths.labels), found, _best(best), _best(best_any), broken)
-    return f"AP50 is 0: {'; '.join(facts)}\n  {cause}"
+    measured = "AP50 is 0" if len(truths.labels) else "AP is undefined"
+    return f"{measured}: {'; '.join(facts)}\n  {cause}"
 
 
 def _best(ious: NDArray) -> float:
@@ -31,9 +35,9 @@ def _best(ious: NDArray) -> float:
 
 
 def _cause(labels: int, found, best: float, best_any: float, broken: int) -> str:
-    """The likeliest cause, in one line."""
+    """Return the likeliest cause, in one line."""
     if not labels:
-        return "there is nothing to find: the split has no labels"
+        return "there is nothing to find: the split has no labels, so every detection is a false alarm"
     if not len(found.labels):
         return (
             "boxes or scores are NaN: the weights are broken, or the precision is too low"

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from engine.export.job import Job
+from utils.config.yaml_file import read_mapping
 from utils.errors import UserError, printable
 
 
@@ -19,10 +20,4 @@ def read_metadata(folder: Path, *files: str) -> dict[str, Any]:
     needed = (*files, "metadata.yaml")
     if missing := [name for name in needed if not (folder / name).is_file()]:
         raise UserError(f"{printable(folder)}: expected a folder with {', '.join(needed)}: no {missing[0]}")
-    try:
-        metadata = yaml.safe_load((folder / "metadata.yaml").read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{printable(folder / 'metadata.yaml')}: no YAML ({printable(error, 80)})") from None
-    if not isinstance(metadata, dict):
-        raise UserError(f"{printable(folder / 'metadata.yaml')}: expected keys and values")
-    return metadata
+    return read_mapping(folder / "metadata.yaml")

@@ -1,6 +1,7 @@
 """OpenVINO: a folder with an .xml, a .bin and a metadata.yaml, for Intel's CPUs and GPUs."""
 
 import contextlib
+import functools
 import io
 import threading
 from dataclasses import replace
@@ -14,6 +15,7 @@ from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
 from engine.export.silent_imports import silent_nncf, silent_openvino
 from utils.config.export_formats import EXPORT_FORMATS
+from utils.config.yaml_file import read_mapping
 from utils.errors import CommandError, UserError, printable
 
 # What is not said OpenVINO chooses: bfloat16 on a CPU that has it, and the numbers differ from PyTorch's.
@@ -26,13 +28,13 @@ RAN = {"f32": "float32", "f16": "float16"}
 
 
 def write(path: Path, job: Job) -> None:
-    """Writes the folder, by way of the ONNX graph."""
-    openvino = silent_openvino()
+    """Write the folder, by way of the ONNX graph."""
     from engine.export.graph.onnx_graph import build_graph
 
     graph = build_graph(replace(job, settings=replace(job.settings, int8=False)))
     path.mkdir(parents=True)
-    model = openvino.Core().read_model(graph.SerializeToString())
+    openvino = silent_openvino()
+    model = kept_core().read_model(graph.SerializeToString())
     if job.settings.int8:
         model = _to_int8(model, job)
     name = path.name.removeprefix(".exporting-").removesuffix(EXPORT_FORMATS["openvino"].suffix)
@@ -59,9 +61,19 @@ def _to_int8(model: Any, job: Job) -> Any:
         return nncf.quantize(model, photos, subset_size=len(job.calibration), ignored_scope=ignored)
 
 
+@functools.cache
+def kept_core() -> Any:
+    """Make OpenVINO's core once and keep it until the process ends.
+
+    Its part for CPUs gives the thread that loads it a stack for signal handlers. When the last model goes in another
+    thread, that stack's memory is given back while the first thread still has it as its own, and the next signal
+    that Python handles there (Ctrl-C, the end of a loading process) ends the process.
+    """
+    return silent_openvino().Core()
+
+
 def open_file(path: Path, precision: str) -> Backend:
-    """An OpenVINO folder, or the .xml in it."""
-    openvino = silent_openvino()
+    """Open an OpenVINO folder, or the .xml in it."""
     file = path if path.suffix == ".xml" else next(iter(sorted(path.glob("*.xml"))), None)
     if file is None or not (file.parent / "metadata.yaml").is_file():
         raise UserError(f"{printable(path)}: expected a folder with an .xml, a .bin and a metadata.yaml")
@@ -69,14 +81,14 @@ def open_file(path: Path, precision: str) -> Backend:
         if not opened.read(64).lstrip(b"\xef\xbb\xbf \r\n").startswith((b"<?xml", b"<net")):
             raise UserError(f"{printable(file)}: not an OpenVINO model: no XML")
     try:
-        compiled = openvino.Core().compile_model(str(file), "CPU", HINTS[precision])
-        metadata = yaml.safe_load((file.parent / "metadata.yaml").read_text("utf-8"))
-    except (RuntimeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        compiled = kept_core().compile_model(str(file), "CPU", HINTS[precision])
+    except RuntimeError as error:
         raise UserError(f"{printable(path)}: not an OpenVINO model ({printable(error, 120)})") from None
     chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     ran = RAN.get(chosen, chosen)
     if precision not in ("auto", ran):
         raise UserError(f"--precision {precision}: OpenVINO computes in {ran} on this CPU")
+    metadata = read_mapping(file.parent / "metadata.yaml")
     requests = threading.local()  # one a thread: a request computes one batch at a time
 
     def compute(images: np.ndarray) -> list[np.ndarray]:

@@ -140,3 +140,31 @@ def test_other_peoples_files(whole, tmp_path):
     (tmp_path / "folder").mkdir()
     check_one_line(tmp_path / "folder")
     check_one_line(tmp_path / "absent.onnx")
+
+
+SIGNAL_STACK = """
+import ctypes, pathlib, sys, threading
+import numpy as np
+from engine.export.runtimes import open_backend
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+held = [open_backend(sys.argv[1])]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+stack = Stack()
+assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+places = [line.split()[0].split("-") for line in pathlib.Path("/proc/self/maps").read_text().splitlines()]
+print(not stack.start or any(int(low, 16) <= stack.start < int(high, 16) for low, high in places))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc and sigaltstack")
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript"])
+def test_a_model_dropped_in_another_thread_leaves_the_signal_stack_whole(kind, whole):
+    """Python's signal handlers run on it: where its memory is gone, Ctrl-C ends the process without a word."""
+    command = [sys.executable, "-c", SIGNAL_STACK, str(whole[kind])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split()[-1] == "True"

@@ -45,7 +45,7 @@ def test_training_is_the_same_with_and_without_it(flags, tmp_path, monkeypatch, 
     """Weights, averaged weights with their statistics, optimiser and generators, to the bit."""
     changes = {"multi_scale": True, "epochs": 1}
     with_it = last_of(train(**{**flags, **changes, "project": str(tmp_path / "with")}))
-    assert re.search(r"memory \d+\.\d GiB for --batch-size 8 at 160x192 px \(about", capsys.readouterr().out)
+    assert re.search(r"memory \d+\.\d GiB for --batch-size 8 at 128x192 px \(about", capsys.readouterr().out)
     generator = torch.get_rng_state()
     monkeypatch.setattr(engine.train.run, "rehearsed", lambda config, *rest: (config, 0))
     without = last_of(train(**{**flags, **changes, "project": str(tmp_path / "without")}))
@@ -67,7 +67,7 @@ def test_the_trial_takes_a_copy_that_no_other_process_has_to_answer(cfg, planned
     detector = build_detector(config, observer, group).train()
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: pytest.fail("asked the other process"))
-    trial = Rehearsal(config, detector, index, CPU, None, group)
+    trial = Rehearsal(config, detector, index, CPU, group)
     trial.step(2)
     trial.validate(2)
     assert observer.report.sums == {}
@@ -90,7 +90,7 @@ def test_a_run_builds_its_detector_once(flags, monkeypatch):
 
 def test_the_first_peaks_grow_with_the_batch(planned):
     config, index = planned(imgsz=[320])
-    line = Line(Rehearsal(config, build_detector(config), index, CPU, None, Group()))
+    line = Line(Rehearsal(config, build_detector(config), index, CPU, Group()))
     assert line.measured
     # What earlier tests left free in this process may serve the first image.
     assert line.first >= 0
@@ -107,6 +107,20 @@ def test_an_input_of_one_cell_trains_unless_a_batch_is_of_one_image(flags):
     assert not Path(flags["project"]).exists()
     train(**{**smallest, "batch_size": 8})
     train(**{**smallest, "imgsz": [32, 64], "batch_size": 23})
+
+
+@pytest.mark.parametrize("place", ["nowhere.pt", "."])
+def test_missing_weights_are_said_before_anything_is_tried(place, flags, tmp_path, monkeypatch):
+    """Also a detector's backbone: plan_run reads nothing of a data set before."""
+    monkeypatch.setattr("engine.settings.configure.open_data", lambda *rest: pytest.fail("the data were opened"))
+    path = str(tmp_path / place)
+    for changes in (
+        {"weights": path},
+        {"cfg": "retinanet_resnet18_fpn", "imgsz": [128], "set": [f"backbone_weights={path}"]},
+    ):
+        kind = "a folder" if place == "." else "no such file"
+        with pytest.raises(UserError, match=rf"weights: weights not found: .* \({kind}\)"):
+            train(**{**flags, **changes})
 
 
 class FakeDevice(Rehearsal):
@@ -127,16 +141,16 @@ class FakeDevice(Rehearsal):
 def test_out_of_memory_names_what_was_tried_and_what_fits(planned, monkeypatch, flags):
     monkeypatch.setattr(engine.train.memory_trial, "Rehearsal", FakeDevice)
     config, index = planned(batch_size=16, multi_scale=True)
-    with pytest.raises(UserError, match=r"--batch-size 16 at 160x192 px: out of memory on cpu; --batch-size 4 fits"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group())
+    with pytest.raises(UserError, match=r"--batch-size 16 at 128x192 px: out of memory on cpu; --batch-size 4 fits"):
+        rehearsed(config, build_detector(config), index, CPU, Group())
     with pytest.raises(UserError, match="--batch-size 8 fits"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group(world_size=2))
+        rehearsed(config, build_detector(config), index, CPU, Group(world_size=2))
     with pytest.raises(UserError):
         train(**{**flags, "batch_size": 16})
     assert not Path(flags["project"]).exists()
     monkeypatch.setattr(FakeDevice, "room", 0)
     with pytest.raises(UserError, match="not even one image fits: try a smaller --imgsz"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, Group())
 
 
 def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
@@ -144,9 +158,9 @@ def test_a_batch_beyond_the_memory_is_refused_on_a_cpu(planned, monkeypatch):
     monkeypatch.setattr(engine.resources, "available_memory", lambda: 2**28)
     monkeypatch.setattr(Rehearsal, "peak", lambda self, images, validation: images * 2**24)
     with pytest.raises(UserError, match=r"4096 at 96x128 px does not fit.* 0.2 GiB are free; --batch-size 16 fits"):
-        rehearsed(config, build_detector(config), index, CPU, None, Group())
+        rehearsed(config, build_detector(config), index, CPU, Group())
     small, _ = planned(batch_size=8)
-    assert rehearsed(small, build_detector(small), index, CPU, None, Group()) == (small, 8 * 2**24)
+    assert rehearsed(small, build_detector(small), index, CPU, Group()) == (small, 8 * 2**24)
 
 
 def test_minus_one_finds_a_batch_size_and_the_checkpoint_keeps_it(flags, monkeypatch):

@@ -207,9 +207,29 @@ def test_a_new_run_in_the_folder_of_an_old_one_is_not_taken_for_it(copied, made,
     monkeypatch.setattr(Trainer, "train_epoch", killed)
     with pytest.raises(Killed):
         train(**{**flags, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
-    with pytest.raises(UserError, match="weights not found"):
+    told = "neither weights/last.pt nor weights/last_prev.pt in .*: a run without a complete epoch leaves none"
+    with pytest.raises(UserError, match=told):
         train(resume=str(folder))
     assert not (folder / "metrics.json").exists()
+
+
+def test_where_nothing_is_to_be_resumed_what_was_looked_for_is_said(made, tmp_path):
+    runs = made["whole"].parent
+    for name, told in (
+        (tmp_path / "no" / "exp", r"--resume .*exp: not found: no such run folder and no such file \(.*no/exp"),
+        (tmp_path, "neither weights/last.pt nor .*; expected the folder of a run"),
+        (runs, "it holds the runs patient, whole: name one"),
+    ):
+        with pytest.raises(UserError, match=told):
+            train(resume=str(name))
+
+
+def test_a_resumed_run_says_where_it_goes_on(made, copied, monkeypatch, capsys):
+    train(**{**made["still"], "epochs": 1, "name": "new"})
+    assert "resumed" not in capsys.readouterr().out
+    monkeypatch.setattr(Trainer, "one_epoch", lambda *rest: None)
+    train(resume=str(copied("whole")), epochs=6)
+    assert "resumed after epoch 4 of 6: goes on with epoch 5\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["last.pt", "elsewhere/last.pt"])

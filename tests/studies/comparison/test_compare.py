@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from alignyolo.registry import ASSIGNERS
 from engine.settings.configure import plan_run
 from studies.compare import command_of, compare, parse_flags
 from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
@@ -52,6 +53,16 @@ def test_recipes_cover_the_papers_tables():
         assert {(each.get("obj_target", "iou"), each.get("box_gain_match", "none")) for each in mine} == {
             (target, match) for target in ("iou", "similarity") for match in ("none", "iou")
         }
+
+
+def test_the_losses_on_slender_objects_run_with_their_own_size_and_with_the_same():
+    losses: dict = {}
+    for variant in read_recipe("slender-losses").variants:
+        losses.setdefault(variant.settings["box_loss"], []).append(variant.settings.get("box_gain_match", "none"))
+    assert losses.pop("iou") == ["none"]  # by itself is what the others are matched to
+    assert all(matches == ["none", "iou"] for matches in losses.values())
+    variants = [variant.settings for variant in read_recipe("slender-assigners").variants]
+    assert {settings["assigner"] for settings in variants} == set(ASSIGNERS)
 
 
 def test_lists_make_every_combination():

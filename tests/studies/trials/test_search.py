@@ -2,8 +2,6 @@
 
 import contextlib
 import csv
-import os
-import signal
 import subprocess
 import sys
 
@@ -15,6 +13,7 @@ from studies.trials.search import count_parameters, open_search
 from studies.trials.search_report import write_search_report
 from studies.trials.space import check_space, config_of, read_space, start_of
 from tests.paths import ROOT
+from tests.processes import end_group
 from tests.studies.trials.stub_search import search
 from tests.studies.trials.test_workers import wait_for
 from train import parse_flags as train_flags
@@ -168,9 +167,7 @@ def processes(count, arguments, seconds):
         yield going
     finally:
         for process in going:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_group(process)
 
 
 def check_every_trial_happened_once(into, study, count):
@@ -192,7 +189,7 @@ def test_a_search_that_was_killed_loses_no_trial_and_two_share_one(tmp_path, sma
     with processes(1, arguments, 0.3) as (process,):
         wait_for(lambda: (tmp_path / "trial001" / "diary.txt").is_file())
         wait_for(lambda: "epoch 2" in (tmp_path / "trial001" / "diary.txt").read_text())
-        os.killpg(process.pid, signal.SIGKILL)
+        end_group(process)
     with processes(2, arguments, 0.1) as going:
         assert [process.wait(timeout=120) for process in going] == [0, 0]
     study = search(arguments)

@@ -1,9 +1,8 @@
 """Workers that share a comparison: nothing is done twice, nothing is lost when they or their database die."""
 
 import contextlib
+import fcntl
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,12 +10,14 @@ import time
 import optuna
 import pytest
 
-from studies.trials.grid import perform_all, study_name
+from studies.trials.grid import perform_all, require_free, study_name
 from studies.trials.shared_study import open_storage
+from tests.engine.test_run_lock import holder
 from tests.paths import ROOT
+from tests.processes import end_group
 from tests.studies.trials.postgresql import Server
 from tests.studies.trials.stub_worker import FAST, stub_runs, stub_steps
-from utils.errors import CommandError
+from utils.errors import CommandError, UserError
 
 
 @contextlib.contextmanager
@@ -30,9 +31,7 @@ def workers(hosts, into, storage, *settings):
         yield going
     finally:
         for worker in going:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+            end_group(worker)
 
 
 def diary(run):
@@ -91,7 +90,7 @@ def test_a_killed_worker_s_run_is_gone_on_with_at_once_on_its_machine(tmp_path):
     runs = stub_runs(tmp_path, 1)
     with workers(["here"], tmp_path, "", 1, 4, 0.3) as (worker,):
         wait_for(lambda: "epoch 2" in diary(runs[0]))
-        os.killpg(worker.pid, signal.SIGKILL)
+        end_group(worker)
     with workers(["here"], tmp_path, "", 1, 4, 0.1) as (worker,):
         assert worker.wait(timeout=60) == 0
     check_everything_happened_once(runs, 4)
@@ -125,6 +124,36 @@ def test_several_at_the_same_time_and_one_that_fails(tmp_path, capsys):
     check_everything_happened_once(runs, 2)
 
 
+def test_a_run_that_somebody_else_trains_is_refused_until_it_ends(tmp_path):
+    """As where a trainer was started by hand, or lives on a machine whose locks of logs do not reach this one."""
+    first, second = stub_runs(tmp_path, 2)
+    second.folder.mkdir(parents=True)
+    other = holder(second.folder)
+    try:
+        told = rf"seed1: another process writes in this folder \(process {other.pid} on .*\): wait for it, or stop it"
+        with pytest.raises(UserError, match=told):
+            perform_all([first, second], lambda run: not run.done, tmp_path, timing=FAST, steps=stub_steps(1, 0))
+        assert not first.folder.exists()
+    finally:
+        other.kill()
+        other.communicate()
+    perform_all([first, second], lambda run: not run.done, tmp_path, timing=FAST, steps=stub_steps(1, 0))
+    check_everything_happened_once([first, second], 1)
+
+
+def test_a_trainer_of_this_comparison_is_waited_for(tmp_path):
+    """Of a worker that was killed: it holds the run's log until it has ended too."""
+    (run,) = stub_runs(tmp_path, 1)
+    run.folder.mkdir(parents=True)
+    log = run.log.open("a")
+    fcntl.flock(log, fcntl.LOCK_EX)
+    other = holder(run.folder)
+    require_free([run])
+    other.kill()
+    other.communicate()
+    log.close()
+
+
 @pytest.fixture
 def server():
     """A database that runs."""
@@ -146,7 +175,7 @@ def test_four_workers_two_killed_and_the_database_restarted(tmp_path, server):
         wait_for(lambda: sum("epoch 2" in diary(run) for run in runs) == 4)
         # All four are at it: two are killed with their trainings, as when a machine loses power.
         for worker in going[:2]:
-            os.killpg(worker.pid, signal.SIGKILL)
+            end_group(worker)
         server.stop()
         hold.unlink()
         # The trainings of the others go on without the database, to their end.

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.photos import copy_photos, write_data_yaml
-from benchmarks.side_by_side import conclude, in_turns, spread
-from benchmarks.watch import run_watched, tree, tree_memory, tree_seconds
+from benchmarks.measuring.photos import copy_photos, write_data_yaml
+from benchmarks.measuring.side_by_side import conclude, in_turns, spread
+from benchmarks.measuring.watch import run_watched, tree, tree_memory, tree_seconds
 from data.data_yaml import read_data_yaml
 from data.shapes.demo_set import make_shapes
 from data.split import load_split

@@ -1,0 +1,157 @@
+"""Minutes of training until the AP that the ultralytics package's YOLOv3-tiny reaches, beside that package.
+
+python -m benchmarks.time_to_accuracy --data bccd/data.yaml [--epochs 40] [--imgsz 320] [--batch 16]
+
+All sides train from scratch with their own defaults and the same number of epochs, and validate after each; the target
+is the best AP of the peer's epochs. AP is what each side's own validation says (the peer's mAP50-95; ours are COCO's
+numbers). Times hold everything from the first step on, validations too; CPU minutes are those of all processes, which
+is what is left of the comparison where other work takes the cores away.
+"""
+
+import json
+import os
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
+from benchmarks.measuring.side_by_side import conclude, flags
+from benchmarks.measuring.watch import run_watched, tree_seconds
+from data.data_yaml import data_root, read_data_yaml
+from utils.errors import run_command
+
+PEER = "ultralytics"
+# The flags of train.py that make each of our sides.
+OURS: dict[str, dict[str, str]] = {"this project": {}, "this project, ggiou": {"assign": "ggiou"}}
+
+
+class Epoch(NamedTuple):
+    """Wall and CPU seconds from the first step to the end of an epoch's validation, and the AP that it found."""
+
+    wall: float
+    cpu: float
+    ap: float
+
+
+class Clock:
+    """Notes the epochs of a training in this process."""
+
+    def __init__(self) -> None:
+        self.start: tuple[float, float] | None = None
+        self.epochs: list[Epoch] = []
+
+    def begin(self) -> None:
+        """Start with the first epoch; later calls change nothing."""
+        self.start = self.start or (time.perf_counter(), tree_seconds(os.getpid()))
+
+    def end(self, ap: float) -> None:
+        """Note the end of an epoch with its validation."""
+        assert self.start
+        wall, cpu = self.start
+        self.epochs.append(Epoch(time.perf_counter() - wall, tree_seconds(os.getpid()) - cpu, ap))
+
+
+def train_ours(task: Namespace, clock: Clock) -> None:
+    """Train with train.py's function in this process."""
+    from engine.train.trainer import Trainer
+    from train import train
+
+    train_epoch, validate = Trainer.train_epoch, Trainer.validate
+
+    def timed_epoch(trainer: Trainer, *given: object) -> dict:
+        clock.begin()
+        return train_epoch(trainer, *given)
+
+    def timed_validation(trainer: Trainer, *given: object, **named: object) -> object:
+        metrics = validate(trainer, *given, **named)
+        if not named.get("final"):
+            clock.end(metrics.overall["ap"])
+        return metrics
+
+    Trainer.train_epoch, Trainer.validate = timed_epoch, timed_validation
+    sizes = {"imgsz": (task.imgsz,), "batch_size": task.batch, "epochs": task.epochs}
+    train(data=task.data, project=task.project, cache=True, plots=False, **OURS[task.side], **sizes)
+
+
+def train_peer(task: Namespace, clock: Clock) -> None:
+    """Train with the peer in this process."""
+    import cv2
+
+    from utils.ultralytics_only import benchmark_peer
+
+    peer = benchmark_peer()
+    cv2.setNumThreads(peer.cv2_threads)
+    given = {"data": task.data, "project": task.project, "imgsz": task.imgsz, "batch": task.batch, "plots": False}
+    overrides = {"model": "yolov3-tiny.yaml", "device": "cpu", "verbose": False, "cache": "ram", "epochs": task.epochs}
+    trainer = peer.Trainer(overrides={**overrides, **given})
+    trainer.add_callback("on_train_epoch_start", lambda _: clock.begin())
+    found: list[float] = []
+
+    def validated(trainer: object) -> None:
+        # The last call comes after the training, for the weights of the best epoch.
+        if len(found) < task.epochs:
+            found.append(float(trainer.metrics["metrics/mAP50-95(B)"]))
+            clock.end(found[-1])
+
+    trainer.add_callback("on_fit_epoch_end", validated)
+    trainer.train()
+
+
+def reached(epochs: Sequence[Epoch], target: float) -> tuple[int, Epoch] | None:
+    """Return the first epoch (counted from 1) whose AP is at least the target; None where none is."""
+    return next(((number, epoch) for number, epoch in enumerate(epochs, 1) if epoch.ap >= target), None)
+
+
+def rows(curves: dict[str, list[Epoch]]) -> list[dict[str, object]]:
+    """Return a row a side: when it reached the peer's best AP, and what the whole training took and gave."""
+    target = max(epoch.ap for epoch in curves[PEER])
+    peer = reached(curves[PEER], target)
+    assert peer
+    table: list[dict[str, object]] = []
+    for side, epochs in curves.items():
+        row: dict[str, object] = {"side": side, "target AP": target}
+        there = reached(epochs, target)
+        if there:
+            number, epoch = there
+            row |= {"in epoch": number, "minutes": epoch.wall / 60, "CPU minutes": epoch.cpu / 60}
+            row |= {"peer / this": peer[1].wall / epoch.wall, "CPU peer / this": peer[1].cpu / epoch.cpu}
+        else:
+            row["in epoch"] = "not reached"
+        best = max(epoch.ap for epoch in epochs)
+        table.append({**row, "best AP": best, "all epochs, minutes": epochs[-1].wall / 60})
+    return table
+
+
+def main() -> int:
+    """Print and write the table and the curves."""
+    parser = flags(__doc__, "time_to_accuracy", turns=False)
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of every side (default 40)")
+    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
+    parser.add_argument("--task", default="", help="for the benchmark itself: be one side, as this JSON says")
+    settings = parser.parse_args()
+    if settings.task:
+        task, clock = Namespace(**json.loads(settings.task)), Clock()
+        (train_ours if task.side in OURS else train_peer)(task, clock)
+        print(json.dumps(clock.epochs))
+        return 0
+    curves: dict[str, list[Epoch]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for split in ("train", "val"):
+            copy_photos(open_split(settings, split), Path(folder), split)
+        names = read_data_yaml(settings.data, data_root(settings.data_root)).names
+        data = write_data_yaml(Path(folder), len(names))
+        for side in (*OURS, PEER):
+            task = vars(settings) | {"side": side, "data": str(data), "project": tempfile.mkdtemp(dir=folder)}
+            done = run_watched("benchmarks.time_to_accuracy", "--task", json.dumps(task))
+            curves[side] = [Epoch(*epoch) for epoch in json.loads(done.output.splitlines()[-1])]
+            print(f"  {side}: best AP {max(epoch.ap for epoch in curves[side]):.3f}", flush=True)
+    conclude("time_to_accuracy", rows(curves), settings.out)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,123 @@
+"""labelme's JSON files, one a photo, read as an annotation set."""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data.formats.annotation_set import AnnotationSet, Finding
+from data.formats.coco_json import load_json
+from data.formats.photo_finder import PhotoFinder
+from data.formats.tools.shapes import (
+    SUBSETS,
+    Corners,
+    DrawnPhoto,
+    Shape,
+    absolute,
+    annotation_set,
+    around,
+    head_of,
+    json_files,
+    number,
+    pixels,
+    used_names,
+)
+from data.photo_files import photos_below
+from utils.errors import UserError, printable
+
+SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
+PHOTO = re.compile(rb'"image(Path|Height|Data)"')
+LOOKED_AT = 5
+WITHOUT_BOX = ("point", "points", "line", "linestrip")
+BACKGROUND = "no labelme file: taken as background"
+
+
+def looks_like_labelme(path: Path) -> bool:
+    """Tell whether a JSON file, or one of the first in a folder or its sub-folders, begins as labelme's."""
+    return any(_begins(file) for file in (json_files(path) or json_files(path, deep=True))[:LOOKED_AT])
+
+
+def _begins(file: Path) -> bool:
+    head = head_of(file)
+    return head.startswith(b"{") and bool(SHAPES.search(head)) and bool(PHOTO.search(head + _end_of(file)))
+
+
+def _end_of(file: Path) -> bytes:
+    """Read the end of a file: labelme's name of the photo may stand behind the shapes of many points."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - 4096))
+        return opened.read()
+
+
+def read_labelme_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet:
+    """Read the files of labelme below a folder, which name a photo each; UserError if nothing can be used.
+
+    Folders train, val and test are splits; photos that no file names are background, and noted.
+    """
+    source = absolute(source)
+    files = [file for file in json_files(source, deep=True) if SHAPES.search(head_of(file))]
+    root = source if source.is_dir() else source.parent
+    drawn = [_drawn(file, root) for file in files]
+    finder = PhotoFinder([photo.name for photo in drawn], photos or (root, *sorted(_folders(root))), deep=True)
+    found = annotation_set(source, used_names(drawn), [*drawn, *_background(root, drawn, source)], finder)
+    named = {photo.name for photo in drawn}
+    found.findings += [
+        Finding("noted", photo.split, printable(photo.name), "", BACKGROUND)
+        for photo in found.photos
+        if photo.photo.relative_to(root).as_posix() not in named and not photo.objects
+    ]
+    return found
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in root.iterdir() if path.is_dir())
+
+
+def _background(root: Path, drawn: Sequence[DrawnPhoto], source: Path) -> list[DrawnPhoto]:
+    """List the photos beside the files that none of them names; of a single file there are none."""
+    if source.is_file():
+        return []
+    named = {photo.name for photo in drawn} | {PurePosixPath(photo.name).name for photo in drawn}
+    names = sorted(photo.relative_to(root).as_posix() for photo in photos_below(root))
+    others = [name for name in names if name not in named and PurePosixPath(name).name not in named]
+    return [DrawnPhoto(name, _split(name), (0, 0), []) for name in others]
+
+
+def _split(name: str) -> str:
+    return next((SUBSETS[part.lower()] for part in PurePosixPath(name).parts[:-1] if part.lower() in SUBSETS), "train")
+
+
+def _drawn(file: Path, root: Path) -> DrawnPhoto:
+    document = load_json(file)
+    path = document.get("imagePath") if isinstance(document, Mapping) else None
+    shapes = document.get("shapes") if isinstance(document, Mapping) else None
+    if not isinstance(path, str) or not path or not isinstance(shapes, list):
+        raise UserError(f"{printable(file)}: expected labelme's imagePath and shapes")
+    beside = os.path.normpath(os.path.join(file.parent.relative_to(root), path.replace("\\", "/")))  # noqa: PTH118
+    size = pixels(document.get("imageHeight"), document.get("imageWidth"))
+    split = _split(file.relative_to(root).as_posix())
+    return DrawnPhoto(beside, split, size, [_shape(each) for each in shapes])
+
+
+def _shape(entry: Any) -> Shape:
+    if not isinstance(entry, Mapping):
+        return Shape("", None, "?")
+    kind = str(entry.get("shape_type") or "polygon")
+    try:
+        corners = _corners([(number(x), number(y)) for x, y in entry["points"]], kind)
+    except (ValueError, TypeError, KeyError):
+        corners = None
+    return Shape(printable(entry.get("label") or ""), corners, kind, "rotat" in kind or "orient" in kind)
+
+
+def _corners(points: list[tuple[float, float]], kind: str) -> Corners | None:
+    """Find the upright box around a shape's points; a circle has its centre and a point of its edge."""
+    if kind in WITHOUT_BOX or len(points) < 2:
+        return None
+    if kind == "circle":
+        (x, y), edge = points[0], points[1]
+        radius = math.dist((x, y), edge)
+        return x - radius, y - radius, x + radius, y + radius
+    return around(points)

@@ -1,0 +1,98 @@
+"""Kernels that numba compiles for the CPU at hand, run by the threads that torch computes with.
+
+A second pool of threads would fight with torch's for the cores, since threads wait for their next task by spinning. So
+a kernel is handed to the OpenMP library that torch itself has loaded (`GOMP_parallel`, which GNU's library has, and
+LLVM's and Intel's offer too); where there is none, there are no compiled kernels. numba is optional.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.kernels.work_order import WorkOrder
+
+# What kernels are compiled for, as numba calls its memory (it has no bf16), and what it is computed in.
+STORED = {torch.bfloat16: "uint16", torch.float32: "float32", torch.float64: "float64"}
+COMPUTED = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
+SOURCES = ("norm_loops.py", "vectors.py", "work_order.py")
+_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_COMPILING = threading.Lock()
+
+
+@functools.cache
+def available() -> bool:
+    """Tell whether kernels can be compiled and run here: numba is installed, and torch's threads can be had."""
+    return importlib.util.find_spec("numba") is not None and _parallel() is not None
+
+
+@functools.cache
+def _parallel() -> Any:
+    """Return OpenMP's function that runs another on all threads of torch's pool.
+
+    None where torch has no such library.
+    """
+    if "openmp" not in torch.__config__.parallel_info().lower():
+        return None
+    beside = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    for name in (*map(str, beside), "libgomp.so.1"):
+        try:
+            # Only what is loaded already: another copy would have another pool.
+            return ctypes.CDLL(name, mode=os.RTLD_NOLOAD).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def run_together(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
+    """Run a function of norm_loops.py on all of torch's threads; they share the parts of the work."""
+    order.set(NEXT=0)
+    threads = torch.get_num_threads()
+    if threads == 1:
+        run_alone(kernel, dtype, order)
+    else:
+        address = ctypes.c_void_p(_kernel(kernel, dtype).address)
+        _parallel()(address, order.fields, ctypes.c_uint(threads), ctypes.c_uint(0))
+
+
+def run_alone(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
+    """Run a function of norm_loops.py in this thread."""
+    _FUNCTION(_kernel(kernel, dtype).address)(order.fields)
+
+
+@functools.cache
+def _kernel(name: str, dtype: torch.dtype) -> Any:
+    """Return a kernel for numbers of this type: compiled, or read from the user's cache."""
+    with _COMPILING:
+        import numba
+
+        settings: Any = numba.config
+        settings.CACHE_DIR = settings.CACHE_DIR or str(_cache_folder())
+        loops = getattr(importlib.import_module("models.kernels.norm_loops"), name)
+        pointer = numba.types.CPointer(getattr(numba.types, STORED[dtype]))
+        return numba.cfunc(numba.types.void(pointer), cache=True, error_model="numpy")(loops)
+
+
+@functools.cache
+def _cache_folder() -> Path:
+    """Return where kernels compiled from exactly these sources are kept; numba overlooks changes of callees.
+
+    In the user's cache folder, or where nothing can be written to that, in a temporary one.
+    """
+    sources = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(root) / "alignyolo" / "kernels" / hashlib.sha256(sources).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="alignyolo-kernels-"))

@@ -1,0 +1,42 @@
+"""When an accuracy is first reached, on curves written by hand; and the whole benchmark on a few drawn photos."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.time_to_accuracy import OURS, PEER, Epoch, reached, rows
+from data.shapes.demo_set import make_shapes
+from tests.paths import ROOT
+
+CURVES = {
+    "this project": [Epoch(30, 50, 0.1), Epoch(60, 100, 0.35), Epoch(90, 150, 0.3)],
+    "this project, ggiou": [Epoch(40, 60, 0.1), Epoch(80, 120, 0.2)],
+    PEER: [Epoch(120, 200, 0.1), Epoch(240, 400, 0.3), Epoch(360, 600, 0.25)],
+}
+
+
+def test_the_first_epoch_that_gets_there_counts():
+    assert reached(CURVES["this project"], 0.3) == (2, Epoch(60, 100, 0.35))
+    assert reached(CURVES["this project"], 0.1) == (1, Epoch(30, 50, 0.1))
+    assert reached(CURVES["this project"], 0.36) is None
+
+
+def test_rows_compare_with_the_peer_s_best_epoch():
+    ours, ggiou, peer = rows(CURVES)
+    assert (ours["in epoch"], ours["minutes"], ours["peer / this"], ours["CPU peer / this"]) == (2, 1.0, 4.0, 4.0)
+    assert (ggiou["in epoch"], "minutes" in ggiou) == ("not reached", False)
+    assert (peer["in epoch"], peer["minutes"], peer["peer / this"]) == (2, 4.0, 1.0)
+    assert {row["target AP"] for row in (ours, ggiou, peer)} == {0.3}
+
+
+@pytest.mark.slow
+def test_all_sides_train_and_are_compared(tmp_path):
+    data = make_shapes(tmp_path / "shapes", train=12, val=6, size=96)
+    command = [sys.executable, "-m", "benchmarks.time_to_accuracy", "--data", str(data), "--out", str(tmp_path)]
+    flags = ["--epochs", "2", "--imgsz", "64", "--batch", "4"]
+    subprocess.run([*command, *flags], check=True, cwd=ROOT, capture_output=True)
+    found = json.loads((tmp_path / "time_to_accuracy.json").read_text())["rows"]
+    assert [row["side"] for row in found] == [*OURS, PEER]
+    assert all(row["all epochs, minutes"] > 0 for row in found)

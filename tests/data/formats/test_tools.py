@@ -1,0 +1,166 @@
+"""Labelling tools' own files: what their shapes mean, and what of them cannot be used is named."""
+
+import math
+
+import numpy as np
+import pytest
+
+from convert import TARGETS, TOOLS, main
+from data.formats.convert import convert
+from data.formats.registry import FORMATS, WRITERS, recognise
+from tests.data.formats.small_sets import photo, write_json
+from tests.data.open.test_any_layout import LAYOUTS
+from utils.errors import UserError
+
+WIDTH, HEIGHT = 128, 96
+
+
+def boxes_of(found) -> dict:
+    """Class and xyxy pixels of every object, by photo."""
+    found_boxes = {}
+    for each in found.photos:
+        rows = []
+        for item in each.objects:
+            x, y, w, h = item.x * WIDTH, item.y * HEIGHT, item.width * WIDTH / 2, item.height * HEIGHT / 2
+            rows.append((found.names[item.label], *(round(side, 9) for side in (x - w, y - h, x + w, y + h))))
+        found_boxes[each.photo.stem] = rows
+    return found_boxes
+
+
+def region(kind, value, labels=("cat",)):
+    own = {"type": f"{kind}labels", "value": {**value, f"{kind}labels": list(labels)}}
+    return {**own, "original_width": WIDTH, "original_height": HEIGHT}
+
+
+def rectangle(x, y, width, height, rotation=0):
+    """In percent, as Label Studio writes pixels."""
+    across, down = 100 / WIDTH, 100 / HEIGHT
+    return {"x": x * across, "y": y * down, "width": width * across, "height": height * down, "rotation": rotation}
+
+
+def test_label_studios_regions(tmp_path):
+    for name in "abcd":
+        photo(tmp_path / f"{name}.jpg")
+    points = {"points": [[10 * 100 / WIDTH, 20 * 100 / HEIGHT], [30 * 100 / WIDTH, 50 * 100 / HEIGHT], [50, 50]]}
+    ellipse = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 10, "rotation": 0}
+    results = {
+        "a": [region("rectangle", rectangle(10, 20, 30, 40)), region("polygon", points, ["dog"])],
+        "b": [region("rectangle", rectangle(60, 20, 40, 20, rotation=90)), region("ellipse", ellipse, ["dog"])],
+        "c": [],
+        "d": [region("brush", {"format": "rle", "rle": [1, 2]}), region("keypoint", {"x": 1, "y": 1, "width": 1})],
+    }
+    tasks = [
+        {"data": {"text": "no photo.", "image": f"s3://bucket/{name}.jpg"}, "annotations": [{"result": result}]}
+        for name, result in results.items()
+    ]
+    tasks += [{"data": {"image": "e.jpg"}, "annotations": []}, {"data": {"text": "nothing"}, "annotations": []}]
+    write_json(tmp_path / "tasks.json", tasks)
+    found = FORMATS["label_studio"].read(tmp_path)
+    assert found.names == ("cat", "dog")
+    boxes = boxes_of(found)
+    assert boxes["c"] == boxes["d"] == []
+    np.testing.assert_allclose([row[1:] for row in boxes["a"]], [(10, 20, 40, 60), (10, 20, 64, 50)])
+    # A quarter turn clockwise about the first corner: what was to the right is below, what was below to the left.
+    np.testing.assert_allclose([row[1:] for row in boxes["b"]], [(40, 20, 60, 60), (32, 38.4, 96, 57.6)])
+    reasons = {reason for _, reason in found.reasons()}
+    assert "rotated box: the upright box around it is used" in reasons
+    assert "brush: no box can be made of it" in reasons
+    assert "no annotation, or a skipped one: not labelled yet" in reasons
+    assert "the task names no photo" in reasons
+
+
+@pytest.mark.parametrize("degrees", [0, 15, 45, 90, 200, 359])
+def test_a_turned_box_is_the_upright_box_of_its_corners(degrees, tmp_path):
+    """By complex numbers."""
+    photo(tmp_path / "a.jpg")
+    result = [region("rectangle", rectangle(60, 40, 16, 8, rotation=degrees))]
+    write_json(tmp_path / "tasks.json", [{"data": {"image": "a.jpg"}, "annotations": [{"result": result}]}])
+    turn = complex(math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
+    corners = [complex(60, 40) + turn * side for side in (0, 16, 16 + 8j, 8j)]
+    xs, ys = [each.real for each in corners], [each.imag for each in corners]
+    ((_, *box),) = boxes_of(FORMATS["label_studio"].read(tmp_path))["a"]
+    np.testing.assert_allclose(box, (min(xs), min(ys), max(xs), max(ys)), atol=1e-9)
+
+
+def test_datumaros_items(tmp_path):
+    """The order of the classes is datumaro's; a mask has no box, a photo without annotations is background."""
+    for name in ("a", "sub_b"):
+        photo(tmp_path / "images" / "val" / f"{name}.jpg")
+    labels = [{"name": name, "parent": "", "attributes": []} for name in ("zebra", "cat")]
+    shared = {"attributes": {}, "group": 0, "z_order": 0}
+    annotations = [
+        {"type": "bbox", "label_id": 1, "bbox": [1.0, 2.0, 10.0, 12.5], **shared},
+        {"type": "polygon", "label_id": 0, "points": [10, 10, 50, 10, 50, 40], **shared},
+        {"type": "mask", "label_id": 0, "rle": {"counts": "0PP3", "size": [96, 128]}, **shared},
+        {"type": "label", "label_id": 0, **shared},
+    ]
+    items = [
+        {"id": "a", "annotations": annotations, "image": {"path": "a.jpg", "size": [96, 128]}},
+        {"id": "sub/b", "annotations": [], "image": {"path": "sub_b.jpg", "size": [96, 128]}},
+    ]
+    document = {"infos": {}, "categories": {"label": {"labels": labels}}, "items": items}
+    write_json(tmp_path / "annotations" / "val.json", document)
+    assert recognise(tmp_path).name == "datumaro"
+    found = FORMATS["datumaro"].read(tmp_path)
+    assert found.names == ("zebra", "cat")
+    assert {each.split for each in found.photos} == {"val"}
+    assert boxes_of(found) == {
+        "a": [("cat", 1.0, 2.0, 11.0, 14.5), ("zebra", 10.0, 10.0, 50.0, 40.0)],
+        "sub_b": [],
+    }
+    assert {reason for _, reason in found.reasons()} == {
+        "mask: no box can be made of it",
+        "label: no box can be made of it",
+    }
+
+
+def test_labelmes_shapes(tmp_path):
+    """A rectangle drawn from its last corner, a circle, a polygon; photos that have no file are background."""
+    for name in ("a", "b"):
+        photo(tmp_path / "photos" / f"{name}.jpg")
+    shapes = [
+        {"label": "cat", "points": [[40, 60], [10, 20]], "shape_type": "rectangle"},
+        {"label": "dog", "points": [[50, 50], [53, 54]], "shape_type": "circle"},
+        {"label": "dog", "points": [[1, 2], [30, 2], [7, 40]], "shape_type": "polygon"},
+        {"label": "dog", "points": [[1, 2], [30, 2]], "shape_type": "line"},
+        {"label": "dog", "points": "no points", "shape_type": "polygon"},
+    ]
+    document = {"version": "5.5.0", "shapes": shapes, "imagePath": "..\\photos\\a.jpg", "imageData": None}
+    write_json(tmp_path / "json" / "a.json", {**document, "imageHeight": HEIGHT, "imageWidth": WIDTH})
+    found = FORMATS["labelme"].read(tmp_path)
+    assert boxes_of(found) == {
+        "a": [("cat", 10.0, 20.0, 40.0, 60.0), ("dog", 45.0, 45.0, 55.0, 55.0), ("dog", 1.0, 2.0, 30.0, 40.0)],
+        "b": [],
+    }
+    assert {reason for _, reason in found.reasons()} == {
+        "line: no box can be made of it",
+        "polygon: no box can be made of it",
+        "no labelme file: taken as background",
+        "the annotation gives no size: the photo's is used",
+    }
+
+
+def test_the_command_knows_every_tool_and_writer(tmp_path, capsys):
+    assert set(TOOLS) <= set(FORMATS)
+    assert set(TARGETS) == set(WRITERS)
+    layouts = {"cvat": "cvat_xml", "label_studio": "label_studio_json", "datumaro": "datumaro_json"}
+    for name in TOOLS:
+        LAYOUTS[layouts.get(name, name)](tmp_path / name)
+        main([name, str(tmp_path / name), str(tmp_path / f"{name}-yolo")])
+        assert (tmp_path / f"{name}-yolo" / "data.yaml").is_file()
+        assert " boxes   thing " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["label_studio", "datumaro", "labelme"])
+def test_a_file_with_a_mistake_is_one_line(name, tmp_path):
+    photo(tmp_path / "a.jpg")
+    broken = {
+        "label_studio": '[{"data": {"image": "a.jpg"}, "annotations": [',
+        "datumaro": '{"dm_format_version": "1.0", "categories": {}, "items": []}',
+        "labelme": '{"shapes": [], "imagePath": 3}',
+    }
+    (tmp_path / "file.json").write_text(broken[name])
+    with pytest.raises(UserError) as error:
+        convert(name, tmp_path, None)
+    assert "file.json" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,228 @@
+"""Compiled normalisation, activation and pool: torch's results but for rounding, the same bits on any threads."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.kernels import compiled
+from models.kernels.fused_norm import fuses, norm_act
+from models.kernels.in_use import cpu_kernels_in_use
+from models.yolov3.blocks import ConvBlock, Residual, max_pool
+from models.yolov3.build import build_network
+from utils.config.sources import model_config
+
+if not compiled.available():
+    pytest.skip("numba, or torch's OpenMP, is not here", allow_module_level=True)
+
+# Even and odd sides, one image, one row, channels that are no multiple of the vectors, more than one part of the work.
+SHAPES = [(2, 16, 8, 8), (1, 20, 7, 9), (3, 33, 5, 6), (4, 48, 3, 1), (1, 100, 2, 2), (2, 64, 50, 31), (5, 16, 1, 1)]
+# Largest difference, as a share of the largest value.
+NEAR = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 8e-3}
+SLOPES = {"silu": None, "leaky": 0.1}
+
+
+def channels_last(tensor):
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def given(shape, dtype, seed=0):
+    """An input that wants a gradient, and a normalisation with weights and statistics of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    x = channels_last((2 * torch.randn(shape, generator=generator) + 3).to(dtype)).requires_grad_()
+    norm = nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.03).to(compiled.COMPUTED[dtype])
+    with torch.no_grad():
+        for values in (norm.weight, norm.bias, norm.running_mean):
+            values.copy_(torch.randn(shape[1], generator=generator))
+    return x, norm
+
+
+def torchs(x, norm, slope, pool, added=None):
+    """The same by torch's own operations."""
+    y = norm(x)
+    y = functional.silu(y) if slope is None else functional.leaky_relu(y, slope)
+    y = functional.max_pool2d(y, 2) if pool else y
+    return y if added is None else added + y
+
+
+def near(ours, theirs, dtype):
+    worst = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30)
+    assert worst <= NEAR[dtype], float(worst)
+
+
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("extra", ["none", "pool", "added"])
+def test_results_gradients_and_statistics_are_torchs_in_float64(dtype, shape, slope, extra):
+    if extra == "pool" and min(shape[2:]) < 2:
+        pytest.skip("nothing to pool")
+    x, norm = given(shape, dtype)
+    exact = nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.03).double()
+    exact.load_state_dict(norm.state_dict())
+    x64 = x.detach().double().requires_grad_()
+    added = torch.randn(shape).to(dtype).requires_grad_() if extra == "added" else None
+    added64 = None if added is None else added.detach().double().requires_grad_()
+    assert fuses(x, norm)
+    ours = norm_act(x, norm, slope, extra == "pool", added)
+    theirs = torchs(x64, exact, slope, extra == "pool", added64)
+    weights = torch.randn(theirs.shape).to(dtype)
+    ours.backward(weights)
+    theirs.backward(weights.double())
+    assert ours.dtype == dtype
+    pairs = [(ours, theirs), (norm.running_mean, exact.running_mean), (norm.running_var, exact.running_var)]
+    pairs += [(norm.weight.grad, exact.weight.grad), (norm.bias.grad, exact.bias.grad)]
+    if shape[0] * shape[2] * shape[3] > 8:  # of few pixels the gradient of x is a difference of nearly equal numbers
+        pairs.append((x.grad, x64.grad))
+    for one, other in pairs:
+        near(one.detach(), other.detach(), dtype)
+    if added is not None:
+        assert torch.equal(added.grad, weights)
+    assert norm.num_batches_tracked == exact.num_batches_tracked
+
+
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("extra", ["none", "pool", "added"])
+def test_gradients_by_finite_differences(slope, extra):
+    x, norm = given((2, 17, 3, 4), torch.float64)
+    inputs = [x, norm.weight, norm.bias]
+    inputs += [torch.randn(x.shape, dtype=x.dtype).requires_grad_()] if extra == "added" else []
+
+    def function(x, weight, bias, *added):
+        return norm_act(x, norm, slope, extra == "pool", *added)
+
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_bits_do_not_depend_on_the_threads(dtype):
+    found, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            x, norm = given((3, 24, 90, 70), dtype)
+            y = norm_act(x, norm, None, True)
+            y.square().sum().backward()
+            found.append([y.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_var])
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+def test_of_equal_pixels_the_first_has_the_gradient_as_with_torch(slope):
+    x, norm = given((1, 16, 4, 4), torch.float64)
+    with torch.no_grad():
+        x[:, :8] = 1.0
+        x[:, 8:, :, 1::2] = x[:, 8:, :, ::2]
+    found = []
+    for function in (norm_act, torchs):
+        (gradient,) = torch.autograd.grad(function(x, norm, slope, True).square().sum(), x)
+        found.append(gradient)
+    # Where all pixels are equal the deviation is rounding alone.
+    assert torch.allclose(*found, rtol=1e-9, atol=1e-9)
+
+
+def test_a_nan_is_not_hidden():
+    x, norm = given((2, 16, 4, 4), torch.bfloat16)
+    with torch.no_grad():
+        x[1, 3, 2, 1] = float("nan")
+    y = norm_act(x, norm, None, True)
+    assert y[:, 3].isnan().all()
+    assert y[:, [0, 1, 2, 4, 15]].isfinite().all()
+    assert norm.running_mean[3].isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_large_and_small_values_are_as_torchs(dtype):
+    x, norm = given((2, 16, 6, 6), dtype)
+    with torch.no_grad():
+        norm.weight.copy_(torch.logspace(-30, 30, 16))
+    ours, theirs = norm_act(x, norm, None), functional.silu(norm(x.detach().to(norm.weight.dtype)))
+    assert torch.allclose(ours.float(), theirs, rtol=1e-2 if dtype is torch.bfloat16 else 1e-5, atol=1e-12)
+
+
+def test_what_the_loops_cannot_do_is_left_to_torch():
+    x, norm = given((2, 16, 4, 4), torch.float32)
+    assert fuses(x, norm)
+    assert not fuses(x.detach(), norm)
+    assert not fuses(x.contiguous(), norm)
+    assert not fuses(x[:0], norm)
+    assert not fuses(x.half(), norm)
+    assert not fuses(x, nn.BatchNorm2d(16).double())
+    assert not fuses(x, nn.BatchNorm2d(16, affine=False))
+    assert not fuses(x, nn.BatchNorm2d(16, momentum=None))
+    assert not fuses(x, nn.BatchNorm2d(16, track_running_stats=False))
+    assert not fuses(*given((2, 15, 4, 4), torch.float32))
+    norm.eval()
+    assert not fuses(x, norm)
+
+
+def blocks(activation, make):
+    """A block with the kernels and one without, of equal weights, in float64."""
+    made = []
+    for switch in (True, False):
+        torch.manual_seed(0)
+        made.append(make(activation, switch).double().train().to(memory_format=torch.channels_last))
+    return made
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+@pytest.mark.parametrize("pool", [None, (2, 2), (2, 1), (3, 2), (5, 1, 2)])
+def test_a_block_agrees_with_torchs_whatever_its_pool(activation, pool):
+    on, off = blocks(activation, lambda activation, switch: ConvBlock(3, 20, 3, 1, activation, switch))
+    results = []
+    for block in (on, off):
+        x = channels_last(torch.rand(2, 3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+        y = block(x, pool and max_pool(*pool, cpu_kernels=block is on))
+        y.square().sum().backward()
+        results.append([y, *(parameter.grad for parameter in block.parameters()), *block.buffers()])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+def test_a_residual_agrees_with_torchs(activation):
+    results = []
+    for block in blocks(activation, lambda activation, switch: Residual(32, activation, switch)):
+        x = torch.rand(2, 32, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        x = channels_last(x).requires_grad_()
+        block(x).square().sum().backward()
+        results.append([x.grad, *(parameter.grad for parameter in block.parameters()), *block.buffers()])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_without_numba_all_is_as_before(monkeypatch):
+    network = build_network(model_config("yolov3-tiny", {}), 3)
+    fused = "compiled normalisation, activation and pool"
+    assert fused in cpu_kernels_in_use(network, torch.device("cpu"), "on")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *given: None if name == "numba" else find(name, *given)
+    )
+    compiled.available.cache_clear()
+    try:
+        x, norm = given((2, 16, 4, 4), torch.float32)
+        assert not fuses(x, norm)
+        assert fused not in cpu_kernels_in_use(network, torch.device("cpu"), "on")
+        block = ConvBlock(16, 16, 3).to(memory_format=torch.channels_last)
+        assert block(x, max_pool(2, 2)).grad_fn.name().startswith("_NormSiLUPool")
+    finally:
+        monkeypatch.undo()
+        compiled.available.cache_clear()
+
+
+def test_kernels_are_kept_in_the_users_cache_or_where_there_is_none_in_a_temporary_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = compiled._cache_folder.__wrapped__()
+    assert tmp_path in folder.parents
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = compiled._cache_folder.__wrapped__()
+    assert tmp_path not in folder.parents
+    assert folder.is_dir()
+    folder.rmdir()
