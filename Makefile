@@ -56,8 +56,9 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-$(VENV)/installed-docs: requirements-docs.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+# Not all of requirements.txt, and nothing compiled beforehand: installing is most of the time that make docs takes.
+$(VENV)/installed-docs: requirements-docs.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-docs.txt
 	touch $@
 
 clean:

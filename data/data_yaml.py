@@ -37,6 +37,7 @@ class DataSpec:
 
     `annotations` are the original COCO or LVIS files (absolute) of the splits that are measured against one.
     `keypoints` is how many numbers follow a box in a label row: 0 where the YAML does not say, -1 for polygons.
+    `source` is what the user named, where this is a conversion of it in the cache.
     """
 
     yaml: Path
@@ -47,6 +48,12 @@ class DataSpec:
     ignored: tuple[str, ...] = ()
     annotations: dict[str, Path] = field(default_factory=dict)
     keypoints: int = 0
+    source: Path | None = None
+
+    @property
+    def shown(self) -> Path:
+        """The file or folder that messages name: the user's own."""
+        return self.source or self.yaml
 
     @property
     def num_classes(self) -> int:
@@ -80,7 +87,9 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
             raise _wrong(path, f"unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
     root = _read_root(values, path, data_root)
     names = _read_names(values, path, root)
-    splits = {split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) is not None}
+    splits = {
+        split: _read_split(values[split], split, root, path) for split in SPLITS if values.get(split) not in (None, "")
+    }
     if not splits and not splitless:
         raise _wrong(path, "no split; expected at least one of train, val, test")
     labels_dir = values.get("labels_dir")
@@ -94,14 +103,14 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
 def list_images(spec: DataSpec, split: str) -> list[Path]:
     """Absolute paths of a split's images, sorted, each once; UserError when split, folder or images are missing."""
     if split not in spec.splits:
-        raise _wrong(spec.yaml, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
+        raise _wrong(spec.shown, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
     images: dict[str, Path] = {}
     for source in spec.splits[split]:
         images.update((os.fspath(image), image) for image in _images_of(source, spec, split))
     where = ", ".join(printable(source) for source in spec.splits[split])
     if not images:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise _wrong(spec.yaml, f"split {split!r} is empty: no images ({suffixes}) in {where}")
+        raise _wrong(spec.shown, f"split {split!r} is empty: no images ({suffixes}) in {where}")
     ordered = sorted(images.values(), key=lambda image: image.parts)
     if not any(exists(image) for image in ordered):
         raise UserError(f"{where}: none of the {len(ordered)} images exists; the first is {printable(ordered[0])}")
@@ -269,9 +278,9 @@ def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:
         yield from photos_below(source)
         return
     if not exists(source):
-        raise _wrong(spec.yaml, f"{split}: no such folder or list file: {printable(source)}")
+        raise _wrong(spec.shown, f"{split}: no such folder or list file: {printable(source)}")
     if source.suffix.lower() != ".txt":
-        raise _wrong(spec.yaml, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
+        raise _wrong(spec.shown, f"{split}: expected a folder or a .txt list of images: {printable(source)}")
     yield from photos_of_list(source)
 
 

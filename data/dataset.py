@@ -29,6 +29,7 @@ from data.augment.pixels import Recipe, paint
 from data.images import REDUCED, ImageError, read_image
 from data.labels.index import LabelIndex
 from data.path_array import FlatPaths
+from data.photo_files import in_users_words
 from data.sampling import Partners
 from utils.errors import UserError, printable
 from utils.hardware import usable_cores
@@ -226,7 +227,7 @@ class DetectionDataset(Dataset):
         except ImageError as error:
             if not self._undecodable[row]:
                 self._undecodable[row] = True
-                log.warning("image left out: %s", printable(error))
+                log.warning("image left out: %s", in_users_words(printable(error)))
             raise
         return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 

@@ -1,6 +1,7 @@
 """Which files are photos, by their names, and where they lie below a folder or on the lines of a list."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,12 @@ HEIF_SUFFIXES = (".heic", ".heif")
 UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2")
 LISTED_SUFFIXES = IMAGE_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES
 ENTRIES_TRIED = 20
+# A photo or label of a set that was converted into the cache (data/open/any_layout.py).
+CONVERTED = re.compile(
+    r"(?P<root>/[^\n]*?/sets/[0-9a-f]{24})/(?P<kind>images|labels)/"
+    rf"(?P<name>[^\n]+?\.(?:txt|{'|'.join(suffix[1:] for suffix in LISTED_SUFFIXES)}))(?::(?P<line>\d+))?(?![\w.])",
+    re.IGNORECASE,
+)
 
 
 def is_photo_name(name: str) -> bool:
@@ -89,6 +96,22 @@ def _parts(entry: str) -> tuple[str, ...]:
     """Split a path of any machine into its parts, the first of which is `.` where it is relative."""
     parts = PurePosixPath(entry.replace("\\", "/")).parts
     return parts if parts[:1] == ("/",) or parts[0].endswith(":") else (".", *parts)
+
+
+def in_users_words(text: str) -> str:
+    """Name the user's photos in a text, and the objects on them, where it names what a conversion made of them."""
+    return CONVERTED.sub(_users_place, text) if "/sets/" in text else text
+
+
+def _users_place(found: re.Match[str]) -> str:
+    photo = Path(found["root"], "images", found["name"])
+    if found["kind"] == "labels":
+        folder, stem = photo.parent, photo.stem
+        photo = next((each for each in sorted(folder.glob("*")) if each.stem == stem), photo)
+    if not photo.is_symlink():
+        return found[0]
+    number = f", object {found['line']}" if found["line"] else ""
+    return f"{photo.resolve()}{number}"
 
 
 def exists(path: Path, check: Callable[[Path], bool] = Path.exists) -> bool:

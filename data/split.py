@@ -1,11 +1,14 @@
 """A split of a data set, ready to train or validate on: images, checked labels, and what was wrong with them."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data.data_yaml import DataSpec, label_paths, list_images
 from data.labels.index import LabelIndex, load_labels
+from data.photo_files import in_users_words
+from utils.errors import UserError
 
 
 def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_labels: str = "mend") -> LabelIndex:
@@ -14,15 +17,19 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_la
     A split with an original annotation file can be measured without labels.
     """
     images = list_images(spec, split)
-    return load_labels(
-        images,
-        label_paths(spec, images),
-        spec.num_classes,
-        cache_dir,
-        required=split not in spec.annotations,
-        bad_labels=bad_labels,
-        keypoints=spec.keypoints,
-    )
+    try:
+        index = load_labels(
+            images,
+            label_paths(spec, images),
+            spec.num_classes,
+            cache_dir,
+            required=split not in spec.annotations,
+            bad_labels=bad_labels,
+            keypoints=spec.keypoints,
+        )
+    except UserError as error:
+        raise UserError(in_users_words(str(error))) from None
+    return replace(index, report=index.report.reworded(in_users_words)) if spec.source else index
 
 
 def fingerprint(index: LabelIndex) -> dict[str, Any]:

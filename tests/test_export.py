@@ -63,6 +63,13 @@ def photo(tmp_path_factory):
     return path
 
 
+def test_replacing_an_earlier_file_is_said(best, tmp_path, capsys):
+    weights, output = str(next(iter(best.values()))), str(tmp_path / "e")
+    for layout, said in (("decoded", False), ("nms", True)):
+        export(weights=weights, format=["onnx"], layout=layout, output=output)
+        assert ("in place of the file that was there" in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("layout", ["decoded", "raw"])
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -65,7 +65,7 @@ def test_a_file_measures_as_its_weights(fmt, shape, best, measure, tmp_path, cap
     assert "  float32 (" in protocol
 
 
-def test_a_file_with_nms_measures_what_it_was_exported_with(best, measure, tmp_path):
+def test_a_file_with_nms_measures_what_it_was_exported_with(best, measure, tmp_path, capsys):
     limits = {"conf": 0.2, "nms_iou": 0.5, "max_det": 50}
     (file,) = export(weights=str(best), layout="nms", output=str(tmp_path / "best"), **limits)
     found = measure(file, name="file")
@@ -74,6 +74,12 @@ def test_a_file_with_nms_measures_what_it_was_exported_with(best, measure, tmp_p
     protocol = json.loads((tmp_path / "runs" / "file" / "metrics.json").read_text())["protocol"]
     assert "conf 0.2  NMS IoU 0.5 per class  max_det 50" in protocol
     assert "NMS in the file" in protocol
+    assert "leaves out what scores below 0.2, so its AP is lower" in capsys.readouterr().err
+    for flags in ({"conf": 0.1}, {"nms_iou": 0.6}, {"max_det": 100}):
+        with pytest.raises(UserError, match=f"--{next(iter(flags)).replace('_', '-')} .*does its own NMS at"):
+            measure(file, name="wrong", **flags)
+    # What the file would keep may be left out.
+    assert measure(file, name="fewer", conf=0.5, max_det=20)["ap50"] <= found["ap50"]
 
 
 def test_bf16_is_near_float32_and_said(best, measure, data, tmp_path, capsys):

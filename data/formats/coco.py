@@ -12,6 +12,7 @@ from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
 from data.formats.photo_finder import NOT_FOUND, PhotoFinder
 from data.formats.reading import BadAnnotation, clipped_box, frame, place_in_set
 from data.images import ImageError
+from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
@@ -298,6 +299,8 @@ def _why_dropped(xywh: tuple[float, ...], size: tuple[int, int]) -> str | None:
 
 def _note_losses(file: CocoFile, split: str, findings: list[Finding]) -> None:
     """Note what labels cannot hold although an evaluation would use it: it stays in the annotation file."""
+    if fault := FAULTS.get(f"{file.contributor} COCO"):
+        findings.append(Finding("noted", split, file.path.name, "", fault))
     other = sum(abs(item.area - item.xywh[2] * item.xywh[3]) > 0.01 * item.area + 1e-6 for item in file.objects)
     if other:
         reason = "objects whose area is that of a mask: labels hold boxes only"

@@ -72,6 +72,7 @@ class CocoFile:
     objects: tuple[CocoObject, ...]
     problems: tuple[Problem, ...]
     renumbered: bool = False
+    contributor: str = ""
 
     @property
     def federated(self) -> bool:
@@ -121,7 +122,9 @@ def read_coco(path: Path) -> CocoFile:
         else:
             objects.append(item)
     renumbered = bool(image_ids.texts or category_ids.texts)
-    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems), renumbered)
+    info = document.get("info")
+    contributor = str(info.get("contributor") or "") if isinstance(info, dict) else ""
+    return CocoFile(Path(path), categories, images, tuple(objects), tuple(problems), renumbered, contributor)
 
 
 def document_of(file: CocoFile) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def split_truths(spec: DataSpec, split: str, index: LabelIndex) -> Truths:
         return plain_truths(index.starts, index.boxes, index.labels, spec.num_classes)
     if not path.is_file():
         raise UserError(
-            f"{printable(spec.yaml)}: annotations: {split}: no such file: {printable(path)} "
+            f"{printable(spec.shown)}: annotations: {split}: no such file: {printable(path)} "
             "(without that line the split is measured against its labels)"
         )
     file = read_coco(path)

@@ -9,6 +9,8 @@ import numpy as np
 from data.data_yaml import DataSpec, is_there
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import whole
+from data.formats.coco_truths import split_truths
+from data.formats.reading import clipped_box
 from data.formats.write.coco import IDS
 from data.labels.index import LabelIndex
 from data.split import load_split
@@ -34,7 +36,25 @@ def read_yolo(spec: DataSpec) -> AnnotationSet:
             key = f"{Path(image.removesuffix(name)).name}/{name}"
             if key in known:
                 found.ids.setdefault("images", {})[f"{split}/{name}"] = known[key]
-        _add_split(found, split, index, names)
+        _add_split(found, split, index, names, _ignored(spec, split, index))
+    return found
+
+
+def _ignored(spec: DataSpec, split: str, index: LabelIndex) -> list[list[LabelledObject]]:
+    """List, by photo, the crowds and difficult objects that have no label but stand in the split's annotation file."""
+    if split not in spec.annotations:
+        return [[] for _ in index.images]
+    truths = split_truths(spec, split, index)
+    found: list[list[LabelledObject]] = []
+    for row in range(len(index)):
+        height, width = index.sizes[row].tolist()
+        own: list[LabelledObject] = []
+        for number in range(truths.starts[row], truths.starts[row + 1]):
+            if truths.crowd[number] or truths.difficult[number]:
+                box, _ = clipped_box(truths.boxes[number].tolist(), (height, width))
+                kind = "crowd" if truths.crowd[number] else "difficult"
+                own += [LabelledObject(int(truths.labels[number]), *box, kind)] if min(box[2:]) > 0 else []
+        found.append(own)
     return found
 
 
@@ -50,7 +70,9 @@ def read_ids(path: Path) -> dict[str, dict[str, int]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{printable(path)}: not the ids of a conversion: {printable(error)}") from None
     for key, numbers in found.items():
-        if None in numbers.values() or len(set(numbers.values())) < len(numbers):
+        # Of photos, whose names begin with their split, each split has ids of its own: it was a file of its own.
+        own = {(name.partition("/")[0] if key == "images" else "", number) for name, number in numbers.items()}
+        if None in numbers.values() or len(own) < len(numbers):
             raise UserError(f"{printable(path)}: {key}: expected a whole number of its own for each name")
     return {key: {name: number for name, number in own.items() if number is not None} for key, own in found.items()}
 
@@ -66,7 +88,9 @@ def _photo_names(spec: DataSpec, split: str, index: LabelIndex) -> list[str]:
     return names
 
 
-def _add_split(found: AnnotationSet, split: str, index: LabelIndex, names: list[str]) -> None:
+def _add_split(
+    found: AnnotationSet, split: str, index: LabelIndex, names: list[str], ignored: list[list[LabelledObject]]
+) -> None:
     """Add a split, with what its labels' check left out."""
     for row, name in enumerate(names):
         boxes, labels = index.of(row)
@@ -77,7 +101,7 @@ def _add_split(found: AnnotationSet, split: str, index: LabelIndex, names: list[
             LabelledObject(label, *xy, *wh)
             for label, xy, wh in zip(labels.tolist(), centre.tolist(), side.tolist(), strict=True)
         ]
-        found.photos.append(LabelledPhoto(split, Path(index.images[row]), objects, name, (height, width)))
+        found.photos.append(LabelledPhoto(split, Path(index.images[row]), objects, name, (height, width), ignored[row]))
     report = index.report
     for where, reason in report.dropped:
         found.findings.append(Finding("dropped", split, printable(where), "", reason))

@@ -21,12 +21,14 @@ from data.data_yaml import DataSpec, is_there, label_paths, list_images
 from data.images import FLOATS, ImageError, used_bits
 from data.labels.index import LabelIndex, look_at_labels
 from data.labels.read_files import cache_folder, in_threads, stamp
+from data.labels.tool_faults import tool_faults
+from data.photo_files import in_users_words
 from data.pixel_limit import part_of_key
 from utils.errors import printable
 from utils.hardware import usable_cores
 from utils.regular_file import require_regular
 
-SCHEMA = 2
+SCHEMA = 3
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
 ALL = 2**31  # as `decode`: all photos
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.
@@ -51,6 +53,7 @@ KINDS = {
     "rotated boxes": "note",
     "repeated photo": "note",
     "empty label file": "note",
+    "tool": "note",
 }
 
 
@@ -130,6 +133,10 @@ def examine(
         for name in absent:
             details = "no such folder or list file; training needs none"
             findings.append(Finding("missing split", name, str(spec.splits[name][0]), details))
+        findings = [each._replace(where=in_users_words(each.where)) for each in findings]
+        findings = [each._replace(details=in_users_words(each.details)) for each in findings]
+        named = str(spec.shown)
+        findings += [Finding("tool", next(iter(spec.splits)), named, fault) for fault in tool_faults(spec.root)]
         order = {kind: place for place, kind in enumerate(KINDS)}
         findings.sort(key=lambda finding: order[finding.kind])
         found = Checkup(tuple(findings), facts, settings.image_size)
@@ -220,7 +227,7 @@ def _examine_split(
     recall = _best_possible_recall(sides, settings)
     if len(sides) and recall < 0.98:
         details = f"only {recall:.1%} of the labels are within {settings.anchor_t:g} x of an anchor (--autoanchor)"
-        findings.append(Finding("anchors", split.name, printable(spec.yaml), details))
+        findings.append(Finding("anchors", split.name, printable(spec.shown), details))
     per_class = np.bincount(index.labels, minlength=spec.num_classes).tolist()
     return {
         "images": len(split.images),

@@ -18,7 +18,16 @@ import numpy as np
 
 from data.labels.read_files import cache_folder, in_threads, read_text, size_or_reason, stamp
 from data.labels.report import LabelReport, count
-from data.labels.yolo_text import CORNERS, NO_KEYPOINTS, Rows, check_classes, check_kinds, parse_labels, wrong_classes
+from data.labels.yolo_text import (
+    CORNERS,
+    NO_KEYPOINTS,
+    Rows,
+    check_classes,
+    check_kinds,
+    one_based,
+    parse_labels,
+    wrong_classes,
+)
 from data.pixel_limit import part_of_key
 from utils.errors import UserError, printable
 
@@ -112,7 +121,7 @@ def look_at_labels(
     findings = [("malformed line", f"{label_paths[i]}:{line}", why) for i, line, why in wrong]
     bad = wrong_classes(rows, num_classes)
     for row in np.flatnonzero(bad).tolist():
-        details = f"{_values(rows, row)}, valid are 0 to {num_classes - 1}"
+        details = f"{_values(rows, row)}, valid are 0 to {num_classes - 1}{one_based(rows, num_classes)}"
         findings.append(("class id", rows.where(label_paths, row), details))
     sizes, unreadable = _read_sizes(images)
     return _index(images, label_paths, texts, rows.only(~bad), sizes, unreadable, "mend", findings)

@@ -1,6 +1,7 @@
 """What was found in the labels of a split, in numbers, places and one paragraph."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from utils.errors import printable
 
@@ -56,6 +57,15 @@ class LabelReport:
             where, reason = self.dropped[0]
             parts.append(f"the first box left out: {printable(where)} ({reason})")
         return "labels: " + "; ".join(parts) if parts else ""
+
+    def reworded(self, words: Callable[[str], str]) -> "LabelReport":
+        """Return the report with its places and details changed by `words`."""
+        return replace(
+            self,
+            dropped=tuple((words(place), why) for place, why in self.dropped),
+            unreadable=tuple((words(place), why) for place, why in self.unreadable),
+            findings=tuple((kind, words(place), words(details)) for kind, place, details in self.findings),
+        )
 
     def pixels_hint(self) -> str:
         """Guess the cause when most boxes lie far beyond their images, else say nothing."""

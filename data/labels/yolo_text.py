@@ -170,13 +170,17 @@ def check_classes(rows: Rows, paths: Sequence[Path], num_classes: int) -> None:
     where = rows.where(paths, row)
     if ids[row] != math.floor(ids[row]):
         raise UserError(f"{printable(where)}: class id {ids[row]:g} is not a whole number")
-    used = np.unique(ids)
-    one_based = used[0] == 1 and used[-1] == num_classes
-    hint = " (they look 1-based: the first class is 0)" if one_based else ""
     raise UserError(
         f"{printable(where)}: class id {ids[row]:.15g}, valid are 0 to {num_classes - 1} ({num_classes} classes); "
-        f"ids used: {_ranges(used)}{hint}"
+        f"ids used: {_ranges(np.unique(ids))}{one_based(rows, num_classes)}"
     )
+
+
+def one_based(rows: Rows, num_classes: int) -> str:
+    """Say so where class ids look as if they were counted from 1; nothing else."""
+    ids = rows.values[:, 0]
+    from_one = len(ids) > 0 and ids.min() == 1 and ids.max() == num_classes
+    return " (they look 1-based: the first class is 0)" if from_one else ""
 
 
 def _ranges(ids: np.ndarray, limit: int = 12) -> str:

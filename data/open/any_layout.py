@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from data.data_yaml import BUILT_IN, DataSpec, data_yaml_values, read_data_yaml
@@ -33,6 +34,7 @@ def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataS
     built_in = short and (BUILT_IN / f"{name}.yaml").is_file()
     if built_in or path.suffix.lower() in YAML_SUFFIXES or not exists(path):
         return read_data_yaml(name, root)
+    named = path
     if exists(path, Path.is_file) and is_archive(path.name):
         path = _unpacked(path, root)
     if exists(path, Path.is_dir):
@@ -42,7 +44,7 @@ def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataS
             return spec
     elif path.suffix.lower() == ".data":
         return _said(read_darknet_data(path), "Darknet .data")
-    return _converted(path, root, cache_dir)
+    return replace(_converted(path, root, cache_dir), source=named)
 
 
 def _own_labels(folder: Path, root: Path) -> DataSpec | None:

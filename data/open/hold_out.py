@@ -38,7 +38,7 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
     if run_folder is not None and (run_folder / FOLDER / "data.yaml").is_file():
         return _read(run_folder / FOLDER, spec)
     if "val" in spec.splits:
-        raise UserError(f"--val {share:g}: {printable(spec.yaml)} has a validation split already; leave --val out")
+        raise UserError(f"--val {share:g}: {printable(spec.shown)} has a validation split already; leave --val out")
     index = load_split(spec, "train")
     cache = cache_folder(None)
     if cache is None:
@@ -47,7 +47,7 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
     if not (folder / "data.yaml").is_file():
         classes = [set(index.of(row)[1].tolist()) for row in range(len(index))]
         held = choose_held_out(list(map(Path, index.images)), classes, share, seed)
-        _write(spec, index, held, folder, f"{share:g} of {printable(spec.yaml)}, seed {seed}")
+        _write(spec, index, held, folder, f"{share:g} of {printable(spec.shown)}, seed {seed}")
     return _read(folder, spec)
 
 
@@ -55,7 +55,7 @@ def _read(folder: Path, spec: DataSpec) -> DataSpec:
     """Open a split that was written down, wherever its folder has come to lie since."""
     found = read_data_yaml(str(folder / "data.yaml"), spec.root)
     lists = {split: (folder / f"{split}.txt",) for split in ("train", "val")}
-    return replace(found, splits={**found.splits, **lists}, keypoints=spec.keypoints)
+    return replace(found, splits={**found.splits, **lists}, keypoints=spec.keypoints, source=spec.shown)
 
 
 def with_held_out(found: AnnotationSet, share: float, seed: int) -> AnnotationSet:

@@ -8,7 +8,6 @@ from docs.generate import api, choices, gradients, results_chart, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import DOCS, NOT_PAGES, ROOT, SHOWN, on_site, turned
 from studies.figures import ggiou_plane
-from utils.config.knobs import StudyConfig
 
 MAKERS: Mapping[str, Callable[[], str]] = {
     "main choices": choices.main_choices,
@@ -55,8 +54,8 @@ def write_site(into: Path) -> None:
         _write(pages / name, text)
     gradients.draw_all(pages / "images" / "gradients")
     results_chart.draw(pages / "images" / "results.png")
-    # The one study that takes seconds; the others' pictures are those that make studies wrote last.
-    ggiou_plane.run(StudyConfig(out=str(pages / "studies")))
+    # The study whose pictures take seconds; the others' are those that make studies wrote last.
+    ggiou_plane.draw(pages / "studies")
     _write(into / "zensical.toml", site_settings())
 
 

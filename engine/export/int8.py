@@ -53,7 +53,7 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
     spec = open_data(settings.calibrate, data_root(settings.data_root))
     if spec.names != config.names:
         raise UserError(
-            f"--calibrate {printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but the "
+            f"--calibrate {printable(spec.shown)} has the classes {printable(', '.join(spec.names), 120)}, but the "
             f"weights were trained on {printable(', '.join(config.names), 120)}"
         )
     train, val = load_split(spec, "train"), load_split(spec, "val")

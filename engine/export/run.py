@@ -69,6 +69,7 @@ def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray], t
             told = compare(chosen, temporary, job, trial)
         else:
             told = f"checked: {check(chosen.open(temporary), temporary, job, images)}"
+        told += ", in place of the file that was there" if path.exists() else ""
         _remove(path)
         temporary.replace(path)
         for suffix in beside:

@@ -69,7 +69,9 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     missing = {"train", "val"} - set(spec.splits)
     if missing:
         hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""
-        raise UserError(f"{spec.yaml}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}")
+        raise UserError(
+            f"{printable(spec.shown)}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}"
+        )
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 

@@ -51,7 +51,7 @@ def banner(
     precision = str(dtype).removeprefix("torch.") + " autocast" if dtype else "float32"
     lines = [
         f"loss   box_loss={hyper.box_loss}  obj_target={hyper.obj_target}  assigner={hyper.assigner}  {gains}",
-        f"data   {printable(data.yaml)}: {len(train_index)} training and {len(val_index)} validation images, "
+        f"data   {printable(data.shown)}: {len(train_index)} training and {len(val_index)} validation images, "
         f"{len(train_index.labels)} and {len(val_index.labels)} boxes, {data.num_classes} classes",
         f"rate   {config.run.optimizer}, {schedule.describe()}; {schedule.warmup_steps} of "
         f"{schedule.steps_per_epoch * schedule.epochs} batches are warm-up",

@@ -57,7 +57,7 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
         spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
     if spec.names != config.names:
         raise UserError(
-            f"{printable(spec.yaml)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
+            f"{printable(spec.shown)}: its classes differ from the run: {printable(', '.join(spec.names), 120)} "
             f"now, {printable(', '.join(config.names), 120)} then"
         )
     if group_of_environment().main:

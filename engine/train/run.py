@@ -225,7 +225,7 @@ def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> 
     checkup = examine(plan.data, settings, loaded={"train": train_index, "val": val_index})
     told = [f"{count} x {kind}" for kind, count in checkup.counts().items() if kind in UNTOLD]
     if told:
-        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.yaml)} tells more", file=sys.stderr)
+        print(f"data: {', '.join(told)}; python -m data.check {printable(plan.data.shown)} tells more", file=sys.stderr)
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:

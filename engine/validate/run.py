@@ -48,7 +48,7 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
         config = replace(config, names=spec.names)
     if spec.names != config.names:
         raise UserError(
-            f"{printable(spec.yaml)} has the classes {printable(', '.join(spec.names), 120)}, but "
+            f"{printable(spec.shown)} has the classes {printable(', '.join(spec.names), 120)}, but "
             f"{printable(weights)} was trained on {printable(', '.join(config.names), 120)}"
         )
     index = load_split(spec, settings.split, bad_labels=settings.bad_labels)

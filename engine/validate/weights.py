@@ -1,5 +1,6 @@
 """Opens what val.py measures: a checkpoint, or a file of export.py."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,33 @@ def _open_exported(weights: Path, settings: ValConfig) -> Measured:
     config = with_flags(Config(run, model, Hyperparameters(), backend.names), settings)
     precision = f"{backend.precision} ({weights.suffix.lstrip('.') or 'OpenVINO'} file)"
     if backend.final:
-        config = replace(config, run=_within(config.run, backend))
+        config = replace(config, run=_within(config.run, backend, weights))
         precision += ", NMS in the file"
     postprocess = Postprocess(config.run.conf, config.run.nms_iou, config.run.max_det)
     return Measured(BackendDetector(backend, postprocess), config, torch.device("cpu"), precision, "exported")
 
 
-def _within(run: RunConfig, backend: Backend) -> RunConfig:
-    """The same settings as far as a file with NMS allows; those of the file are what is reported."""
+def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:
+    """Limit the settings to what a file with NMS allows; those of the file are what is reported.
+
+    UserError for a flag that has no effect: what the file leaves out by itself is not there to be measured.
+    """
     limits = {"conf": run.conf, "nms_iou": run.nms_iou, "max_det": run.max_det, **backend.limits}
     conf, max_det = max(run.conf, limits["conf"]), min(run.max_det, limits["max_det"])
+    kept = {"conf": conf, "nms_iou": limits["nms_iou"], "max_det": max_det}
+    for name, value in kept.items():
+        asked = getattr(run, name)
+        if asked not in (value, getattr(ValConfig(), name)):
+            raise UserError(
+                f"--{name.replace('_', '-')} {asked:g}: {printable(weights)} does its own NMS at {limits[name]:g}: "
+                "leave the flag out, or export again with another value or with --layout decoded"
+            )
+    if conf > ValConfig().conf:
+        print(
+            f"warning: {printable(weights)} leaves out what scores below {conf:g}, so its AP is lower than that "
+            "of the weights; --layout decoded exports a file that can be measured in full",
+            file=sys.stderr,
+        )
     return replace(run, conf=conf, nms_iou=limits["nms_iou"], max_det=max_det)
 
 

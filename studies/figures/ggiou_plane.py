@@ -161,8 +161,14 @@ def draw_figure_1a(rows: list[dict], path: Path) -> None:
     save_figure(figure, path)
 
 
+def draw(folder: Path) -> None:
+    """Draw ggiou_plane.png and ggiou_figure_1a.png into a folder."""
+    draw_planes(folder / "ggiou_plane.png")
+    draw_figure_1a(figure_1a(), folder / "ggiou_figure_1a.png")
+
+
 def run(settings: StudyConfig) -> None:
-    """Writes ggiou_crossings.csv, ggiou_areas.csv, ggiou_figure_1a.csv, ggiou_plane.png and ggiou_figure_1a.png."""
+    """Write ggiou_crossings.csv, ggiou_areas.csv, ggiou_figure_1a.csv, ggiou_plane.png and ggiou_figure_1a.png."""
     out = Path(settings.out)
     save_rows([row for shape in SHAPES for row in crossings(shape)], out / "ggiou_crossings.csv")
     cells = 400 if settings.quick else 1200
@@ -175,8 +181,7 @@ def run(settings: StudyConfig) -> None:
     save_rows(areas, out / "ggiou_areas.csv")
     eight = figure_1a()
     save_rows(eight, out / "ggiou_figure_1a.csv")
-    draw_planes(out / "ggiou_plane.png")
-    draw_figure_1a(eight, out / "ggiou_figure_1a.png")
+    draw(out)
     print(markdown(crossings(SHAPES[0]), 4))
     print(markdown(eight))
     passing = sum(row["ggiou_at_alpha_.3_with_that_dc"] >= POSITIVE for row in eight)

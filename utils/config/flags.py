@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from utils.config.knobs import build
+from utils.config.knobs import build, checked
 from utils.errors import UserError, nearest, printable
 
 
@@ -56,6 +56,9 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
 
 
 def parsed(kind: type, values: Mapping[str, Any]) -> Any:
-    """A config dataclass from parsed flags; a wrong value is a UserError that names the flag."""
+    """Make a config dataclass from parsed flags; a wrong value is a UserError that names the flag."""
     names = {knob.name for knob in dataclasses.fields(kind)}
-    return build(kind, {key: value for key, value in values.items() if key in names}, "flag")
+    given = {key: value for key, value in values.items() if key in names}
+    for key in given:
+        checked(kind, {key: given[key]}, f"--{key.replace('_', '-')}")
+    return build(kind, given, "flag")

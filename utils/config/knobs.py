@@ -580,7 +580,8 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
     """The value converted to the knob's type and found in its range; UserError otherwise."""
-    place, limits = f"{where}: {knob_field.name}", knob_field.metadata
+    flag = f"--{knob_field.name.replace('_', '-')}"
+    place, limits = (where if where == flag else f"{where}: {knob_field.name}"), knob_field.metadata
     if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
         # YAML reads a bare on or off as true or false.
         value = "on" if value else "off"

@@ -28,6 +28,7 @@ from data.photo_files import photos_below
 from utils.errors import UserError, printable
 
 SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
+PHOTO = re.compile(rb'"image(Path|Height|Data)"')
 LOOKED_AT = 5
 WITHOUT_BOX = ("point", "points", "line", "linestrip")
 BACKGROUND = "no labelme file: taken as background"
@@ -40,7 +41,7 @@ def looks_like_labelme(path: Path) -> bool:
 
 def _begins(file: Path) -> bool:
     head = head_of(file)
-    return head.startswith(b"{") and bool(SHAPES.search(head)) and b'"imagePath"' in head + _end_of(file)
+    return head.startswith(b"{") and bool(SHAPES.search(head)) and bool(PHOTO.search(head + _end_of(file)))
 
 
 def _end_of(file: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Pascal VOC sets: folders of XML files and photos in the layouts in which tools write them, as an annotation set."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_ea
 from data.formats.voc.layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
 from data.formats.voc.xml_file import Seen, VocObject, choose_origin, read_annotation
 from data.images import ImageError
+from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, nearest, printable
 
 PIXEL_ORIGINS = ("auto", "0", "1")
@@ -62,6 +64,9 @@ def read_voc_set(
         if photo.xml
     ]
     origin, reason = choose_origin(seen, pixel_origin)
+    for tool, count in Counter(each.tool for each in seen).items():
+        if fault := FAULTS.get(f"{tool} VOC"):
+            findings.append(Finding("noted", photos[0].split, "", "", fault, f"{count} annotations"))
     labelled = [_labelled(photo, classes, origin, keep_difficult, findings) for photo in photos]
     labelled = one_label_each(labelled, findings)
     facts = {"pixel_origin": f"{origin} ({reason})", **facts}

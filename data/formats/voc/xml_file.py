@@ -80,7 +80,8 @@ def _tool(root: ElementTree.Element) -> str:
     database, folder = (root.findtext("source/database") or "").strip(), (root.findtext("folder") or "").strip()
     if (database, folder) == ("roboflow.ai", "VOC"):
         return "supervision"
-    return {"Unknown": "labelImg", "AlignYOLO": "convert.py"}.get(database, "")
+    tools = {"Unknown": "labelImg", "AlignYOLO": "convert.py", "MyDatabase": "Label Studio"}
+    return tools.get(database, "")
 
 
 def looks_like_voc(path: Path) -> bool:

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.formats.convert import convert_coco, convert_voc
+from data.formats.convert import convert_coco, convert_detections
+from data.labels.doctor import Settings, examine
+from data.labels.tool_faults import FAULTS
 from data.open.any_layout import open_data_set
+from data.split import load_split
 from tests.data.formats.small_sets import photo, read_back, write_json
+from utils.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +66,7 @@ def opened(path, tmp_path, names=NAMES):
     return read_back(spec, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["yolo", "yolo_ultralytics", "coco", "voc"])
+@pytest.mark.parametrize("kind", ["yolo", "yolo_ultralytics", "coco", "voc", "datumaro"])
 def test_datumaro(kind, source, tmp_path):
     datumaro = pytest.importorskip("datumaro")
     categories = datumaro.LabelCategories.from_iterable(NAMES)
@@ -104,6 +108,7 @@ def test_supervision(kind, source, tmp_path):
         data.as_pascal_voc(images, str(out / "Annotations"))
         # Its minima are raised by one and rounded: fractions may lose half a pixel more.
         assert_same(opened(out, tmp_path, tuple(sorted(NAMES))), tolerance=1.0)
+        assert told_by_the_doctor(out, tmp_path) == [FAULTS["supervision VOC"]]
 
 
 @pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
@@ -128,7 +133,7 @@ def test_globox(kind, source, tmp_path):
         assert_same(opened(out, tmp_path, tuple(sorted(NAMES))))
 
 
-@pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
+@pytest.mark.parametrize("kind", ["yolo", "coco", "voc", "json", "json_min"])
 def test_label_studio(kind, source, tmp_path):
     converter = pytest.importorskip("label_studio_sdk.converter")
     config = f"""<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
@@ -146,18 +151,33 @@ def test_label_studio(kind, source, tmp_path):
             {"id": number, "data": {"image": str(tmp_path / "photos" / f"{name}.jpg")}, "annotations": annotations}
         )
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "tasks.json").write_text(json.dumps(tasks))
+    for number, task in enumerate(tasks):
+        (tmp_path / "tasks" / f"{number}.json").write_text(json.dumps(task))
     tool = converter.Converter(config, str(tmp_path), download_resources=False)
     out, inputs = tmp_path / "out", str(tmp_path / "tasks")
     if kind == "yolo":
         tool.convert_to_yolo(inputs, str(out), is_dir=True)
     elif kind == "coco":
         tool.convert_to_coco(inputs, str(out), output_image_dir=str(out / "images"), is_dir=True)
+    elif kind == "json":
+        tool.convert_to_json(inputs, str(out), is_dir=True)
+    elif kind == "json_min":
+        tool.convert_to_json_min(inputs, str(out), is_dir=True)
     else:
         tool.convert_to_voc(inputs, str(out), output_image_dir=str(out / "images"), is_dir=True)
     bring_photos(out, tmp_path / "photos")
     # It sorts its classes, and cuts VOC's edges to whole pixels by way of percent.
     assert_same(opened(out, tmp_path, tuple(sorted(NAMES))), tolerance=2.0 if kind == "voc" else HALF)
+    assert told_by_the_doctor(out, tmp_path) == [
+        text for name, text in FAULTS.items() if name == f"Label Studio {kind.upper()}"
+    ]
+
+
+def told_by_the_doctor(path, tmp_path) -> list[str]:
+    """What the doctor says that the tool itself got wrong."""
+    spec = open_data_set(str(path), tmp_path / "root", tmp_path / "set-cache")
+    found = examine(spec, Settings((640, 640), ((30.0, 60.0),), 4.0), tmp_path)
+    return [each.details for each in found.findings if each.kind == "tool"]
 
 
 def bring_photos(out: Path, photos: Path) -> None:
@@ -168,22 +188,93 @@ def bring_photos(out: Path, photos: Path) -> None:
             (out / "images" / path.name).symlink_to(path)
 
 
-@pytest.mark.parametrize("kind", ["coco", "voc"])
+@pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
 def test_pylabel(kind, source, tmp_path):
+    """It has no photos without objects but those that its COCO names; YOLO's four decimals are .05 pixels here."""
     importer = pytest.importorskip("pylabel.importer")
     data = importer.ImportCoco(str(source), path_to_images=str(tmp_path / "photos"))
     out = tmp_path / "out"
     if kind == "coco":
         data.export.ExportToCoco(output_path=str(tmp_path / "photos" / "out.json"), cat_id_index=1)
-        found = convert_coco(tmp_path / "photos" / "out.json", None)
-        assert found.names == NAMES
-        assert {photo.photo.stem: len(photo.objects) for photo in found.photos}["a"] == 2
+        assert_same(opened(tmp_path / "photos" / "out.json", tmp_path))
+    elif kind == "yolo":
+        (out / "labels").mkdir(parents=True)
+        data.export.ExportToYoloV5(output_path=str(out / "labels"), yaml_file="dataset.yaml", cat_id_index=0)
+        (out / "dataset.yaml").unlink()  # names a folder training/ of its own
+        (out / "classes.txt").write_text("\n".join(NAMES))
+        (out / "images").symlink_to(tmp_path / "photos")
+        assert_same(opened(out, tmp_path))
     else:
         (out / "Annotations").mkdir(parents=True)
         data.export.ExportToVoc(output_path=str(out / "Annotations"))
         (out / "JPEGImages").symlink_to(tmp_path / "photos")
-        found = convert_voc(out, None)
-        assert set(found.names) <= set(NAMES)
+        # It cuts edges to whole pixels.
+        assert_same(opened(out, tmp_path, tuple(sorted(NAMES))), tolerance=1.0)
+
+
+def test_labelme(source, tmp_path):
+    """It exports nothing but its own files, one a photo; a photo that was not saved has none."""
+    label_file = pytest.importorskip("labelme._label_file")
+    for name, objects in TRUTH.items():
+        shapes = [
+            {"label": NAMES[label], "points": [[x1, y1], [x2, y2]], "shape_type": "rectangle", "group_id": None}
+            for label, (x1, y1, x2, y2) in objects
+        ]
+        size = {"image_height": HEIGHT, "image_width": WIDTH}
+        file = str(tmp_path / "photos" / f"{name}.json")
+        if objects:
+            data = (tmp_path / "photos" / f"{name}.jpg").read_bytes()
+            label_file.LabelFile().save(file, shapes=shapes, image_path=f"{name}.jpg", image_data=data, **size)
+    assert_same(opened(tmp_path / "photos", tmp_path, tuple(sorted(NAMES))))
+
+
+def test_sahi_coco(source, tmp_path):
+    coco = pytest.importorskip("sahi.utils.coco")
+    data = coco.Coco.from_coco_dict_or_path(str(source), image_dir=str(tmp_path / "photos"))
+    write_json(tmp_path / "photos" / "out.json", data.json)
+    assert_same(opened(tmp_path / "photos" / "out.json", tmp_path))
+
+
+def test_sahi_yolo(source, tmp_path):
+    """It writes COCO's category ids, which begin at 1, as class ids: named by training's error and by the doctor."""
+    coco = pytest.importorskip("sahi.utils.coco")
+    data = coco.Coco.from_coco_dict_or_path(str(source), image_dir=str(tmp_path / "photos"))
+    data.export_as_yolo(str(tmp_path / "out"), train_split_rate=1)
+    spec = open_data_set(str(tmp_path / "out"), tmp_path / "root", tmp_path / "set-cache")
+    assert spec.names == NAMES
+    with pytest.raises(UserError, match=r"class id 3.*they look 1-based"):
+        load_split(spec, "train", tmp_path)
+    found = examine(spec, Settings((640, 640), ((30.0, 60.0),), 4.0), tmp_path)
+    assert "they look 1-based" in next(each.details for each in found.findings if each.kind == "class id")
+
+
+@pytest.mark.parametrize(("to", "kind"), [("coco", "coco"), ("voc", "voc"), ("darknet", "yolo")])
+def test_datumaro_reads_what_is_written(to, kind, source, tmp_path):
+    """And so CVAT, which imports by datumaro: what was detected, to be corrected, with scores where COCO has them."""
+    datumaro = pytest.importorskip("datumaro")
+    rows = [
+        {
+            "image": str(tmp_path / "photos" / f"{name}.jpg"),
+            "class": label,
+            "name": NAMES[label],
+            "score": 0.5 + row / 10,
+        }
+        | dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
+        for name, objects in TRUTH.items()
+        for row, (label, box) in enumerate(objects)
+    ]
+    found = write_json(tmp_path / "detections.json", rows)
+    convert_detections(found, tmp_path / "out", photos=[tmp_path / "photos"], to=to)
+    data = datumaro.Dataset.import_from(str(tmp_path / "out"), kind)
+    classes = [each.name for each in data.categories()[datumaro.AnnotationType.label]]
+    seen = {}
+    for item in data:
+        boxes = [each for each in item.annotations if each.type == datumaro.AnnotationType.bbox]
+        seen["", f"{item.id}.jpg"] = sorted((classes[each.label], *each.points) for each in boxes)
+        if kind == "coco":
+            scores = sorted(each.attributes["score"] for each in boxes)
+            assert scores == [0.5 + row / 10 for row in range(len(TRUTH[item.id]))]
+    assert_same(seen, tolerance=0.01)
 
 
 def test_sahi(source, tmp_path):

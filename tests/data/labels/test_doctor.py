@@ -66,6 +66,7 @@ def sick(tmp_path):
     shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "val" / "copy.png")
     shutil.copy(root / "images" / "train" / "fine.png", root / "images" / "train" / "again.png")
     (root / "labels" / "train" / "again.txt").write_text("0 .5 .5 .2 .2\n")
+    (root / "notes.json").write_text('{"categories": [], "info": {"contributor": "Label Studio"}}')
     (root / "data.yaml").write_text(
         "train: images/train\nval: images/val\ntest: images/test\nnames: [cat, dog, cow, owl]\n"
     )
@@ -93,6 +94,7 @@ EXPECTED = {
     "class not in train": "cow",
     "class without labels": "cow",
     "anchors": "data.yaml",
+    "tool": "data.yaml",
 }
 
 
@@ -255,3 +257,12 @@ def test_photos_that_nobody_can_decode_are_found_as_training_would_find_them(tmp
     with monkeypatch.context() as patch:
         patch.setattr("data.labels.doctor.used_bits", None)
         assert checkup(tmp_path, tmp_path, decode=ALL).errors, "from the cache"
+
+
+def test_ids_that_are_counted_from_one_are_told(sick, tmp_path):
+    for folder in ("train", "val"):
+        for file in (sick / "labels" / folder).iterdir():
+            file.write_text("1 .5 .5 .2 .2\n4 .5 .5 .1 .1\n")
+    found = [each for each in checkup(sick, tmp_path).findings if each.kind == "class id"]
+    assert found
+    assert all("valid are 0 to 3 (they look 1-based: the first class is 0)" in each.details for each in found)

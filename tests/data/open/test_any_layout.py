@@ -9,10 +9,14 @@ import pytest
 
 from data.data_yaml import read_data_yaml
 from data.formats.convert import convert_coco, convert_voc, convert_yolo
+from data.labels.doctor import Settings, examine
 from data.open.any_layout import open_data_set
+from data.split import load_split
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
 from tests.paths import SHARED_DATA, needs_shared_data
+from train import train
 from utils.errors import UserError
+from val import validate
 
 BOX = (32.0, 24.0, 96.0, 72.0)
 LINE = "0 0.5 0.5 0.5 0.5\n"
@@ -233,6 +237,33 @@ def test_an_unknown_layout_lists_what_was_looked_for(tmp_path):
         open_data_set("shape", tmp_path)
 
 
+def test_messages_name_the_users_files_and_not_the_cache(tmp_path, capsys):
+    """Of a set that was converted: the photo, and which object on it; the folder or the archive that was named."""
+    voc(tmp_path / "voc")
+    twice = XML.format("valid.jpg").replace("</object>", "</object><object>{}</object>")
+    shape = twice.split("<object>")[1].split("</object>")[0]
+    put(tmp_path / "voc" / "Annotations" / "valid.xml", twice.replace("{}", shape))
+    spec = open_data_set(str(tmp_path / "voc"), tmp_path, tmp_path / "cache")
+    user, photos = tmp_path / "voc", tmp_path / "voc" / "JPEGImages"
+    assert spec.shown == user
+    index = load_split(spec, "val", tmp_path / "labels")
+    assert index.report.dropped == ((f"{photos / 'valid.jpg'}, object 2", "duplicate"),)
+    checkup = examine(spec, Settings((64, 64), ((8.0, 8.0),), 4.0), tmp_path / "labels", decode=5)
+    places = [finding.where for finding in checkup.findings] + [finding.details for finding in checkup.findings]
+    assert places
+    assert not [place for place in places if "cache" in place]
+    with pytest.raises(UserError, match=f"^{user}: no split 'test'; it has: train, val$"):
+        load_split(spec, "test")
+    (photos / "train.jpg").write_bytes(b"no photo")
+    with pytest.raises(UserError) as error:
+        load_split(spec, "train", tmp_path / "labels")
+    assert str(photos / "train.jpg") in str(error.value)
+    assert "cache" not in str(error.value)
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", user)
+    assert str(open_data_set(archive, tmp_path / "root", tmp_path / "cache").shown) == archive
+    capsys.readouterr()
+
+
 def test_an_archive_that_would_leave_its_folder_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         file.writestr("../outside.txt", "x")
@@ -295,3 +326,28 @@ def test_real_photos_by_each_route(name, tmp_path):
         assert len(found) == {"bccd": 364, "coco128": 256, "neu-det": 1800}[name]
         assert found == expected
     assert json.dumps(sorted(map(str, expected)))
+
+
+@needs_shared_data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coco128", *REAL])
+def test_the_same_weights_have_the_same_ap_by_each_route(name, tmp_path, monkeypatch, capsys):
+    """To the digit: every metric of a detector that has learnt a little, measured on the set's val split."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    specs = list(routes(name, tmp_path))
+    shared = {"workers": 0, "device": "cpu", "plots": False}
+    demo = {"imgsz": [160], "batch_size": 8, "optimizer": "adamw", "hyp": "scratch", "amp": "off"}
+    epochs = {"coco128": 12, "bccd": 6, "neu-det": 3}[name]
+    data = str(tmp_path / "yolo" / "data.yaml") if name != "coco128" else "coco128"
+    roots = {"data_root": str(SHARED_DATA)} if name == "coco128" else {}
+    run = train(data=data, epochs=epochs, project=str(tmp_path / "runs"), **demo, **shared, **roots)
+    measured = {}
+    for number, spec in enumerate(specs):
+        flags = {"weights": str(run / "weights" / "best.pt"), "report": False, "project": str(tmp_path / "val")}
+        overall = validate(data=str(spec.yaml), name=str(number), **flags, **shared, **roots).overall
+        measured[number] = {key: value for key, value in overall.items() if value == value}
+        with capsys.disabled():
+            print(f"{name} {spec.shown.name}: AP {overall['ap']:.6f} AP50 {overall['ap50']:.6f}")
+    assert measured[0]["ap50"] > 0
+    for number in measured:
+        assert measured[number] == measured[0], number

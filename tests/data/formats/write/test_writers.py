@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from data.data_yaml import read_data_yaml
+from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_coco, convert_detections, convert_voc, convert_yolo
 from data.formats.registry import WRITERS
 from data.open.any_layout import open_data_set
+from data.split import load_split
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
@@ -126,3 +128,23 @@ def test_what_detections_do_not_say(detections):
     detections.write_text("[3]")
     with pytest.raises(UserError, match="row 0: expected image, class, name, score"):
         convert_detections(detections, None)
+
+
+@pytest.mark.parametrize("to", ["coco", "voc"])
+def test_difficult_objects_survive_a_set_of_labels(to, coco, tmp_path, monkeypatch):
+    """A YOLO set has no labels for them, but its validation split's annotation file knows them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = coco / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    document["annotations"][1]["ignore"] = 1
+    write_json(file, document)
+    convert_coco(coco, tmp_path / "yolo")
+    spec = read_data_yaml(str(tmp_path / "yolo" / "data.yaml"), tmp_path)
+    found = convert_yolo(spec, tmp_path / "out", to=to)
+    (item,) = [item for photo in found.photos for item in photo.ignored]
+    assert item.kind == "difficult"
+    spec = open_data_set(str(tmp_path / "out" / ("data.yaml" if to == "coco" else "")), tmp_path)
+    truths = split_truths(spec, "val", load_split(spec, "val", tmp_path))
+    assert truths.difficult.sum() == 1
+    expected = [100.123, 50, 128, 96]
+    assert truths.boxes[truths.difficult].tolist() == [pytest.approx(expected, abs=1e-3)]
