@@ -20,21 +20,42 @@ ALIASES = {"imgsz": ["--img", "--img-size"], "nms_iou": ["--iou"]}
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags that were given; UserError for a wrong one."""
+    """Parse the flags that were given; UserError for a wrong one."""
     parser = Parser(prog="detect.py", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, DetectConfig, ALIASES)
     return vars(parser.parse_args(arguments))
 
 
 def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - imported with torch below
-    """A model to call with images, from weights or an exported file; keywords as load's in engine/predict/model.py."""
+    """Return a model to call with images, from weights or an exported file.
+
+    Args:
+        weights: best.pt, an exported file or folder, or weights of Darknet or ultralytics.
+        settings: Keywords as the flags of detect.py that choose detections, such as `conf`; engine/predict/model.py.
+
+    Returns:
+        A model; `model("photo.jpg")` gives a list of ultralytics' Results.
+
+    Raises:
+        UserError: The weights are missing or none of these.
+    """
     from engine.predict.model import load as load_model
 
     return load_model(weights, **settings)
 
 
 def detect(**flags: Any) -> Path:
-    """Detects with the flags of the command and returns the run folder; UserError for wrong input."""
+    """Detect with the flags of the command and return the run folder.
+
+    Args:
+        flags: The flags with underscores for dashes, such as `source="photos", conf=0.4`.
+
+    Returns:
+        The run folder, with the drawn photos in it.
+
+    Raises:
+        UserError: A flag, the weights or the source is wrong; the message is one line.
+    """
     settings = parsed(DetectConfig, flags)
     # Only now torch: a wrong flag has been answered already.
     from engine.predict.run import run
@@ -43,7 +64,7 @@ def detect(**flags: Any) -> Path:
 
 
 def main() -> int:
-    """The command: exit code 0 when done, 2 for wrong input."""
+    """Run the command: exit code 0 when done, 2 for wrong input."""
     detect(**parse_flags())
     return 0
 

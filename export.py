@@ -19,16 +19,24 @@ ALIASES = {"imgsz": ["--img", "--img-size"], "batch_size": ["--batch"]}
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags that were given; UserError for a wrong one."""
+    """Parse the flags that were given; UserError for a wrong one."""
     parser = Parser(prog="export.py", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, ExportConfig, ALIASES)
     return vars(parser.parse_args(arguments))
 
 
 def export(**flags: Any) -> list[Path]:
-    """Exports with the flags of the command and returns the files.
+    """Export with the flags of the command and return the files.
 
-    Raises UserError for wrong input and ExportMismatch when a file computes something else than PyTorch.
+    Args:
+        flags: The flags with underscores for dashes, such as `weights="best.pt", format=["onnx"]`.
+
+    Returns:
+        The files and folders that were written.
+
+    Raises:
+        UserError: A flag or the weights are wrong, or a package is missing; the message is one line.
+        ExportMismatch: A file computes something else than PyTorch; it is removed.
     """
     settings = parsed(ExportConfig, flags)
     check_combination(settings)
@@ -39,7 +47,7 @@ def export(**flags: Any) -> list[Path]:
 
 
 def main() -> int:
-    """The command: exit code 0 when done, 2 for wrong input, 4 when an export does not match."""
+    """Run the command: exit code 0 when done, 2 for wrong input, 4 when an export does not match."""
     export(**parse_flags())
     return 0
 

@@ -15,7 +15,7 @@ from utils.errors import UserError, printable, run_command
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags that were given; UserError for a wrong one."""
+    """Parse the flags that were given; UserError for a wrong one."""
     parser = Parser(prog="import_weights.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("weights", help="file to import; nothing in it is executed")
     add_knobs(parser, ImportConfig, {})
@@ -23,7 +23,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def import_weights(weights: str, **flags: Any) -> Path:
-    """Writes the checkpoint and returns its path; UserError for weights that are none."""
+    """Write the checkpoint and return its path; UserError for weights that are none."""
     settings = parsed(ImportConfig, flags)
     output = Path(settings.output or f"{Path(weights).name.removesuffix('.pt')}.imported.pt")
     if output.exists() and not settings.exist_ok:
@@ -47,7 +47,7 @@ def import_weights(weights: str, **flags: Any) -> Path:
 
 
 def class_names(names: str) -> list[str]:
-    """Names separated by commas, or those of a data YAML."""
+    """Return names separated by commas, or those of a data YAML."""
     if not names.endswith((".yaml", ".yml")):
         return [name.strip() for name in names.split(",")]
     from data.data_yaml import read_data_yaml
@@ -56,7 +56,7 @@ def class_names(names: str) -> list[str]:
 
 
 def main() -> int:
-    """The command: exit code 0 when done, 2 for wrong input."""
+    """Run the command: exit code 0 when done, 2 for wrong input."""
     import_weights(**parse_flags())
     return 0
 

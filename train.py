@@ -18,7 +18,7 @@ ALIASES = {"batch_size": ["--batch"], "compiled": ["--compile"], "imgsz": ["--im
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags that were given; UserError for a wrong one."""
+    """Parse the flags that were given; UserError for a wrong one."""
     parser = Parser(prog="train.py", usage="python train.py [flags]", description=(__doc__ or "").splitlines()[0])
     choice = parser.add_argument_group("loss and assignment")
     choice.add_argument(
@@ -42,9 +42,17 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def train(**flags: Any) -> Path:
-    """Trains with the flags of the command (underscores for dashes) and returns the run folder.
+    """Train with the flags of the command and return the run folder.
 
-    Raises UserError for wrong input and DivergedError when the loss is no longer finite.
+    Args:
+        flags: The flags with underscores for dashes, such as `data="mydata", epochs=100`.
+
+    Returns:
+        The run folder, with weights/best.pt and results.csv in it.
+
+    Raises:
+        UserError: A flag, a file or the data set is wrong; the message is one line.
+        DivergedError: The loss is no longer finite.
     """
     from engine.settings.configure import plan_run
 
@@ -61,7 +69,7 @@ def train(**flags: Any) -> Path:
 
 
 def main() -> int:
-    """The command: exit code 0 when done, 2 for wrong input, 3 when training diverged."""
+    """Run the command: exit code 0 when done, 2 for wrong input, 3 when training diverged."""
     train(**parse_flags())
     return 0
 

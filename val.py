@@ -18,16 +18,23 @@ ALIASES = {"batch_size": ["--batch"], "imgsz": ["--img", "--img-size"]}
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags that were given; UserError for a wrong one."""
+    """Parse the flags that were given; UserError for a wrong one."""
     parser = Parser(prog="val.py", usage="python val.py [flags]", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, ValConfig, ALIASES)
     return vars(parser.parse_args(arguments))
 
 
 def validate(**flags: Any) -> "Metrics":  # noqa: F821 - imported with torch below
-    """Validates with the flags of the command (underscores for dashes) and returns the metrics.
+    """Validate with the flags of the command and return the metrics.
 
-    Raises UserError for wrong input.
+    Args:
+        flags: The flags with underscores for dashes, such as `weights="best.pt", split="test"`.
+
+    Returns:
+        The metrics, overall and by class.
+
+    Raises:
+        UserError: A flag, a file or the data set is wrong; the message is one line.
     """
     settings = parsed(ValConfig, flags)
     # Only now torch: a wrong flag has been answered already.
@@ -37,7 +44,7 @@ def validate(**flags: Any) -> "Metrics":  # noqa: F821 - imported with torch bel
 
 
 def main() -> int:
-    """The command: exit code 0 when done, 2 for wrong input."""
+    """Run the command: exit code 0 when done, 2 for wrong input."""
     validate(**parse_flags())
     return 0
 

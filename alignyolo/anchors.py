@@ -85,7 +85,18 @@ def build_anchors(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Anchors:
-    """Lay the anchors of every level over an image of (height, width) pixels, both divisible by every stride."""
+    """Lay the anchors of every level over an image.
+
+    Args:
+        image_size: (height, width) in pixels, both divisible by every stride.
+        strides: Side of a cell in pixels, for each level.
+        sizes: (width, height) in pixels of the anchors in a cell, for each level.
+        device: Where the tensors are made.
+        dtype: Their type.
+
+    Returns:
+        All anchors, level by level, each in the order (anchor, row, column).
+    """
     levels, parts, start = [], [], 0
     for stride, level_sizes in zip(strides, sizes, strict=True):
         rows, columns = (side // stride for side in image_size)

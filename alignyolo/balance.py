@@ -17,9 +17,16 @@ def balanced_weight(
     wloc: float | str = "auto",
     over_ranks: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Tensor | float:
-    """Weigh every predicted box by wloc metric^gamma: value (P,) -> (P,), 1 with gamma 0 (GGIoU Eq. 6).
+    """Weigh every predicted box by wloc metric^gamma (GGIoU Eq. 6).
 
-    `auto` divides by the mean over the batch; `over_ranks` sums a tensor over the processes that share it.
+    Args:
+        value: The metric (P,) of each box with its truth.
+        gamma: Exponent; 0 switches the weight off.
+        wloc: A factor, or `auto` to divide by the mean over the batch.
+        over_ranks: A function that sums a tensor over the processes that share the batch.
+
+    Returns:
+        Weights (P,), or 1 with `gamma` 0.
     """
     if gamma == 0:
         return 1.0

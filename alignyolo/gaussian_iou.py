@@ -14,9 +14,17 @@ from alignyolo.similarities.iou import iou
 def log_ggiou(
     anchors: Tensor, truths: Tensor, alpha: float = 0.3, beta: float = 1 / 6, sigma: str = "overlap"
 ) -> Tensor:
-    """Return the logarithm of GGIoU, -inf without overlap: (..., 4), (..., 4) -> (...) (GGIoU Eq. 2 to 4).
+    """Return the logarithm of GGIoU, without gradient (GGIoU Eq. 2 to 4).
 
-    sigma is beta times the sides of the `overlap` box, or of the `truth` box (GGIoU Table 1).
+    Args:
+        anchors: Boxes, xyxy (..., 4).
+        truths: Objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+        alpha: Share of the Gaussian of the centres' distance, 0 (IoU) to 1.
+        beta: Width of the Gaussian, as a part of the sides that `sigma` names.
+        sigma: `overlap` for the sides of the overlap, `truth` for those of the truth (GGIoU Table 1).
+
+    Returns:
+        Logarithms (...), at most 0; -inf without overlap.
     """
     (anchor_low, anchor_high), (low, high) = anchors.split(2, dim=-1), truths.split(2, dim=-1)
     overlap = torch.minimum(anchor_high, high) - torch.maximum(anchor_low, low)
@@ -30,7 +38,18 @@ def log_ggiou(
 
 
 def ggiou(anchors: Tensor, truths: Tensor, alpha: float = 0.3, beta: float = 1 / 6, sigma: str = "overlap") -> Tensor:
-    """Return IoU^(1 - alpha) Dc^alpha in [0, 1], without gradient: (..., 4), (..., 4) -> (...) (GGIoU Eq. 4)."""
+    """Return GGIoU, IoU^(1 - alpha) Dc^alpha, without gradient (GGIoU Eq. 4).
+
+    Args:
+        anchors: Boxes, xyxy (..., 4).
+        truths: Objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+        alpha: Share of Dc, the Gaussian of the centres' distance; 0 gives IoU.
+        beta: Width of the Gaussian, as a part of the sides that `sigma` names.
+        sigma: `overlap` or `truth`, as for `log_ggiou`.
+
+    Returns:
+        Metrics (...) in [0, 1]; 0 without overlap.
+    """
     if alpha == 0:
         return iou(anchors, truths).detach()
     return log_ggiou(anchors, truths, alpha, beta, sigma).exp()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import DEFAULT_CFG
 
 from alignyolo.anchors import DenseAnchors
@@ -37,8 +38,16 @@ ANCHOR_SIDE = 5.0  # strides: ATSS's anchors on heads that have none, as in YOLO
 def use(model: Any, loss: str | None = None, assign: str | None = None) -> Any:
     """Make a YOLO, or a DetectionModel, train with a box loss and an assigner, and return it.
 
-    `loss` is any name of `--loss`; `assign` is atss, atss_ggiou, simota, tal, or tal_ggiou, for which `ggiou` is short.
-    None leaves ultralytics' own. Raises ValueError for an unknown name.
+    Args:
+        model: YOLO11, YOLO12 or YOLO26 of ultralytics; it is changed in place.
+        loss: Any name of `--loss`; None leaves ultralytics' own.
+        assign: `atss`, `atss_ggiou`, `simota`, `tal`, or `tal_ggiou`, which `ggiou` means too; None: unchanged.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: A name is unknown.
     """
     check(loss, assign)
     if not isinstance(model, YOLO):
@@ -215,6 +224,17 @@ class AlignTrainer(DetectionTrainer):
             return super().save_model()
         finally:
             average.criterion = kept
+
+    def final_eval(self) -> None:
+        """Validate the best weights, and keep the choices in the checkpoints, out of which ultralytics strips them."""
+        super().final_eval()
+        chosen = {key: getattr(self.args, key) for key in (LOSS, ASSIGN) if hasattr(self.args, key)}
+        for path in (self.last, self.best):
+            if path.exists() and chosen:
+                checkpoint, _ = torch_safe_load(path)  # written a moment ago
+                checkpoint["train_args"] = {**checkpoint["train_args"], **chosen}
+                torch.save(checkpoint, path.with_suffix(".part"))
+                path.with_suffix(".part").replace(path)
 
 
 def main(arguments: list[str]) -> None:

@@ -52,25 +52,25 @@ SHARED = (
 
 
 def our_dataset(data: Path, imgsz: int, cache: bool, group: int = 0) -> DetectionDataset:
-    """The photos as train.py augments them, in memory or not."""
+    """Return the photos as train.py augments them, in memory or not."""
     index = load_split(read_data_yaml(str(data), data.parent), "train", data.parent / "cache")
     return DetectionDataset(index, (imgsz, imgsz), Augmentation(), 0, cache, group)
 
 
 def our_batches(data: Path, imgsz: int, cache: bool) -> Iterator:
-    """Batches as train.py makes them with --cache, or else with `mosaic_from: batch`."""
+    """Yield batches as train.py makes them with --cache, or else with `mosaic_from: batch`."""
     return endless(build_loader(our_dataset(data, imgsz, cache, 0 if cache else BATCH), BATCH, 0, True, 0))
 
 
 def painted_batches(data: Path, imgsz: int, device: torch.device) -> Iterator:
-    """Batches as train.py makes them with --cache device."""
+    """Yield batches as train.py makes them with --cache device."""
     dataset = our_dataset(data, imgsz, False)
     photos = DevicePhotos(dataset.store(device))
     return photos.painted(endless(build_loader(dataset, BATCH, 0, True, 0)))
 
 
 def peer_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
-    """Batches as the peer's trainer makes them on a CPU, with the same augmentation."""
+    """Return batches as the peer's trainer makes them on a CPU, with the same augmentation."""
     peer, names = benchmark_peer(), {number: str(number) for number in range(80)}
     hyper = peer.get_cfg(overrides={**same_augmentation(), "task": "detect"})
     with silence():
@@ -88,7 +88,7 @@ def peer_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
 
 
 def yolov5_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
-    """Batches as the yolov5 package's trainer makes them, with the same augmentation."""
+    """Return batches as the yolov5 package's trainer makes them, with the same augmentation."""
     with silence():
         from yolov5.utils.dataloaders import LoadImagesAndLabels
 
@@ -98,12 +98,12 @@ def yolov5_loader(data: Path, imgsz: int, cache: bool) -> DataLoader:
 
 
 def same_augmentation() -> dict[str, float]:
-    """Our default augmentation by the names that the peers have too."""
+    """Return our default augmentation by the names that the peers have too."""
     return {name: getattr(Augmentation(), name) for name in SHARED} | {"mixup": 0.0, "copy_paste": 0.0}
 
 
 def endless(loader: DataLoader) -> Iterator:
-    """Its batches, epoch after epoch."""
+    """Yield its batches, epoch after epoch."""
     for epoch in itertools.count():
         if hasattr(loader.sampler, "set_epoch"):
             loader.sampler.set_epoch(epoch)
@@ -111,7 +111,7 @@ def endless(loader: DataLoader) -> Iterator:
 
 
 def seconds(device: torch.device) -> float:
-    """CPU time, what one core takes on a machine with nothing else to do; wall time of a GPU, its work done."""
+    """Return CPU time, what one core takes on a machine with nothing else to do; wall time of a GPU, its work done."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -119,7 +119,7 @@ def seconds(device: torch.device) -> float:
 
 
 def meter(source: Iterator, batches: int, device: torch.device = CPU) -> Callable[[], list[float]]:
-    """A function that makes so many batches and returns the samples per second, after a warm-up that fills buffers."""
+    """Return a function that makes so many batches and returns samples per second, after a warm-up."""
     for _ in range(10):
         next(source)
 
@@ -134,7 +134,7 @@ def meter(source: Iterator, batches: int, device: torch.device = CPU) -> Callabl
 
 
 def compare(settings: Namespace, data: Path, cache: bool) -> list[dict[str, object]]:
-    """The rows of both sides, from RAM with `cache`, else from disk."""
+    """Return the rows of both sides, from RAM with `cache`, else from disk."""
     source = "RAM" if cache else "disk"
     print(f"from {source}")
     sides = {
@@ -159,7 +159,7 @@ def compare(settings: Namespace, data: Path, cache: bool) -> list[dict[str, obje
 
 
 def main() -> int:
-    """Prints and writes the table."""
+    """Print and write the table."""
     parser = flags(__doc__, "data_pipeline")
     parser.add_argument("--imgsz", type=int, default=640, help="network input in pixels (default 640)")
     parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")

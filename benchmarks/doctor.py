@@ -20,7 +20,7 @@ PER_PHOTO = 7
 
 
 def generate(root: Path, count: int) -> Path:
-    """A data set of small photos, each of its own content, with seven labels each."""
+    """Return a data set of small photos, each of its own content, with seven labels each."""
     random = np.random.default_rng(0)
     encoded = io.BytesIO()
     Image.fromarray(random.integers(0, 255, (32, 48, 3), np.uint8)).save(encoded, "JPEG")
@@ -42,7 +42,7 @@ def generate(root: Path, count: int) -> Path:
 
 
 def main() -> None:
-    """Prints both times."""
+    """Print both times."""
     parser = Parser(prog="python -m benchmarks.doctor", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("photos", nargs="?", type=int, default=118_000, help="how many (default 118000)")
     count = parser.parse_args().photos

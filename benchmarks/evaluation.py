@@ -19,7 +19,7 @@ DETECTIONS = 300
 
 
 def scene(images: int) -> tuple[tuple, list[tuple]]:
-    """Random truths, about 7 an image, and 300 detections an image of which some lie on truths."""
+    """Return random truths, about 7 an image, and 300 detections an image of which some lie on truths."""
     random = np.random.default_rng(0)
     counts = random.poisson(7, images)
     starts = np.concatenate([[0], counts.cumsum()])
@@ -42,7 +42,7 @@ def scene(images: int) -> tuple[tuple, list[tuple]]:
 
 
 def score_ours(truths: tuple, found: list[tuple]) -> float:
-    """AP by this project."""
+    """Return AP by this project."""
     metrics = CocoMetrics(*truths, [str(number) for number in range(CLASSES)])
     for image, part in enumerate(found):
         metrics.add(image, *part)
@@ -50,7 +50,7 @@ def score_ours(truths: tuple, found: list[tuple]) -> float:
 
 
 def score_pycocotools(truths: tuple, found: list[tuple]) -> float:
-    """AP by pycocotools."""
+    """Return AP by pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -84,7 +84,7 @@ def score_pycocotools(truths: tuple, found: list[tuple]) -> float:
 
 
 def main() -> None:
-    """Prints seconds, peak memory, AP, and the ratio."""
+    """Print seconds, peak memory, AP, and the ratio."""
     parser = Parser(prog="python -m benchmarks.evaluation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("images", nargs="?", type=int, default=5000, help="how many (default 5000)")
     parser.add_argument("--ours", action="store_true", help="without pycocotools")

@@ -41,7 +41,7 @@ OURS, PEER = "this project", "ultralytics"
 
 
 def our_file(folder: Path, size: int) -> Path:
-    """The ONNX file that export.py writes of an untrained YOLOv3-tiny."""
+    """Return the ONNX file that export.py writes of an untrained YOLOv3-tiny."""
     model = model_config("yolov3-tiny", {})
     names = tuple(f"class{number}" for number in range(CLASSES))
     config = Config(RunConfig(imgsz=(size,), cfg="yolov3-tiny"), model, Hyperparameters(), names)
@@ -51,7 +51,7 @@ def our_file(folder: Path, size: int) -> Path:
 
 
 def peer_file(folder: Path, size: int) -> Path:
-    """The ONNX file that ultralytics exports of its own yolov3-tiny.yaml."""
+    """Return the ONNX file that ultralytics exports of its own yolov3-tiny.yaml."""
     before = Path.cwd()
     os.chdir(folder)  # it writes into the working directory
     try:
@@ -61,7 +61,7 @@ def peer_file(folder: Path, size: int) -> Path:
 
 
 def session(file: Path, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """The file in onnxruntime, on the CPU."""
+    """Open the file in onnxruntime, on the CPU."""
     onnxruntime = silent_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -71,7 +71,7 @@ def session(file: Path, threads: int) -> Callable[[np.ndarray], list[np.ndarray]
 
 
 def about(file: Path) -> dict[str, int]:
-    """Convolutions, other nodes, batch normalisations and weights of a graph."""
+    """Return convolutions, other nodes, batch normalisations and weights of a graph."""
     graph = onnx.load(file).graph
     kinds = [node.op_type for node in graph.node]
     weights = sum(int(np.prod(value.dims)) for value in graph.initializer)
@@ -80,7 +80,7 @@ def about(file: Path) -> dict[str, int]:
 
 
 def crowded(rows: int, objects: int = 40) -> torch.Tensor:
-    """A decoded output (1, 4 + C, rows) as of a photo: boxes around some objects score, all others hardly."""
+    """Return a decoded output (1, 4 + C, rows) as of a photo: boxes around some objects score, all others hardly."""
     random = np.random.default_rng(0)
     output = np.zeros((rows, 4 + CLASSES), np.float32)
     output[:, :2] = random.uniform(0, 416, (rows, 2))
@@ -94,7 +94,7 @@ def crowded(rows: int, objects: int = 40) -> torch.Tensor:
 
 
 def nms_sides(output: torch.Tensor, confidence: float, multi_label: bool) -> dict[str, Callable[[], int]]:
-    """Both sides' way from a decoded output to detections, as functions that give their number."""
+    """Return both sides' way from a decoded output to detections, as functions that give their number."""
     # Room for every candidate, as the peer has it: fewer would be less work.
     postprocess = Postprocess(confidence, 0.45, 300, top_k=30_000, multi_label=multi_label)
     theirs = inference_peer().non_max_suppression
@@ -110,7 +110,10 @@ def nms_sides(output: torch.Tensor, confidence: float, multi_label: bool) -> dic
 
 
 def in_turns(sides: Mapping[str, Callable[[], object]], turns: int, each: int) -> dict[str, list[float]]:
-    """Milliseconds of every call, `each` of one side, then of the other, `turns` times; the first turn warms up."""
+    """Return milliseconds of every call, `each` of one side, then of the other, `turns` times.
+
+    The first turn warms up.
+    """
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         for name, call in sides.items():
@@ -123,7 +126,7 @@ def in_turns(sides: Mapping[str, Callable[[], object]], turns: int, each: int) -
 
 
 def row(what: str, found: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    """Medians, the middle half of both sides' times, and the ratio of the medians; printed."""
+    """Return medians, the middle half of both sides' times, and the ratio of the medians; printed."""
     result: dict[str, object] = {"what": what}
     for name, values in found.items():
         low, median, high = statistics.quantiles(values, n=4)
@@ -135,7 +138,7 @@ def row(what: str, found: Mapping[str, Sequence[float]]) -> dict[str, object]:
 
 
 def measure(settings: argparse.Namespace, folder: Path) -> tuple[list[dict], dict[str, dict]]:
-    """All rows, and what the two files are."""
+    """Return all rows, and what the two files are."""
     size = settings.imgsz
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about the peer's code
@@ -159,7 +162,7 @@ def measure(settings: argparse.Namespace, folder: Path) -> tuple[list[dict], dic
 
 
 def main() -> None:
-    """Prints the rows and writes them as JSON."""
+    """Print the rows and write them as JSON."""
     parser = Parser(prog="python -m benchmarks.inference", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--imgsz", type=int, default=416, help="network input in pixels (default 416)")
     parser.add_argument("--turns", type=int, default=40, help="turns of each side, of 5 images (default 40)")

@@ -35,7 +35,7 @@ YOLOV5_MODEL = Path("models") / "hub" / "yolov3-tiny.yaml"
 
 
 def random_targets(count: int, batch: int, side: int) -> Targets:
-    """Truths of COCO-like sizes, spread evenly over the images of a batch."""
+    """Return truths of COCO-like sizes, spread evenly over the images of a batch."""
     random = np.random.default_rng(count)
     half = np.exp(random.uniform(np.log(4), np.log(side / 3), (count, 2))) / 2
     center = half + random.uniform(0, 1, (count, 2)) * (side - 2 * half)
@@ -45,7 +45,7 @@ def random_targets(count: int, batch: int, side: int) -> Targets:
 
 
 def our_step(settings: Namespace, assigner: str) -> Callable[[Targets], None]:
-    """A function that does the loss and its backward pass on random raw outputs."""
+    """Return a function that does the loss and its backward pass on random raw outputs."""
     side = settings.imgsz
     model = model_config("yolov3-tiny", {})
     names = tuple(str(number) for number in range(CLASSES))
@@ -61,7 +61,7 @@ def our_step(settings: Namespace, assigner: str) -> Callable[[Targets], None]:
 
 
 def peer_step(settings: Namespace) -> Callable[[Targets], None]:
-    """The same of the peer, on outputs as its network in training gives them."""
+    """Return the same of the peer, on outputs as its network in training gives them."""
     peer, side = benchmark_peer(), settings.imgsz
     model = peer.Model("yolov3-tiny.yaml", nc=CLASSES, verbose=False).train()
     model.args = peer.get_cfg(overrides={"task": "detect"})
@@ -87,7 +87,7 @@ def peer_step(settings: Namespace) -> Callable[[Targets], None]:
 
 
 def yolov5_step(settings: Namespace) -> Callable[[Targets], None]:
-    """The same of the yolov5 package with the gains of its hyperparameters, on random raw outputs."""
+    """Return the same of the yolov5 package with the gains of its hyperparameters, on random raw outputs."""
     with silence():
         from yolov5.models.yolo import DetectionModel
         from yolov5.utils.loss import ComputeLoss
@@ -113,7 +113,7 @@ def yolov5_step(settings: Namespace) -> Callable[[Targets], None]:
 
 
 def milliseconds(step: Callable[[Targets], None], targets: Targets, repeats: int) -> list[float]:
-    """CPU time of single steps in one thread, wall time in several, after one that is not counted."""
+    """Return CPU time of single steps in one thread, wall time in several, after one that is not counted."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     step(targets)
     found = []
@@ -125,7 +125,7 @@ def milliseconds(step: Callable[[Targets], None], targets: Targets, repeats: int
 
 
 def main() -> int:
-    """Prints and writes the table."""
+    """Print and write the table."""
     parser = flags(__doc__, "loss", photos=False)
     parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
     parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")

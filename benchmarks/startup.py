@@ -35,7 +35,7 @@ train.main()
 
 
 def seconds_of(command: Sequence[str], until: str = "") -> tuple[float, float]:
-    """Wall and CPU seconds of a command, whatever its exit code, to its end or to the time that it prints."""
+    """Return wall and CPU seconds of a command, whatever its exit code, to its end or to the time that it prints."""
     start, used = time.time(), os.times()
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, check=False
@@ -48,14 +48,14 @@ def seconds_of(command: Sequence[str], until: str = "") -> tuple[float, float]:
 
 
 def first_step() -> tuple[float, float]:
-    """The same until the optimiser has made its first step, in a fresh folder."""
+    """Return the same until the optimiser has made its first step, in a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
         given = ["--data-root", f"{folder}/data", "--project", f"{folder}/runs"]
         return seconds_of([sys.executable, "-c", FIRST_STEP, *given], SHOWN)
 
 
 def main() -> int:
-    """Prints and writes the table."""
+    """Print and write the table."""
     settings = flags(__doc__, "startup", photos=False).parse_args()
     train = [sys.executable, "train.py"]
     sides = {

@@ -33,11 +33,11 @@ class Clock:
         self.start = (0.0, 0.0)
 
     def begin(self) -> None:
-        """An epoch starts."""
+        """Note that an epoch starts."""
         self.start = time.perf_counter(), tree_seconds(os.getpid())
 
     def end(self, images: int) -> None:
-        """An epoch of so many images is over."""
+        """Note that an epoch of so many images is over."""
         wall, cpu = self.start
         self.epochs.append(
             ((time.perf_counter() - wall) / images, (tree_seconds(os.getpid()) - cpu) / images),
@@ -45,7 +45,7 @@ class Clock:
 
 
 def run_ours(task: Namespace, clock: Clock) -> None:
-    """Trains with train.py's function in this process."""
+    """Train with train.py's function in this process."""
     from engine.train.trainer import Trainer
     from train import train
 
@@ -63,7 +63,7 @@ def run_ours(task: Namespace, clock: Clock) -> None:
 
 
 def run_peer(task: Namespace, clock: Clock) -> None:
-    """Trains with the peer in this process."""
+    """Train with the peer in this process."""
     import cv2
     import torch
 
@@ -87,7 +87,10 @@ def run_peer(task: Namespace, clock: Clock) -> None:
 
 
 def in_own_process(side: str, settings: Namespace, data: Path, peaks: list[int]) -> Callable[[], list[float]]:
-    """A function that trains in a process of its own: wall and CPU seconds per image of each epoch, alternating."""
+    """Return a function that trains in a process of its own.
+
+    Wall and CPU seconds per image of each epoch, alternating.
+    """
 
     def measure() -> list[float]:
         project = tempfile.mkdtemp(dir=data.parent)
@@ -100,7 +103,7 @@ def in_own_process(side: str, settings: Namespace, data: Path, peaks: list[int])
 
 
 def main() -> int:
-    """Prints and writes the table."""
+    """Print and write the table."""
     parser = flags(__doc__, "training")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of each turn (default 3)")
     parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
@@ -124,7 +127,7 @@ def main() -> int:
 
 
 def row(name: str, seconds: dict[str, list[float]], peaks: dict[str, list[int]]) -> dict[str, object]:
-    """A side's speed, CPU time and memory, and how many times as fast ours is."""
+    """Return a side's speed, CPU time and memory, and how many times as fast ours is."""
     wall, cpu = ({side: statistics.median(found[part::2]) for side, found in seconds.items()} for part in (0, 1))
     return {
         "side": name,

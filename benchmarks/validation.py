@@ -46,7 +46,7 @@ OURS, PEER, PEER_RECT = "this project", "ultralytics, square", "ultralytics, rec
 
 @torch.no_grad()
 def shift_bias(biases: list[Tensor], scores: Callable[[], Tensor]) -> None:
-    """Adds one number to all biases so that CANDIDATES scores (B, ...) an image exceed the confidence threshold."""
+    """Add one number to all biases so that CANDIDATES scores (B, ...) an image exceed the confidence threshold."""
     low, high = -20.0, 20.0
     for _ in range(12):
         middle = (low + high) / 2
@@ -62,7 +62,7 @@ def shift_bias(biases: list[Tensor], scores: Callable[[], Tensor]) -> None:
 
 
 def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
-    """A function that validates with this project and returns images per second."""
+    """Return a function that validates with this project and returns images per second."""
     names = tuple(f"class {number}" for number in range(CLASSES))
     model = model_config("yolov3-tiny", {})
     detector = build_detector(Config(RunConfig(imgsz=(imgsz,)), model, hyperparameters("", {}), names)).eval()
@@ -88,7 +88,7 @@ def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
 
 
 def peers(data: Path, imgsz: int, photos: Tensor, rect: bool) -> Callable[[], list[float]]:
-    """The same of the peer."""
+    """Return the same of the peer."""
     peer = benchmark_peer()
     model = peer.Model("yolov3-tiny.yaml", nc=CLASSES, verbose=False).eval()
     classes = [branch[-1].bias for branch in model.model[-1].cv3]
@@ -116,7 +116,7 @@ SIDES = {
 
 
 def one_side(settings: Namespace) -> list[float]:
-    """What one side measures, in this process."""
+    """Return what one side measures, in this process."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -128,13 +128,16 @@ def one_side(settings: Namespace) -> list[float]:
 
 
 def in_own_process(side: str, settings: Namespace, folder: str) -> Callable[[], list[float]]:
-    """A function that measures a side in a process of its own: what one asks of the C library must not touch others."""
+    """Return a function that measures a side in a process of its own.
+
+    What one asks of the C library must not touch others.
+    """
     task = ("--side", side, "--folder", folder, "--imgsz", settings.imgsz)
     return lambda: json.loads(run_watched("benchmarks.validation", *task).output.splitlines()[-1])
 
 
 def main() -> int:
-    """Prints and writes the table."""
+    """Print and write the table."""
     parser = flags(__doc__, "validation")
     parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
     parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")

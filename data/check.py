@@ -30,7 +30,7 @@ POLICIES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; UserError where the data set cannot be looked at, or with `--bad-labels error` has errors."""
+    """Run the command; UserError where the data set cannot be read, or has errors with `--bad-labels error`."""
     options = _parser().parse_args(arguments)
     from data.data_yaml import data_root
     from data.labels.doctor import ALL, examine
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":
-    """Image size, and the anchors of a model YAML."""
+    """Return image size, and the anchors of a model YAML."""
     from data.labels.doctor import Settings
     from utils.config.sources import model_config
 
@@ -112,7 +112,7 @@ def _severity(kind: str) -> str:
 
 
 def text(checkup: "Checkup") -> Iterable[str]:
-    """The findings for a terminal: each kind once, with its first few places, then the numbers of each split."""
+    """Return the findings for a terminal: each kind once, with its first few places, then the numbers of each split."""
     counts = checkup.counts()
     for kind, count in counts.items():
         yield f"{_severity(kind):<8}{count:>7,}  {kind}"

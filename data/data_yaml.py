@@ -62,7 +62,7 @@ class DataSpec:
 
 
 def data_root(flag: str) -> Path:
-    """The folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
+    """Return the folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""
     return Path(flag or os.environ.get("ALIGNYOLO_DATA") or "datasets").expanduser().absolute()
 
 
@@ -101,7 +101,10 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
 
 
 def list_images(spec: DataSpec, split: str) -> list[Path]:
-    """Absolute paths of a split's images, sorted, each once; UserError when split, folder or images are missing."""
+    """Return absolute paths of a split's images, sorted, each once.
+
+    UserError when split, folder or images are missing.
+    """
     if split not in spec.splits:
         raise _wrong(spec.shown, f"no split {printable(split)!r}; it has: {', '.join(spec.splits)}")
     images: dict[str, Path] = {}
@@ -123,7 +126,10 @@ def is_there(spec: DataSpec, split: str) -> bool:
 
 
 def label_path(spec: DataSpec, image: Path) -> Path:
-    """An image's label file: in `labels/` for the last `images/` of its path, else beside it; or below labels_dir."""
+    """Return an image's label file: in `labels/` for the last `images/` of its path, else beside it.
+
+    Or below labels_dir.
+    """
     file = f"{image.stem}.txt"
     if spec.labels_dir is None:
         return Path(*exchange_images(image.parent.parts, ("labels",)), file)
@@ -134,7 +140,7 @@ def label_path(spec: DataSpec, image: Path) -> Path:
 
 
 def label_paths(spec: DataSpec, images: Sequence[Path]) -> list[Path]:
-    """The label files of many images: `label_path`, asked once for each folder."""
+    """Return the label files of many images: `label_path`, asked once for each folder."""
     folders: dict[str, Path] = {}
     paths = []
     for image in images:
@@ -154,7 +160,7 @@ def exchange_images(folders: tuple[str, ...], by: tuple[str, ...]) -> tuple[str,
 
 
 def find_data_yaml(name: str) -> Path:
-    """The file that a short name or a path stands for."""
+    """Return the file that a short name or a path stands for."""
     built_in = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
     short = not Path(name).suffix and "/" not in name and "\\" not in name
     if short and name not in built_in:
@@ -172,7 +178,7 @@ def find_data_yaml(name: str) -> Path:
 
 
 def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ...]:
-    """Class names by id, safe to print; a text is the name of a file with one of them a line."""
+    """Return class names by id, safe to print; a text is the name of a file with one of them a line."""
     names = values.get("names")
     if isinstance(names, str) and names:
         names = _read_names_file(_locate(names, root), path)
@@ -205,7 +211,7 @@ def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ..
 
 
 def _read_names_file(file: Path, path: Path) -> list[str]:
-    """The lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
+    """Return the lines of a names file such as Darknet's and convert.py's; blank ones at its end do not count."""
     try:
         return require_regular(file).read_text("utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
@@ -214,7 +220,7 @@ def _read_names_file(file: Path, path: Path) -> list[str]:
 
 
 def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
-    """The folder that `path:` names; it must exist."""
+    """Return the folder that `path:` names; it must exist."""
     built_in = path.resolve().parent == BUILT_IN
     base = data_root if built_in else path.parent
     value = values.get("path")
@@ -232,7 +238,7 @@ def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
 
 
 def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, ...]:
-    """The absolute folders and list files of a split; whether they exist is checked when the split is used."""
+    """Return the absolute folders and list files of a split; whether they exist is checked when the split is used."""
     entries = value if isinstance(value, list) else [value]
     if not entries:
         raise _wrong(path, f"{split}: empty list; expected a folder or a list file")
@@ -240,7 +246,7 @@ def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, .
 
 
 def _read_annotations(values: dict[Any, Any], root: Path, path: Path) -> dict[str, Path]:
-    """The original annotation file of each split that has one; whether it exists is checked when it is used."""
+    """Return the original annotation file of each split that has one; whether it exists is checked when it is used."""
     files = values.get("annotations") or {}
     if not isinstance(files, dict):
         raise _wrong(path, f"annotations: expected lines such as `val: file.json`, found {kind_of(files)}")

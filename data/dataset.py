@@ -112,7 +112,10 @@ class DetectionDataset(Dataset):
         return self.__getitems__([key]).samples[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> Samples:
-        """The samples of a batch, of one size; a DataLoader asks for them at once, and need not copy their images."""
+        """Return the samples of a batch, of one size.
+
+        A DataLoader asks for them at once, and need not copy their images.
+        """
         size = keys[0][2] if isinstance(keys[0], tuple) and len(keys[0]) == 3 else self.image_size
         images = None if self._on_device else np.empty((len(keys), *size, 3), np.uint8)
         places = [(key[0], key[1]) if isinstance(key, tuple) else (0, key) for key in keys]
@@ -129,7 +132,7 @@ class DetectionDataset(Dataset):
         return Samples(samples, images)
 
     def store(self, device: torch.device) -> Tensor:
-        """All photos, scaled, one after the other on a device: (pixels, 3) uint8. Samples hold recipes from now on.
+        """Move all photos, scaled, to a device: (pixels, 3) uint8. Samples hold recipes from now on.
 
         The tensor is not kept here: loading processes have no use for it, and must not touch a GPU.
         """
@@ -155,7 +158,7 @@ class DetectionDataset(Dataset):
         return _sample(Labelled(image, letterbox.boxes(boxes), labels), row, letterbox)
 
     def _draft(self, epoch: int, row: int, size: tuple[int, int]) -> tuple[int, Draft]:
-        """What is drawn for the image of a row, whose photo may have been replaced by another row's, and that row."""
+        """Return what is drawn for a row's image, and the row whose photo stands in for an unreadable one."""
         settings = self.augmentation
         assert settings is not None
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, row])))
@@ -181,7 +184,10 @@ class DetectionDataset(Dataset):
         return draw_mosaic(parts, self.image_size, self.augmentation, rng)
 
     def _read(self, row: int, rng: Generator) -> tuple[int, Labelled]:
-        """A photo scaled to fit, with its boxes, and its row; another one, drawn, where the row's cannot be decoded."""
+        """Return a photo scaled to fit, with its boxes, and its row.
+
+        Another one, drawn, where the row's cannot be decoded.
+        """
         for _ in range(MAX_REPLACEMENTS):
             try:
                 photo = self._photo(row)
@@ -196,7 +202,10 @@ class DetectionDataset(Dataset):
         return Letterbox.fit(self.index.sizes[row].tolist(), self.image_size)
 
     def _photo(self, row: int) -> np.ndarray | Stored:
-        """The photo scaled to fit the image size, not to be written to; ImageError, logged once, if it is unusable."""
+        """Return the photo scaled to fit the image size, not to be written to.
+
+        ImageError, logged once, if it is unusable.
+        """
         if not len(self._starts):
             return self._remembered(row) if self.partners.group else self._load(row)
         if self._undecodable[row]:
@@ -232,7 +241,10 @@ class DetectionDataset(Dataset):
         return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 
     def _all_photos(self, device: torch.device) -> Tensor:
-        """The bytes of all photos, scaled, one after the other on a device; from now on none is read from disk."""
+        """Return the bytes of all photos, scaled, one after the other on a device.
+
+        From now on none is read from disk.
+        """
         first = _first_rows(self.index)
         sizes = _stored_bytes(self.index, self.image_size, first)
         starts = sizes.cumsum() - sizes
@@ -251,25 +263,25 @@ class DetectionDataset(Dataset):
 
 
 def cache_bytes(index: LabelIndex, image_size: tuple[int, int]) -> int:
-    """Memory that the photos of a split take when scaled to fit image_size (h, w), repeated ones once."""
+    """Return the memory that the photos of a split take when scaled to fit image_size (h, w), repeated ones once."""
     return int(_stored_bytes(index, image_size, _first_rows(index)).sum())
 
 
 def scaled_sizes(index: LabelIndex, image_size: tuple[int, int]) -> np.ndarray:
-    """The (h, w) (N, 2) that the photos of a split have when scaled to fit image_size (h, w)."""
+    """Return the (h, w) (N, 2) that the photos of a split have when scaled to fit image_size (h, w)."""
     # Letterbox.inner of all at once: COCO has 118,000.
     scale = (image_size / index.sizes).min(axis=1, keepdims=True)
     return np.rint(index.sizes * scale).clip(1).astype(np.int64)
 
 
 def _first_rows(index: LabelIndex) -> np.ndarray:
-    """For each row (N,) the first one with the same photo: a split may repeat its photos (data/sampling.py)."""
+    """Find for each row (N,) the first one with the same photo: a split may repeat them (data/sampling.py)."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(image, row) for row, image in enumerate(index.images)], np.int64)
 
 
 def _stored_bytes(index: LabelIndex, image_size: tuple[int, int], first: np.ndarray) -> np.ndarray:
-    """The bytes (N,) of a row's photo when scaled to fit image_size (h, w); 0 if an earlier row has the same."""
+    """Return the bytes (N,) of a row's photo when scaled to fit image_size (h, w); 0 if an earlier row has the same."""
     return scaled_sizes(index, image_size).prod(axis=1) * 3 * (first == np.arange(len(index)))
 
 

@@ -55,7 +55,7 @@ class Interrupted(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; UserError for a file that cannot be had or is not what was declared."""
+    """Run the command; UserError for a file that cannot be had or is not what was declared."""
     options = _parser().parse_args(arguments)
     path = find_data_yaml(options.data)
     values = read_mapping(path)
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def read_downloads(values: dict[Any, Any], path: Path) -> list[Download]:
-    """The declared downloads of a data YAML; UserError for a wrong or a missing declaration."""
+    """Return the declared downloads of a data YAML; UserError for a wrong or a missing declaration."""
     entries, shown = values.get("downloads"), printable(path)
     if isinstance(values.get("download"), str):
         raise UserError(f"{shown}: `download:` holds a script or an address, which is never run; declare `downloads:`")
@@ -98,7 +98,7 @@ def read_downloads(values: dict[Any, Any], path: Path) -> list[Download]:
 
 
 def _read_listed(entry: dict[Any, Any], path: Path, where: str) -> list[Download]:
-    """The downloads of a list beside the data YAML: a line `sha256  name` each, as sha256sum writes them."""
+    """Return the downloads of a list beside the data YAML: a line `sha256  name` each, as sha256sum writes them."""
     name, base = entry["files"], entry.get("url")
     if not isinstance(name, str) or not name or PurePosixPath(name).name != name or "\\" in name or "\0" in name:
         raise UserError(f"{where}: files: expected the name of a list beside the data YAML, found {printable(name)!r}")
@@ -159,7 +159,7 @@ def _is_address(url: str) -> bool:
 
 
 def fetch_listed(downloads: Sequence[Download], root: Path) -> None:
-    """Brings the files of one list to their folder; those that are there with the right contents stay."""
+    """Bring the files of one list to their folder; those that are there with the right contents stay."""
     progress = Progress(downloads[0].listed_in, len(downloads), unit="files")
     target, there = root / downloads[0].target, 0
     for download in downloads:
@@ -174,7 +174,7 @@ def fetch_listed(downloads: Sequence[Download], root: Path) -> None:
 
 
 def fetch(download: Download, root: Path, keep: bool = False) -> str:
-    """Brings one file to its folder below root, unpacked if it is an archive, and says so; what is there stays."""
+    """Bring one file to its folder below root, unpacked if it is an archive, and says so; what is there stays."""
     folder, target = root / "downloads", root / download.target
     stamp, file = folder / f"{download.name}.done", folder / download.name
     shown = printable(download.name)
@@ -202,7 +202,7 @@ def fetch(download: Download, root: Path, keep: bool = False) -> str:
 
 
 def _transfer(download: Download, part: Path) -> None:
-    """Fetches into `part`, going on where it ends, in a few attempts; what is there stays for the next time."""
+    """Fetch into `part`, going on where it ends, in a few attempts; what is there stays for the next time."""
     for attempt in range(ATTEMPTS):
         before = _length(part)
         try:
@@ -219,7 +219,7 @@ def _transfer(download: Download, part: Path) -> None:
 
 
 def _attempt(download: Download, part: Path) -> None:
-    """One connection; Interrupted if it ends early or cannot be made."""
+    """Make one connection; Interrupted if it ends early or cannot be made."""
     have = _length(part)
     if download.size is not None and have == download.size:
         return
@@ -246,7 +246,7 @@ def _attempt(download: Download, part: Path) -> None:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Opens http and https only: urllib's own also knows file and ftp, to which a server could redirect."""
+    """Open http and https only: urllib's own also knows file and ftp, to which a server could redirect."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -261,7 +261,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _receive(download: Download, part: Path, response: HTTPResponse, have: int) -> None:
-    """Appends what the server sends, or starts anew where it knows no ranges; never more than was declared."""
+    """Append what the server sends, or starts anew where it knows no ranges; never more than was declared."""
     resumed = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
     if response.status == 206 and not resumed:
         part.unlink(missing_ok=True)
@@ -289,7 +289,7 @@ def _receive(download: Download, part: Path, response: HTTPResponse, have: int) 
 
 
 def _verify(download: Download, file: Path) -> None:
-    """UserError, and no file any more, if it is not what was declared."""
+    """Raise UserError, and no file any more, if it is not what was declared."""
     problem = ""
     if download.size is not None and _length(file) != download.size:
         problem = f"{_length(file):,} bytes, {download.size:,} were declared"
@@ -305,7 +305,7 @@ def _verify(download: Download, file: Path) -> None:
 
 
 def _is_whole(file: Path, download: Download) -> bool:
-    """Whether a listed file is there and is the declared one; one that cannot be read is not."""
+    """Tell whether a listed file is there and is the declared one; one that cannot be read is not."""
     try:
         return file.is_file() and _digest(file, "sha256") == (download.sha256 or "").lower()
     except OSError:

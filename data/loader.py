@@ -52,7 +52,7 @@ class EpochSampler(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, counted from 0, that the next iteration yields."""
+        """Choose the epoch, counted from 0, that the next iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class RectSampler(EpochSampler):
 
 
 def collate(group: Samples) -> Batch:
-    """The samples of a batch as one; their truths become one flat list."""
+    """Return the samples of a batch as one; their truths become one flat list."""
     images, boxes, labels, index, letterboxes = zip(*group.samples, strict=True)
     whole = None if group.images is None else torch.from_numpy(group.images).permute(0, 3, 1, 2)
     stacked = Recipes.stack(list(images)) if whole is None else whole
@@ -122,7 +122,7 @@ def build_loader(
     world_size: int = 1,
     rect_stride: int = 0,
 ) -> DataLoader:
-    """A loader of Batches; its `sampler.set_epoch` chooses the epoch, its worker processes live as long as it.
+    """Return a loader of Batches; its `sampler.set_epoch` chooses the epoch, its worker processes live as long as it.
 
     With a `rect_stride`, training batches hold photos of similar shape and are as small as they allow.
     """
@@ -161,6 +161,6 @@ def _start_worker(_: int, most_pixels: int) -> None:
 
 
 def _told_by_the_trainer(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Says nothing when a batch finds nobody to take it: the training process has said why it ended."""
+    """Say nothing when a batch finds nobody to take it: the training process has said why it ended."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)

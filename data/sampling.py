@@ -28,7 +28,7 @@ class Partners:
         self.place = np.arange(n)
 
     def of(self, epoch: int, row: int) -> np.ndarray:
-        """The rows (at least one, itself among them) that a row's partners are drawn from."""
+        """Return the rows (at least one, itself among them) that a row's partners are drawn from."""
         if not self.group:
             return self.order
         if epoch != self.epoch:

@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 
 def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_labels: str = "mend") -> LabelIndex:
-    """Finds and reads a split's images and labels; UserError where there is nothing to learn or to measure.
+    """Find and read a split's images and labels; UserError where there is nothing to learn or to measure.
 
     A split with an original annotation file can be measured without labels.
     """
@@ -33,7 +33,10 @@ def load_split(spec: DataSpec, split: str, cache_dir: Path | None = None, bad_la
 
 
 def fingerprint(index: LabelIndex) -> dict[str, Any]:
-    """What tells whether a split is still the same: its counts, and a hash of file names, sizes, boxes and labels."""
+    """Return what tells whether a split is still the same.
+
+    Its counts, and a hash of file names, sizes, boxes and labels.
+    """
     digest = hashlib.sha256("\n".join(Path(image).name for image in index.images).encode("utf-8", "surrogateescape"))
     for part in (index.sizes, index.starts, index.boxes, index.labels):
         digest.update(part.tobytes())

@@ -12,13 +12,13 @@ NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|i
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine had no memory left."""
+    """Tell whether a device or the machine had no memory left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(NO_MEMORY.search(str(error)))
 
 
 @contextmanager
 def explained(doing: Callable[[], str]) -> Iterator[None]:
-    """Raises CommandError with one line for what torch tells in many; `doing` says what was going on.
+    """Raise CommandError with one line for what torch tells in many; `doing` says what was going on.
 
     An error of a loading process arrives wrapped in its traceback: a CommandError is unwrapped to its own line.
     """

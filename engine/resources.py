@@ -38,7 +38,7 @@ class Resources:
 def loading_processes(
     wanted: int, batch_size: int, image_size: tuple[int, int], processes: int = 1, cores: int | None = None
 ) -> tuple[int, str]:
-    """Loading processes for each training process, as many as shared memory bears, and what was short."""
+    """Return loading processes for each training process, as many as shared memory bears, and what was short."""
     workers, shared = worker_count(wanted, processes, cores), free_shared_memory()
     needed = BATCHES_EACH * batch_size * 3 * image_size[0] * image_size[1] * processes
     if shared is None or workers * needed <= shared:
@@ -47,14 +47,14 @@ def loading_processes(
 
 
 def room_on(device: torch.device) -> int | None:
-    """Bytes that a device still has for this process; None where it does not say."""
+    """Return bytes that a device still has for this process; None where it does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return available_memory() if device.type == "cpu" else None
 
 
 def device_photos(flags: RunConfig, index: LabelIndex, group: Group, reserved: int, device: torch.device) -> int:
-    """Bytes of the training photos of this machine's processes, each of which keeps all of them on its device.
+    """Return bytes of the training photos of this machine's processes, each of which keeps all of them on its device.
 
     All, because every epoch deals the photos to the processes anew, and mosaics are made of any. UserError where they
     do not fit beside `reserved` bytes for training: what is painted elsewhere would differ from it in rounding.
@@ -79,7 +79,7 @@ def plan_resources(
     cores: int | None = None,
     device: torch.device | None = None,
 ) -> Resources:
-    """Workers by cores and shared memory, cache by the memory that is free beside `reserved` bytes for training."""
+    """Plan workers by cores and shared memory, and the cache by what is free beside `reserved` bytes."""
     shared, free = free_shared_memory(), available_memory()
     device, on_device = device or torch.device("cpu"), flags.cache == "device"
     cores = cores or usable_cores()

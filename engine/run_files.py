@@ -27,15 +27,21 @@ SHOWN_SCORE = 0.25
 
 
 def attempt(what: str, action: Callable[..., object], *arguments: object) -> None:
-    """Runs what only illustrates a run; a failure is a warning, since it must not cost the training."""
+    """Run what only illustrates a run; a failure is a warning, since it must not cost the training."""
     try:
         action(*arguments)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         print(f"warning: {what} could not be written: {printable(error)}", file=sys.stderr)
 
 
+def left_out(row: Mapping[str, Any]) -> str:
+    """Say how many truths of a row of results.csv have no positive, and how many were served with one."""
+    counts = [f"{row[name]:.0f} {name}" for name in ("unmatched", "served") if row.get(name)]
+    return f" ({', '.join(counts)} of {row['truths']:.0f})" if counts else ""
+
+
 def picture(path: Path, images: list[np.ndarray]) -> None:
-    """Writes up to 16 images as one picture, four in a row."""
+    """Write up to 16 images as one picture, four in a row."""
     write_image(path, image_grid(images, columns=4))
 
 
@@ -46,7 +52,7 @@ def pixels_of(batch: Batch) -> np.ndarray:
 
 
 def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
-    """The images of a batch with their truths drawn."""
+    """Return the images of a batch with their truths drawn."""
     images, targets = pixels_of(batch), batch.targets
     own = [targets.image == row for row in range(len(images))]
     return [
@@ -56,7 +62,7 @@ def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
 
 
 def with_detections(batch: Batch, detections: list[dict], names: tuple[str, ...]) -> list[np.ndarray]:
-    """The images of a batch with the detections drawn whose score is at least .25."""
+    """Return the images of a batch with the detections drawn whose score is at least .25."""
     drawn = []
     images = pixels_of(batch)
     for image, found in zip(images, detections, strict=False):
@@ -83,7 +89,10 @@ def write_evaluation(folder: Path, metrics: Metrics, plots: bool, protocol: str)
 
 
 def taken_up(path: Path, start_epoch: int, rows: Sequence[Mapping[str, object]] | None) -> ResultsCsv:
-    """results.csv up to where a run starts or goes on; one that is damaged, and no checkpoint knows, is put aside."""
+    """Return results.csv up to where a run starts or goes on.
+
+    One that is damaged, and no checkpoint knows, is put aside.
+    """
     try:
         results = ResultsCsv(path, rows)
     except UserError as error:
@@ -146,13 +155,13 @@ class Records:
             attempt("labels.png", plot_labels, index.boxes, index.labels, config.names, folder / "labels.png")
 
     def train_batch(self, epoch: int, step: int, batch: Batch) -> None:
-        """Draws the first batches, as the network sees them."""
+        """Draw the first batches, as the network sees them."""
         if epoch == 0 and step <= PICTURES and self.config.run.plots:
             path = self.folder / f"train_batch{step - 1}.jpg"
             attempt(path.name, lambda: picture(path, with_truths(batch, self.config.names)))
 
     def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
-        """Draws the first batches of the final validation, with truths and with detections."""
+        """Draw the first batches of the final validation, with truths and with detections."""
         if number < PICTURES and self.config.run.plots:
             write_val_batch(self.folder, number, batch, detections, self.config.names)
 
@@ -172,11 +181,11 @@ class Records:
         return self.line(epoch, values)
 
     def rows(self) -> list[dict[str, float | int | None]]:
-        """The rows of results.csv, for the checkpoint."""
+        """Return the rows of results.csv, for the checkpoint."""
         return self.results.plain()
 
     def line(self, epoch: int, values: dict[str, Any]) -> str:
-        """The epoch in one line."""
+        """Return the epoch in one line."""
 
         def shown(name: str, digits: int) -> str:
             value = values[name]
@@ -185,12 +194,13 @@ class Records:
         return (
             f"epoch {epoch + 1:>3}/{self.config.run.epochs}  {clock(values['seconds']):>6}  "
             f"box {shown('box_loss', 4)} (raw {shown('raw_box_loss', 3)})  obj {shown('objectness_loss', 4)}  "
-            f"cls {shown('class_loss', 4)}  IoU {shown('mean_iou', 3)}  pos/truth {shown('positives_per_truth', 1)}  "
+            f"cls {shown('class_loss', 4)}  IoU {shown('mean_iou', 3)}  pos/truth {shown('positives_per_truth', 1)}"
+            f"{left_out(values)}  "
             f"AP {shown('ap', 4)}  AP50 {shown('ap50', 4)}  {shown('images_per_second', 1)} img/s"
         )
 
     def finish(self, metrics: Metrics) -> None:
-        """Writes the metrics and curves of the best weights, and the plot of all epochs."""
+        """Write the metrics and curves of the best weights, and the plot of all epochs."""
         if self.config.run.plots:
             attempt("results.png", plot_results, self.results.path, self.folder / "results.png")
         write_evaluation(self.folder, metrics, self.config.run.plots, self.protocol)
@@ -204,21 +214,21 @@ class NoRecords(Records):
         self.folder = folder
 
     def train_batch(self, epoch: int, step: int, batch: Batch) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> str:
-        """Nothing."""
+        """Return an empty text."""
         return ""
 
     def rows(self) -> list[dict[str, float | int | None]]:
-        """Nothing."""
+        """Return no rows."""
         return []
 
     def finish(self, metrics: Metrics) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class ValRecords:
@@ -229,17 +239,17 @@ class ValRecords:
         self.plots = config.run.plots
 
     def batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
-        """Draws the first batches, with truths and with detections."""
+        """Draw the first batches, with truths and with detections."""
         if number < PICTURES and self.plots:
             write_val_batch(self.folder, number, batch, detections, self.config.names)
 
     def finish(self, metrics: Metrics) -> None:
-        """Writes the metrics, curves and config."""
+        """Write the metrics, curves and config."""
         write_evaluation(self.folder, metrics, self.plots, self.protocol)
 
 
 def write_val_batch(folder: Path, number: int, batch: Batch, detections: list[dict], names: tuple[str, ...]) -> None:
-    """val_batch<n>.jpg with detections and val_batch<n>_truth.jpg with truths."""
+    """Write val_batch<n>.jpg with detections and val_batch<n>_truth.jpg with truths."""
     found, truth = folder / f"val_batch{number}.jpg", folder / f"val_batch{number}_truth.jpg"
     attempt(found.name, lambda: picture(found, with_detections(batch, detections, names)))
     attempt(truth.name, lambda: picture(truth, with_truths(batch, names)))

@@ -27,7 +27,7 @@ class SimilarityBoxLoss(nn.Module):
     def forward(
         self, pred_dist, pred_bboxes, anchor_points, target_bboxes, target_scores, scores_sum, fg_mask, *rest
     ) -> tuple[Tensor, Tensor]:
-        """(box loss, distribution loss), weighted and normalised as ultralytics does."""
+        """Return (box loss, distribution loss), weighted and normalised as ultralytics does."""
         stock = (pred_dist, pred_bboxes, anchor_points, target_bboxes, target_scores, scores_sum, fg_mask, *rest)
         _, distribution = self.stock(*stock)
         weight = target_scores.sum(-1)[fg_mask]
@@ -36,7 +36,7 @@ class SimilarityBoxLoss(nn.Module):
 
 
 def use_similarity(model: nn.Module, similarity: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Gives a DetectionModel a criterion whose box loss is 1 - similarity (also both of an end-to-end model's)."""
+    """Give a DetectionModel a criterion whose box loss is 1 - similarity (also both of an end-to-end model's)."""
     model = getattr(model, "module", model)  # DistributedDataParallel
     criterion = model.init_criterion()
     parts = [criterion] if hasattr(criterion, "bbox_loss") else [criterion.one2many, criterion.one2one]

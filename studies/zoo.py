@@ -32,14 +32,14 @@ DESCENTS = {"rate .2": Descent(0.2), "rate .2, gain matched to IoU's": Descent(0
 
 
 def shown(name: str) -> Similarity:
-    """A similarity of two boxes alone, for an image of 640 px; a running mean stays where it starts."""
+    """Return a similarity of two boxes alone, for an image of 640 px; a running mean stays where it starts."""
     found = similarity(name)
     around = {"image_size": IMAGE, "over_ranks": lambda values: values, "training": False}
     return lambda pred, target: found(pred, target, **around)
 
 
 def loss_and_slope(function: Similarity, boxes: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss (N,) of boxes (N, 4) and its gradient (N, 4)."""
+    """Return the loss (N,) of boxes (N, 4) and its gradient (N, 4)."""
     leaf = boxes.clone().requires_grad_()
     loss = 1 - function(leaf, truths)
     (slope,) = torch.autograd.grad(loss.sum(), leaf)
@@ -47,7 +47,7 @@ def loss_and_slope(function: Similarity, boxes: Tensor, truths: Tensor) -> tuple
 
 
 def moved_centres(count: int) -> tuple[Tensor, Tensor]:
-    """The object's box moved over a square grid: offsets (count^2, 2) and boxes (count^2, 4)."""
+    """Return the object's box moved over a square grid: offsets (count^2, 2) and boxes (count^2, 4)."""
     steps = torch.linspace(-REACH, REACH, count)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     offsets = torch.stack([x, y], dim=-1).reshape(-1, 2)
@@ -55,7 +55,7 @@ def moved_centres(count: int) -> tuple[Tensor, Tensor]:
 
 
 def draw_field(axes: Axes, function: Similarity) -> None:
-    """The loss over the centre's offset, and where a step against the gradient takes the centre."""
+    """Draw the loss over the centre's offset, and where a step against the gradient takes the centre."""
     _, boxes = moved_centres(FIELD)
     loss, _ = loss_and_slope(function, boxes, TRUTH.expand_as(boxes))
     drawn = loss.view(FIELD, FIELD).numpy()
@@ -73,7 +73,7 @@ def draw_field(axes: Axes, function: Similarity) -> None:
 
 
 def draw_side(axes: Axes, function: Similarity) -> None:
-    """The loss and its gradient while the right side moves, the other three being right."""
+    """Draw the loss and its gradient while the right side moves, the other three being right."""
     right = torch.linspace(-35, 200, 400)
     boxes = TRUTH.repeat(len(right), 1)
     boxes[:, 2] = right
@@ -86,7 +86,7 @@ def draw_side(axes: Axes, function: Similarity) -> None:
 
 
 def gradient_by_iou(function: Similarity) -> tuple[Tensor, Tensor]:
-    """Middles of IoU bins (BINS,), and the mean length there of the gradient times the object's size (BINS,)."""
+    """Return IoU bins' middles (BINS,), and there the mean length of gradient times object size (BINS,)."""
     generator = torch.Generator().manual_seed(7)
     shift, grow = torch.randn(2, PAIRS, 4, generator=generator)
     spread = torch.rand(PAIRS, 1, generator=generator)
@@ -101,7 +101,7 @@ def gradient_by_iou(function: Similarity) -> tuple[Tensor, Tensor]:
 
 
 def microseconds(functions: dict[str, Similarity]) -> dict[str, float]:
-    """Forward and backward of 1,000 boxes, in microseconds a box: the best of several, the losses in turns."""
+    """Return forward and backward of 1,000 boxes, in microseconds a box: the best of several, the losses in turns."""
     _, boxes = moved_centres(round(TIMED**0.5) + 1)
     boxes, best = boxes[:TIMED], dict.fromkeys(functions, float("inf"))
     for _ in range(REPEATS):
@@ -113,7 +113,7 @@ def microseconds(functions: dict[str, Similarity]) -> dict[str, float]:
 
 
 def draw(name: str, function: Similarity, descents: dict[str, dict[int, float]], path: Path) -> None:
-    """The four panels of a loss."""
+    """Draw the four panels of a loss."""
     figure = new_figure(15, 3.6)
     field, side, length, descent = figure.subplots(1, 4)
     draw_field(field, function)
@@ -130,7 +130,7 @@ def draw(name: str, function: Similarity, descents: dict[str, dict[int, float]],
 
 
 def run(settings: StudyConfig, names: Sequence[str]) -> None:
-    """Writes one picture a loss, zoo.csv and zoo.md."""
+    """Write one picture a loss, zoo.csv and zoo.md."""
     limit, steps, out = (
         (300, 600, Path(settings.out) / "zoo") if settings.quick else (1200, 1500, Path(settings.out) / "zoo")
     )
@@ -150,7 +150,7 @@ def run(settings: StudyConfig, names: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: exit code 0 when done, 2 for wrong input."""
+    """Run the command: exit code 0 when done, 2 for wrong input."""
     parser = Parser(prog="python -m studies.zoo", description=(__doc__ or "").splitlines()[0])
     meaning = "as --loss of train.py (default: all)"
     names, settings = chosen(parser, arguments, "box loss", SIMILARITIES, SHOWN, meaning)

@@ -210,3 +210,61 @@ def test_functions_fit_a_screen(path):
         if isinstance(node, ast.FunctionDef):
             lines = node.end_lineno - node.lineno + 1
             assert lines <= 60, f"{path}:{node.lineno} {node.name} has {lines} lines"
+
+
+PROGRAM = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "tests"]
+# Words that tell what something is; a docstring's first line says what a function does.
+NO_VERBS = {
+    "The",
+    "A",
+    "An",
+    "One",
+    "What",
+    "Which",
+    "Whether",
+    "Where",
+    "How",
+    "Every",
+    "Each",
+    "All",
+    "Its",
+    "Of",
+    "Per",
+}
+
+
+def is_property(function):
+    return any("property" in ast.unparse(each) or ".setter" in ast.unparse(each) for each in function.decorator_list)
+
+
+def says_what_it_does(line):
+    """Tell whether a line begins with a verb that says what to do: `Copy`, neither `Copies` nor `Copy of`."""
+    word, _, rest = line.partition(" ")
+    word = word.rstrip(",:;.")
+    is_noun = word in NO_VERBS or rest.startswith("of ")
+    return word.isalpha() and word.istitle() and not is_noun and (not word.endswith("s") or word.endswith("ss"))
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_begin_with_a_verb(path):
+    """ruff's D401 knows verbs in other forms; that a line begins with a noun it does not see."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not is_property(node):
+            first = (ast.get_docstring(node) or "Say").splitlines()[0]
+            assert says_what_it_does(first), f"{node.name}, line {node.lineno}: {first!r}; begin as 'Return the ...'"
+
+
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        ("Copy to a device.", True),
+        ("Pass it on.", True),
+        ("Copies to a device.", False),
+        ("Copy of the weights.", False),
+        ("The copy.", False),
+        ("IoU of boxes.", False),
+        ("(B, C) in order.", False),
+    ],
+)
+def test_what_a_verb_is(line, good):
+    assert says_what_it_does(line) == good

@@ -68,7 +68,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def tensors(contents: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested dicts and lists."""
+    """Yield all tensors in nested dicts and lists."""
     if isinstance(contents, torch.Tensor):
         yield contents
     elif isinstance(contents, dict):
@@ -107,7 +107,10 @@ def require_model(contents: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def load_plain(path: str | Path, expected: str, device: str = "cpu") -> Any:
-    """Tensors and plain types that torch.save wrote; UserError, which says what was `expected`, for anything else."""
+    """Return tensors and plain types that torch.save wrote.
+
+    UserError, which says what was `expected`, for anything else.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights not found: {printable(path.absolute())}")
@@ -124,7 +127,7 @@ def load_plain(path: str | Path, expected: str, device: str = "cpu") -> Any:
 
 
 def newest(project: Path, file: str) -> Path:
-    """The newest `*/weights/<file>` below a project folder, last.pt also where only last_prev.pt is left.
+    """Return the newest `*/weights/<file>` below a project folder, last.pt also where only last_prev.pt is left.
 
     UserError if there is none.
     """
@@ -137,7 +140,7 @@ def newest(project: Path, file: str) -> Path:
 
 
 def describe(contents: Mapping[str, Any], where: str) -> str:
-    """What a checkpoint is: model, names, config, epoch, metrics and sizes, in a few lines."""
+    """Return what a checkpoint is: model, names, config, epoch, metrics and sizes, in a few lines."""
     config, names, state = contents["config"], contents["names"], contents["model"]
     model, run = config["model"], config["run"]
     size = "x".join(str(side) for side in run["imgsz"])
@@ -166,7 +169,7 @@ def describe(contents: Mapping[str, Any], where: str) -> str:
 
 
 def main() -> int:
-    """The inspector: exit code 0, or 2 for a file that is no checkpoint of ours."""
+    """Run the inspector: exit code 0, or 2 for a file that is no checkpoint of ours."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise UserError("expected one checkpoint: python -m utils.checkpoint FILE")
     path = Path(sys.argv[1])

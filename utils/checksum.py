@@ -67,7 +67,7 @@ def damage(file: BinaryIO) -> str:
 
 
 def _sum(file: BinaryIO, length: int) -> int:
-    """The check sum of the first bytes of a file."""
+    """Return the check sum of the first bytes of a file."""
     file.seek(0)
     buffer, found = memoryview(bytearray(CHUNK)), 0
     while length > 0:

@@ -12,7 +12,10 @@ from utils.hardware import usable_cores
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The named device, or a GPU if there is one, each process of a machine its own; UserError if it is not there."""
+    """Return the named device, or a GPU if there is one, each process of a machine its own.
+
+    UserError if it is not there.
+    """
     name = name.strip().lower()
     if not name or name == "cuda":
         name = f"cuda:{local_rank}" if name or torch.cuda.is_available() else "cpu"
@@ -30,13 +33,13 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    """Tell whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of autocast for `--amp`, None for full precision; UserError for what the device cannot do."""
+    """Return the dtype of autocast for `--amp`, None for full precision; UserError for what the device cannot do."""
     if amp == "off":
         return None
     if amp == "fp16":
@@ -53,7 +56,7 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 def require_compiler(device: torch.device) -> None:
-    """UserError, with the reason, where torch.compile would find no compiler for a device."""
+    """Raise UserError, with the reason, where torch.compile would find no compiler for a device."""
     if device.type == "cuda":
         wanted, found = "the package triton", importlib.util.find_spec("triton") is not None
     elif device.type == "cpu":
@@ -66,7 +69,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 def worker_count(wanted: int, processes: int = 1, cores: int | None = None) -> int:
-    """Loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8.
+    """Return loading processes for each of the training processes of a machine; -1 = a core of every two, at most 8.
 
     None below four cores where there is no GPU: the network computes on all of them, loading is a small part of the
     work, and a process of its own takes 300 MB.

@@ -30,14 +30,14 @@ class Group:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
+        """Return the sum of a tensor over all processes."""
         if self.world_size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def gather(self, part: Any) -> list[Any]:
-        """Every process's part at the main process, nothing elsewhere."""
+        """Return every process's part at the main process, nothing elsewhere."""
         if self.world_size == 1:
             return [part]
         parts = [None] * self.world_size if self.main else None
@@ -45,7 +45,7 @@ class Group:
         return parts or []
 
     def share(self, value: Any) -> Any:
-        """The main process's value, at all processes."""
+        """Return the main process's value, at all processes."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -53,14 +53,14 @@ class Group:
         return box[0]
 
     def align(self, module: nn.Module) -> None:
-        """Gives all processes the main one's parameters and buffers."""
+        """Give all processes the main one's parameters and buffers."""
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 distributed.broadcast(tensor, src=0)
 
 
 def group_of_environment() -> Group:
-    """The group as torchrun's environment variables describe it; one process without them."""
+    """Return the group as torchrun's environment variables describe it; one process without them."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Group()
@@ -69,7 +69,7 @@ def group_of_environment() -> Group:
 
 
 def restart_note(group: Group, project: Path) -> Path | None:
-    """Where a job under torchrun notes its run folder, so that a restart of the same job finds it; None elsewhere."""
+    """Return where a job under torchrun notes its run folder, for a restart to find; None elsewhere."""
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     if group.world_size == 1 or job is None:
         return None
@@ -79,13 +79,13 @@ def restart_note(group: Group, project: Path) -> Path | None:
 
 
 def restarts() -> int:
-    """How often torchrun has started the processes of this job anew."""
+    """Return how often torchrun has started the processes of this job anew."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
 def joined(group: Group, device: torch.device) -> Iterator[None]:
-    """The process group while the block runs; only the main process prints."""
+    """Yield the process group while the block runs; only the main process prints."""
     if group.world_size == 1:
         yield
         return

@@ -44,7 +44,7 @@ class ExportMismatch(CommandError):
 
 
 def nearest(name: str, choices: Iterable[str], shown: Iterable[str] = ()) -> str:
-    """A hint such as `; did you mean 'ciou'?` for a misspelt name, or the list of choices when nothing is near.
+    """Return a hint such as `; did you mean 'ciou'?` for a misspelt name, or the list of choices when nothing is near.
 
     Of many choices that follow a rule, `shown` is what the list says.
     """
@@ -54,8 +54,10 @@ def nearest(name: str, choices: Iterable[str], shown: Iterable[str] = ()) -> str
 
 
 def printable(text: object, limit: int = 300) -> str:
-    """Text from files or the command line on one line, without control characters, shortened to `limit` characters."""
-    line = "".join(character if character.isprintable() else "?" for character in str(text))
+    """Return text of files or flags on one line, without control characters, shortened to `limit` characters."""
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
@@ -67,7 +69,7 @@ def leave_output() -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's main and exits with its code; a CommandError becomes one line on stderr and its exit code.
+    """Run a command's main and exit with its code; a CommandError becomes one line on stderr and its exit code.
 
     So does what the system refuses: a full disk, a folder that cannot be written to, a pipe that nobody reads.
     """

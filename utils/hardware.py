@@ -10,7 +10,7 @@ ROOT = Path("/")
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Cores this process may run on, or as many as its control groups give it the time of."""
+    """Return cores this process may run on, or as many as its control groups give it the time of."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in control_groups("cpu", root):
         quota, _, period = _text(folder / "cpu.max").partition(" ")
@@ -21,7 +21,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def available_memory(root: Path = ROOT) -> int | None:
-    """Bytes of memory that this process can still take without swapping; None where the system does not say."""
+    """Return bytes of memory that this process can still take without swapping; None where the system does not say."""
     fields = dict(line.split(":", 1) for line in _text(root / "proc/meminfo").splitlines() if ":" in line)
     if "MemAvailable" not in fields:
         return None
@@ -38,14 +38,17 @@ def available_memory(root: Path = ROOT) -> int | None:
 
 
 def most_taken() -> int:
-    """The most bytes of memory that this process has occupied, on Linux."""
+    """Return the most bytes of memory that this process has occupied, on Linux."""
     import resource  # Windows has none.
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def free_shared_memory(folder: Path = Path("/dev/shm")) -> int | None:
-    """Bytes free where processes share memory, which is how loading processes hand over batches; None without it."""
+    """Return bytes free where processes share memory, which is how loading processes hand over batches.
+
+    None without it.
+    """
     try:
         return shutil.disk_usage(folder).free
     except OSError:
@@ -53,7 +56,7 @@ def free_shared_memory(folder: Path = Path("/dev/shm")) -> int | None:
 
 
 def control_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
-    """The folders of the control groups (version 1 or 2) that hold this process, its own first, then those around."""
+    """Yield the folders of the control groups (version 1 or 2) that hold this process, innermost first."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -65,12 +68,12 @@ def control_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
 
 
 def gib(count: float) -> str:
-    """Bytes as GiB."""
+    """Return bytes as GiB."""
     return f"{count / 2**30:.1f} GiB"
 
 
 def _text(path: Path) -> str:
-    """What a small file of the system holds, nothing if it cannot be read."""
+    """Return what a small file of the system holds, nothing if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -22,7 +22,7 @@ class Letterbox(NamedTuple):
 
     @classmethod
     def fit(cls, original: tuple[int, int], size: tuple[int, int]) -> "Letterbox":
-        """The largest scale at which a photo (h, w) fits into size (h, w)."""
+        """Return the largest scale at which a photo (h, w) fits into size (h, w)."""
         height, width = (int(side) for side in original)
         scale = min(size[0] / height, size[1] / width)
         box = cls((height, width), (int(size[0]), int(size[1])), scale, 0, 0)
@@ -36,29 +36,29 @@ class Letterbox(NamedTuple):
         return height, width
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The photo (h, w, 3) uint8 as a network input of `size`, padding 114."""
+        """Return the photo (h, w, 3) uint8 as a network input of `size`, padding 114."""
         return self.pad(self.resize(image))
 
     def resize(self, image: np.ndarray, shrink: int = cv2.INTER_AREA) -> np.ndarray:
-        """The photo (h, w, 3) uint8 scaled to `inner`, bilinear when growing."""
+        """Return the photo (h, w, 3) uint8 scaled to `inner`, bilinear when growing."""
         if image.shape[:2] == self.inner:
             return image
         height, width = self.inner
         return cv2.resize(image, (width, height), interpolation=shrink if self.scale < 1 else cv2.INTER_LINEAR)
 
     def pad(self, inner: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
-        """The scaled photo at its place on grey, (H, W, 3) uint8, in `image` if given."""
+        """Return the scaled photo at its place on grey, (H, W, 3) uint8, in `image` if given."""
         image = np.empty((*self.size, 3), np.uint8) if image is None else image
         image.fill(PADDING)
         image[self.top : self.top + inner.shape[0], self.left : self.left + inner.shape[1]] = inner
         return image
 
     def boxes(self, boxes: Boxes) -> Boxes:
-        """Boxes (N, 4) xyxy, floating, from original to network pixels."""
+        """Return boxes (N, 4) xyxy, floating, from original to network pixels."""
         return boxes * _like(self._ratio, boxes) + _like(self._offset, boxes)
 
     def undo(self, boxes: Boxes) -> Boxes:
-        """Boxes (N, 4) xyxy, floating, from network to original pixels, clipped to the photo."""
+        """Return boxes (N, 4) xyxy, floating, from network to original pixels, clipped to the photo."""
         height, width = self.original
         boxes = (boxes - _like(self._offset, boxes)) / _like(self._ratio, boxes)
         return boxes.clip(_like((0, 0, 0, 0), boxes), _like((width, height, width, height), boxes))

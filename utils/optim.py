@@ -10,7 +10,7 @@ from torch import nn
 
 
 def build_optimizer(kind: str, network: nn.Module, lr: float, momentum: float, decay: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; only convolution weights decay."""
+    """Return SGD with Nesterov momentum or AdamW; only convolution weights decay."""
     biases, weights, norms = [], [], []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -79,7 +79,7 @@ class Schedule:
         return min(steps, self.epochs * self.steps_per_epoch // 2)
 
     def decay(self, epoch: int) -> float:
-        """The factor on lr0 in an epoch."""
+        """Return the factor on lr0 in an epoch."""
         if self.decay_shape == "steps":
             return self.drop ** sum(epoch >= milestone for milestone in self.milestones)
         progress = epoch / self.epochs
@@ -87,7 +87,7 @@ class Schedule:
         return left * (1 - self.lrf) + self.lrf
 
     def at(self, step: int) -> StepSettings:
-        """The settings of a step, counted from the start of the run."""
+        """Return the settings of a step, counted from the start of the run."""
         lr = self.lr0 * self.decay(step // self.steps_per_epoch)
         accumulate = max(round(self.accumulate), 1)
         if step >= self.warmup_steps:
@@ -101,7 +101,7 @@ class Schedule:
         )
 
     def describe(self) -> str:
-        """The learning rate over the run, in a few words."""
+        """Return the learning rate over the run, in a few words."""
         if self.decay_shape != "steps":
             return f"lr {self.lr0:g}, {self.decay_shape} to {self.lr0 * self.lrf:g} over {self.epochs} epochs"
         after = " and ".join(str(milestone) for milestone in self.milestones if milestone < self.epochs)
@@ -110,12 +110,12 @@ class Schedule:
 
 
 def step_milestones(steps: Sequence[float], epochs: int) -> tuple[int, ...]:
-    """Whole epochs of a run: those below 1 are fractions of it, the others are epochs already."""
+    """Return whole epochs of a run: those below 1 are fractions of it, the others are epochs already."""
     return tuple(round(step * epochs) if step < 1 else round(step) for step in steps)
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
-    """Writes a step's learning rates and momentum into the optimiser's groups."""
+    """Write a step's learning rates and momentum into the optimiser's groups."""
     for group in optimizer.param_groups:
         group["lr"] = settings.bias_lr if group["group"] == "bias" else settings.lr
         if "betas" in group:

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def new_run_folder(project: Path, name: str, exist_ok: bool) -> Path:
-    """Makes project/name, or name2, name3, ... where that exists; with `exist_ok` an existing folder is used again.
+    """Make project/name, or name2, name3, ... where that exists; with `exist_ok` an existing folder is used again.
 
     UserError when it cannot be made.
     """
@@ -51,7 +51,7 @@ def _made(folder: Path) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a UTF-8 text file as a whole: a crash leaves the old one or the new one."""
+    """Replace a UTF-8 text file as a whole: a crash leaves the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(encoded(text))
@@ -61,12 +61,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Writes plain types as JSON; ValueError for NaN, which JSON does not know."""
+    """Write plain types as JSON; ValueError for NaN, which JSON does not know."""
     write_atomically(path, json_text(document, indent=2, allow_nan=False) + "\n")
 
 
 def encoded(text: str) -> bytes:
-    """Text as UTF-8; file names of another encoding, as old archives hold them, as the bytes that they are on disk."""
+    """Return text as UTF-8.
+
+    File names of another encoding, as old archives hold them, as the bytes that they are on disk.
+    """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a character, as JSON can spell it
@@ -74,7 +77,7 @@ def encoded(text: str) -> bytes:
 
 
 def json_text(document: object, **layout: Any) -> str:
-    """JSON with letters of all scripts as they are; spelt in ASCII where a name in it is no UTF-8."""
+    """Return JSON with letters of all scripts as they are; spelt in ASCII where a name in it is no UTF-8."""
     text = json.dumps(document, ensure_ascii=False, **layout)
     try:
         text.encode("utf-8")
@@ -84,7 +87,7 @@ def json_text(document: object, **layout: Any) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows of the same columns; floats so that they read back exactly, None as an empty cell."""
+    """Write rows of the same columns; floats so that they read back exactly, None as an empty cell."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -93,7 +96,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file as text; UserError for one that is not whole."""
+    """Return the rows of a CSV file as text; UserError for one that is not whole."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -106,7 +109,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _epochs(path: Path) -> list[dict]:
-    """The rows of a results.csv as text; UserError for a damaged one."""
+    """Return the rows of a results.csv as text; UserError for a damaged one."""
     rows = read_csv(path)
     if rows and not all(row.get("epoch", "").isdigit() for row in rows):
         raise UserError(f"{printable(path)}:1: expected a column named epoch with whole numbers")
@@ -145,11 +148,11 @@ class ResultsCsv:
         return "" if same == len(expected) else f"{len(expected) - same} of {len(expected)} rows are lost or changed"
 
     def plain(self) -> list[dict[str, float | int | None]]:
-        """The rows as a checkpoint holds them: plain numbers, None for an empty cell."""
+        """Return the rows as a checkpoint holds them: plain numbers, None for an empty cell."""
         return [{key: _number(value) for key, value in row.items()} for row in self.rows]
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Adds an epoch; ValueError when its columns, among them `epoch`, are not those of the rows before."""
+        """Add an epoch; ValueError when its columns, among them `epoch`, are not those of the rows before."""
         expected = self.rows[0].keys() if self.rows else {"epoch", *row}
         if row.keys() != expected:
             raise ValueError(f"{self.path.name}: columns differ: {sorted(row.keys() ^ expected)}")
@@ -157,7 +160,7 @@ class ResultsCsv:
         write_csv(self.path, self.rows)
 
     def truncate_to(self, epoch: int) -> None:
-        """Drops the rows from `epoch` on, which a resumed run will train again."""
+        """Drop the rows from `epoch` on, which a resumed run will train again."""
         kept = [row for row in self.rows if int(row["epoch"]) < epoch]
         if len(kept) < len(self.rows):
             self.rows = kept
@@ -165,7 +168,7 @@ class ResultsCsv:
 
 
 def write_env(path: Path, command: Sequence[str], extra: Mapping[str, object]) -> None:
-    """Writes env.json: the date, the command line, versions, hardware and git revision, and `extra`."""
+    """Write env.json: the date, the command line, versions, hardware and git revision, and `extra`."""
     # Here alone: what reads and writes a run's other files starts without torch.
     import torch
 
@@ -186,7 +189,7 @@ def write_env(path: Path, command: Sequence[str], extra: Mapping[str, object]) -
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package without importing it; None when it is not installed."""
+    """Return the installed version of a package without importing it; None when it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -194,7 +197,7 @@ def package_version(name: str) -> str | None:
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux gives it, elsewhere as Python does."""
+    """Return the processor's name as Linux gives it, elsewhere as Python does."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -202,14 +205,17 @@ def cpu_model() -> str:
 
 
 def memory_gib() -> float | None:
-    """The machine's memory in GiB; None where the system does not say."""
+    """Return the machine's memory in GiB; None where the system does not say."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit that is checked out in a folder, with `-dirty` for changed files; None without a checkout or git."""
+    """Return the commit that is checked out in a folder, with `-dirty` for changed files.
+
+    None without a checkout or git.
+    """
     if not (folder / ".git").exists():
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -228,7 +234,7 @@ def git_revision(folder: Path) -> str | None:
 
 
 def _number(value: object) -> float | int | None:
-    """A cell, or what is to become one, as a plain number."""
+    """Return a cell, or what is to become one, as a plain number."""
     if value is None or value == "":
         return None
     if isinstance(value, Integral) or (isinstance(value, str) and value.lstrip("-").isdigit()):
@@ -237,7 +243,7 @@ def _number(value: object) -> float | int | None:
 
 
 def _cell(value: object) -> object:
-    """A CSV cell: floats with every digit that reading back needs, nothing for None and NaN."""
+    """Return a CSV cell: floats with every digit that reading back needs, nothing for None and NaN."""
     if value is None or value != value:
         return ""
     return repr(float(value)) if hasattr(value, "__float__") and not isinstance(value, Integral) else value

@@ -74,7 +74,7 @@ __all__ += ["video_suffixes"]
 
 
 def _part(module: str, name: str) -> Any:
-    """A part of ultralytics, imported once."""
+    """Return a part of ultralytics, imported once."""
     if (module, name) not in _parts:
         with _importing, _process_state_kept():
             _parts[module, name] = getattr(importlib.import_module(module), name)
@@ -84,19 +84,19 @@ def _part(module: str, name: str) -> Any:
 def result(
     image: np.ndarray, path: str, names: dict[int, str], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
 ) -> Any:
-    """An ultralytics Results of one BGR image (h, w, 3) with boxes (N, 4) xyxy pixels, scores (N,) and labels (N,)."""
+    """Make an ultralytics Results of a BGR image (h, w, 3), boxes (N, 4) xyxy, scores (N,) and labels (N,)."""
     rows = torch.cat([boxes.float(), scores[:, None].float(), labels[:, None].float()], dim=1)
     return results_class()(image, path=path, names=names, boxes=rows)
 
 
 def results_class() -> type:
-    """The class of `result`; imported once, by the first thread that asks."""
+    """Return the class of `result`; imported once, by the first thread that asks."""
     return _part("ultralytics.engine.results", "Results")
 
 
 @contextmanager
 def _opencv_silent() -> Iterator[None]:
-    """Without OpenCV's and FFmpeg's own words on a video or stream that cannot be opened: ours are one line."""
+    """Silence OpenCV and FFmpeg on a video or stream that cannot be opened: our own words are one line."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     given = os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
@@ -108,7 +108,7 @@ def _opencv_silent() -> Iterator[None]:
 
 
 def file_loader(source: str | list[str], vid_stride: int) -> Any:
-    """ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
+    """Return ultralytics' loader of images, folders, globs, lists and videos; yields ([path], [BGR image], [info]).
 
     Raises FileNotFoundError where the source holds nothing, and from `next` for a video that cannot be opened.
     """
@@ -135,14 +135,17 @@ def video_suffixes() -> tuple[str, ...]:
 
 
 def stream_loader(source: str, vid_stride: int) -> Any:
-    """ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
+    """Return ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
     LoadStreams = _part("ultralytics.data.loaders", "LoadStreams")
     with _opencv_silent():
         return LoadStreams(source, vid_stride=vid_stride)
 
 
 def inference_peer() -> SimpleNamespace:
-    """The parts of ultralytics that benchmarks/inference.py measures: YOLO (its models, to export) and its NMS."""
+    """Return the parts of ultralytics that benchmarks/inference.py measures.
+
+    YOLO (its models, to export) and its NMS.
+    """
     with _process_state_kept():
         from ultralytics import YOLO
         from ultralytics.utils.nms import non_max_suppression
@@ -151,7 +154,7 @@ def inference_peer() -> SimpleNamespace:
 
 
 def benchmark_peer() -> SimpleNamespace:
-    """The parts of ultralytics that benchmarks/ measures: its trainer, validator, data set, model and settings.
+    """Return the parts of ultralytics that benchmarks/ measures: its trainer, validator, data set, model and settings.
 
     `cv2_threads` and `threads` are what its own commands give OpenCV and, on a CPU, torch.
     """

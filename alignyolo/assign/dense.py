@@ -31,13 +31,29 @@ def match_boxes(
     beta: float = 1 / 6,
     sigma: str = "overlap",
 ) -> Tensor:
-    """Say which truth every anchor answers for, or BACKGROUND -1 or IGNORED -2: (A, 4), (T, 4) -> (A,) (GGIoU 3.2).
+    """Say which truth every anchor answers for, by thresholds on IoU or GGIoU (GGIoU 3.2).
 
     An anchor belongs to the truth of its largest metric (the first of equals): positive from `positive` on, background
-    below `negative`, ignored between. Then every truth's best anchor is positive too, whatever its metric, as `forced`:
-    `best` = it answers for the truth that suits it best (torchvision's RetinaNet and RPN; equals all count), `claim` =
-    for the truth that forces it, the last of several (SSD), `none` = not at all. A truth without any overlap forces
-    nothing. Raises ValueError for an unknown metric or `forced`.
+    below `negative`, ignored between. Then every truth's best anchor is positive too, whatever its metric, as `forced`
+    says. A truth without any overlap forces nothing.
+
+    Args:
+        anchors: Boxes, xyxy (A, 4).
+        truths: Objects' boxes, xyxy (T, 4).
+        metric: `iou` or `ggiou`.
+        positive: The metric from which on an anchor is positive.
+        negative: The metric below which an anchor is background.
+        forced: `best` = it answers for the truth that suits it best (torchvision's RetinaNet and RPN; equals all
+            count), `claim` = for the truth that forces it, the last of several (SSD), `none` = not at all.
+        alpha: GGIoU's share of the centres' distance.
+        beta: GGIoU's width of the Gaussian.
+        sigma: `overlap` or `truth`, as for `log_ggiou`.
+
+    Returns:
+        Numbers of truths (A,) int64; BACKGROUND, -1, or IGNORED, -2, where there is none.
+
+    Raises:
+        ValueError: `metric` or `forced` is unknown.
     """
     if metric not in ("iou", "ggiou") or forced not in DENSE_FORCING:
         raise ValueError(f"expected metric iou or ggiou and forced {', '.join(DENSE_FORCING)}: {metric!r}, {forced!r}")

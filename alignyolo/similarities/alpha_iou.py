@@ -20,13 +20,13 @@ def raised(base: Tensor, power: float) -> Tensor:
 
 @full_precision
 def alpha_iou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
-    """IoU^power, in [0, 1]; no gradient for disjoint boxes."""
+    """Return IoU^power, in [0, 1]; no gradient for disjoint boxes."""
     return raised(Pair(pred, target).iou, power)
 
 
 @full_precision
 def alpha_giou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
-    """IoU^power less the power of the empty share of the enclosing box, in [-1, 1]."""
+    """Return IoU^power less the power of the empty share of the enclosing box, in [-1, 1]."""
     pair = Pair(pred, target)
     enclosing = area(pair.enclosing)
     # The union, of the areas and IoU: I = IoU (A + B) / (1 + IoU).
@@ -37,14 +37,14 @@ def alpha_giou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
 
 @full_precision
 def alpha_diou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
-    """IoU^power less the power of DIoU's centre term, in (-1, 1]."""
+    """Return IoU^power less the power of DIoU's centre term, in (-1, 1]."""
     pair = Pair(pred, target)
     return raised(pair.iou, power) - raised(pair.center_distance, power)
 
 
 @full_precision
 def alpha_ciou(pred: Tensor, target: Tensor, power: float = 3.0) -> Tensor:
-    """Alpha-DIoU less the power of CIoU's aspect term, its trade-off weight detached, in (-2, 1]."""
+    """Return Alpha-DIoU less the power of CIoU's aspect term, its trade-off weight detached, in (-2, 1]."""
     pair = Pair(pred, target)
     aspect = aspect_penalty(pred, target, pair.iou)
     return raised(pair.iou, power) - raised(pair.center_distance, power) - raised(aspect, power)

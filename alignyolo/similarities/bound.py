@@ -54,5 +54,16 @@ class Similarity:
 
 
 def similarity(name: str, **settings: Any) -> Similarity:
-    """Bind settings to a registered similarity, as in `similarity("sca", alpha=1.0)`; KeyError for an unknown name."""
+    """Bind settings to a registered similarity, as in `similarity("sca", alpha=1.0)`.
+
+    Args:
+        name: A name of `--loss`, such as `sca` or `inner_ciou`.
+        settings: Keywords of the similarity's function; what is not given keeps its default.
+
+    Returns:
+        A function of boxes `(pred, target)`, xyxy (..., 4), that gives similarities (...).
+
+    Raises:
+        KeyError: There is no similarity of this name.
+    """
     return Similarity(SIMILARITIES[name], **settings)

@@ -8,7 +8,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def interpiou(pred: Tensor, target: Tensor, alpha: float = 0.98) -> Tensor:
-    """IoU + IoU of the box (1 - alpha) pred + alpha target with the truth - 1, in [-1, 1].
+    """Return IoU + IoU of the box (1 - alpha) pred + alpha target with the truth - 1, in [-1, 1].
 
     The box between overlaps the truth unless the prediction is many truths away: there is no gradient there (311 of
     4,000 pairs of the reference numbers), other than some pages say.

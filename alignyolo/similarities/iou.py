@@ -14,14 +14,30 @@ from alignyolo.similarities.geometry import EPSILON, area, full_precision, inter
 
 @full_precision
 def iou(pred: Tensor, target: Tensor) -> Tensor:
-    """Intersection over union, in [0, 1]."""
+    """Return the intersection over union.
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in [0, 1].
+    """
     intersection, union = intersection_and_union(pred, target)
     return intersection / (union + EPSILON)
 
 
 @full_precision
 def giou(pred: Tensor, target: Tensor) -> Tensor:
-    """Generalized IoU, in [-1, 1] (Rezatofighi et al. 2019)."""
+    """Return the generalized IoU: less the empty share of the enclosing box (Rezatofighi et al. 2019).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in [-1, 1].
+    """
     intersection, union = intersection_and_union(pred, target)
     _, enclosing = spans(pred, target)
     enclosing_area = area(enclosing)
@@ -31,7 +47,7 @@ def giou(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def center_distance(pred: Tensor, target: Tensor) -> Tensor:
-    """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1)."""
+    """Return the squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1)."""
     _, enclosing = spans(pred, target)
     pred_low, pred_high = pred.split(2, dim=-1)
     target_low, target_high = target.split(2, dim=-1)
@@ -41,12 +57,20 @@ def center_distance(pred: Tensor, target: Tensor) -> Tensor:
 
 @full_precision
 def diou(pred: Tensor, target: Tensor) -> Tensor:
-    """Distance IoU, in (-1, 1] (Zheng et al. 2020)."""
+    """Return the distance IoU: less the distance of the centres (Zheng et al. 2020).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (-1, 1].
+    """
     return iou(pred, target) - center_distance(pred, target)
 
 
 def aspect_penalty(pred: Tensor, target: Tensor, overlap: Tensor) -> Tensor:
-    """Difference of the aspect ratios times its trade-off weight by the IoU `overlap`, which is detached, in [0, 1)."""
+    """Return the difference of aspect ratios times its weight by the IoU `overlap`, which is detached, in [0, 1)."""
     # A side of zero has no angle: the clamp gives it one, and no gradient.
     (pred_width, pred_height), (width, height) = (size(boxes).clamp(min=EPSILON).unbind(-1) for boxes in (pred, target))
     angle = torch.atan(width / height) - torch.atan(pred_width / pred_height)
@@ -58,7 +82,17 @@ def aspect_penalty(pred: Tensor, target: Tensor, overlap: Tensor) -> Tensor:
 
 @full_precision
 def ciou(pred: Tensor, target: Tensor) -> Tensor:
-    """Complete IoU, in (-2, 1], its trade-off weight detached (Zheng et al. 2020)."""
+    """Return the complete IoU: DIoU less the difference of aspect ratios (Zheng et al. 2020).
+
+    The trade-off weight of the difference is detached.
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (-2, 1].
+    """
     overlap = iou(pred, target)
     # First, so that gradients are summed in the order that old runs were trained with.
     aspect = aspect_penalty(pred, target, overlap)
@@ -67,5 +101,13 @@ def ciou(pred: Tensor, target: Tensor) -> Tensor:
 
 @full_precision
 def center(pred: Tensor, target: Tensor) -> Tensor:
-    """DIoU's centre term alone, in (0, 1] (SCALoss Table 6 a)."""
+    """Return DIoU's centre term alone (SCALoss Table 6 a).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (0, 1].
+    """
     return 1 - center_distance(pred, target)

@@ -8,7 +8,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def nwd(pred: Tensor, target: Tensor, constant: float = 12.8) -> Tensor:
-    """exp(-d / constant), in (0, 1], d the Wasserstein distance of the boxes as Gaussians, in pixels.
+    """Return exp(-d / constant), in (0, 1], d the Wasserstein distance of the boxes as Gaussians, in pixels.
 
     d^2 = dx^2 + dy^2 + ((w - W)^2 + (h - H)^2) / 4. The constant is about a data set's mean size of an object (12.8 px
     in AI-TOD); far from it the gradient vanishes. The authors' code adds 1e-6 under the root, which leaves identical

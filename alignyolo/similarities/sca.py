@@ -11,13 +11,13 @@ from alignyolo.similarities.iou import iou
 
 
 def side_overlap(pred: Tensor, target: Tensor) -> Tensor:
-    """SO of SCALoss Eq. 1: w_min / w_max + h_min / h_max with signed minima, in (-2, 2]."""
+    """Return SO of SCALoss Eq. 1: w_min / w_max + h_min / h_max with signed minima, in (-2, 2]."""
     overlap, enclosing = spans(pred, target)
     return ((overlap + EPSILON) / (enclosing + EPSILON)).sum(-1)
 
 
 def corner_distance(pred: Tensor, target: Tensor, corner: str) -> Tensor:
-    """CD of SCALoss Eq. 3 in [0, 2), or its squared form, with which the paper's Figure 1 was drawn."""
+    """Return CD of SCALoss Eq. 3 in [0, 2), or its squared form, with which the paper's Figure 1 was drawn."""
     _, enclosing = spans(pred, target)
     diagonal = enclosing.square().sum(-1)
     distances = (pred - target).square().unflatten(-1, (2, 2)).sum(-1)
@@ -31,23 +31,69 @@ def corner_distance(pred: Tensor, target: Tensor, corner: str) -> Tensor:
 
 @full_precision
 def sca(pred: Tensor, target: Tensor, alpha: float = 0.5, corner: str = "euclidean") -> Tensor:
-    """Side overlap and corner distance, SO - alpha CD - 1, in (-3 - 2 alpha, 1] (SCALoss Eq. 4, alpha .5)."""
+    """Return side overlap and corner distance, SO - alpha CD - 1 (SCALoss Eq. 4).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+        alpha: Weight of the corner distance.
+        corner: `euclidean`, or `squared` distances as in the paper's Figure 1.
+
+    Returns:
+        Similarities (...) in (-3 - 2 alpha, 1].
+
+    Raises:
+        ValueError: `corner` is neither of the two.
+    """
     return side_overlap(pred, target) - alpha * corner_distance(pred, target, corner) - 1
 
 
 @full_precision
 def so(pred: Tensor, target: Tensor) -> Tensor:
-    """Side overlap alone, SO - 1, in (-3, 1] (SCALoss Eq. 1, Table 6 f)."""
+    """Return the side overlap alone, SO - 1 (SCALoss Eq. 1, Table 6 f).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+
+    Returns:
+        Similarities (...) in (-3, 1].
+    """
     return side_overlap(pred, target) - 1
 
 
 @full_precision
 def cd(pred: Tensor, target: Tensor, corner: str = "euclidean") -> Tensor:
-    """Corner distance alone, 1 - CD, in (-1, 1] (SCALoss Eq. 3, Table 6 b)."""
+    """Return the corner distance alone, 1 - CD (SCALoss Eq. 3, Table 6 b).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+        corner: `euclidean`, or `squared` distances as in the paper's Figure 1.
+
+    Returns:
+        Similarities (...) in (-1, 1].
+
+    Raises:
+        ValueError: `corner` is neither of the two.
+    """
     return 1 - corner_distance(pred, target, corner)
 
 
 @full_precision
 def iou_cd(pred: Tensor, target: Tensor, alpha: float = 0.5, corner: str = "euclidean") -> Tensor:
-    """IoU - alpha CD, in (-2 alpha, 1] (SCALoss Table 6 e)."""
+    """Return IoU - alpha CD (SCALoss Table 6 e).
+
+    Args:
+        pred: Predicted boxes, xyxy (..., 4).
+        target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
+        alpha: Weight of the corner distance.
+        corner: `euclidean`, or `squared` distances as in the paper's Figure 1.
+
+    Returns:
+        Similarities (...) in (-2 alpha, 1].
+
+    Raises:
+        ValueError: `corner` is neither of the two.
+    """
     return iou(pred, target) - alpha * corner_distance(pred, target, corner)

@@ -11,7 +11,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def wiou_v1(pred: Tensor, target: Tensor) -> Tensor:
-    """1 - exp(r^2 / c^2) (1 - IoU), in (1 - e, 1]: r is the distance of the centres, c the enclosing box's diagonal.
+    """Return 1 - exp(r^2 / c^2) (1 - IoU), in (1 - e, 1]: r the centres' distance, c the enclosing diagonal.
 
     c is detached, as in the paper and the authors' code; the copy in many forks of YOLO forgot that.
     """

@@ -10,12 +10,12 @@ from data.split import load_split
 
 
 def open_split(settings: argparse.Namespace, split: str = "train") -> LabelIndex:
-    """The photos and labels that a benchmark runs on; UserError where they are not at hand."""
+    """Return the photos and labels that a benchmark runs on; UserError where they are not at hand."""
     return load_split(read_data_yaml(settings.data, data_root(settings.data_root)), split)
 
 
 def copy_photos(index: LabelIndex, folder: Path, split: str, count: int = 0) -> Path:
-    """Copies `count` photos (0 = all; repeated where there are fewer) with their labels to folder/images/split.
+    """Copy `count` photos (0 = all; repeated where there are fewer) with their labels to folder/images/split.
 
     Copies, because the peer writes beside what it reads and mends damaged JPEG files in place.
     """
@@ -36,7 +36,7 @@ def copy_photos(index: LabelIndex, folder: Path, split: str, count: int = 0) -> 
 
 
 def write_data_yaml(folder: Path, num_classes: int) -> Path:
-    """A data YAML of the splits `train` and `val` in a folder, which this project and the peer both read."""
+    """Return a data YAML of the splits `train` and `val` in a folder, which this project and the peer both read."""
     names = "".join(f"  {number}: class {number}\n" for number in range(num_classes))
     path = folder / "data.yaml"
     path.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames:\n{names}")

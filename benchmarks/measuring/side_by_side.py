@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")
 
 
 def flags(about: str | None, name: str, photos: bool = True, turns: bool = True) -> argparse.ArgumentParser:
-    """The flags that most benchmarks take; `about` is the module's docstring."""
+    """Return the flags that most benchmarks take; `about` is the module's docstring."""
     parser = Parser(prog=f"python -m benchmarks.{name}", description=(about or "").splitlines()[0])
     if photos:
         parser.add_argument("--data", default="coco128", help="data YAML or built-in name (default coco128)")
@@ -33,7 +33,7 @@ def flags(about: str | None, name: str, photos: bool = True, turns: bool = True)
 
 
 def in_turns(sides: Mapping[str, Callable[[], Sequence[float]]], turns: int) -> dict[str, list[float]]:
-    """Every side's numbers, measured A B A B, so that what else the machine does hits all alike."""
+    """Return every side's numbers, measured A B A B, so that what else the machine does hits all alike."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns):
         for name, measure in sides.items():
@@ -45,13 +45,13 @@ def in_turns(sides: Mapping[str, Callable[[], Sequence[float]]], turns: int) -> 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Without what the peers print about themselves."""
+    """Run the block without what the peers print about themselves."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def spread(numbers: Sequence[float]) -> dict[str, float | int]:
-    """Median, lowest, highest and count."""
+    """Return the median, lowest, highest and count."""
     return {
         "median": statistics.median(numbers),
         "lowest": min(numbers),
@@ -61,7 +61,7 @@ def spread(numbers: Sequence[float]) -> dict[str, float | int]:
 
 
 def machine() -> dict[str, object]:
-    """The device, the versions and the date, as every result is stored with them."""
+    """Return the device, the versions and the date, as every result is stored with them."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -80,7 +80,7 @@ def machine() -> dict[str, object]:
 
 
 def conclude(name: str, rows: Sequence[Mapping[str, object]], out: str) -> None:
-    """Prints the rows as a table below two lines on the machine, and writes both to out/name.json."""
+    """Print the rows as a table below two lines on the machine, and write both to out/name.json."""
     about = machine()
     cores = f"{about['cores']} x {about['cpu']} ({'with' if about['bf16'] else 'without'} bf16)"
     packages = "  ".join(f"{package} {number}" for package, number in about["packages"].items())

@@ -22,7 +22,7 @@ class Finished(NamedTuple):
 
 
 def run_watched(module: str, *arguments: object, environment: dict[str, str] | None = None) -> Finished:
-    """Runs a module of this project in a process of its own; UserError with the end of its output if it fails."""
+    """Run a module of this project in a process of its own; UserError with the end of its output if it fails."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     start, peak, lines = time.perf_counter(), 0, []
     with subprocess.Popen(
@@ -42,7 +42,7 @@ def run_watched(module: str, *arguments: object, environment: dict[str, str] | N
 
 
 def tree(root: int) -> list[int]:
-    """The numbers of a process and its descendants (Linux)."""
+    """Return the numbers of a process and its descendants (Linux)."""
     children: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         fields = _fields(int(process.name))
@@ -55,20 +55,20 @@ def tree(root: int) -> list[int]:
 
 
 def tree_memory(root: int) -> int:
-    """Bytes that a process and its descendants hold, what they share counted once (Linux; 0 elsewhere)."""
+    """Return bytes that a process and its descendants hold, what they share counted once (Linux; 0 elsewhere)."""
     rollups = [_read(Path(f"/proc/{number}/smaps_rollup")) for number in tree(root)]
     lines = [line for rollup in rollups for line in rollup.splitlines() if line.startswith("Pss:")]
     return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
 def tree_seconds(root: int) -> float:
-    """CPU seconds that a process and its living descendants have used (Linux; 0 elsewhere)."""
+    """Return CPU seconds that a process and its living descendants have used (Linux; 0 elsewhere)."""
     ticks = sum(int(fields[11]) + int(fields[12]) for fields in map(_fields, tree(root)) if fields)
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _fields(process: int) -> list[str]:
-    """What /proc/N/stat says after the name: state, parent, ..., user and system ticks at 11 and 12."""
+    """Return what /proc/N/stat says after the name: state, parent, ..., user and system ticks at 11 and 12."""
     return _read(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
 
 

@@ -89,7 +89,10 @@ class Draft(NamedTuple):
 def draw_mosaic(
     parts: Sequence[Labelled], size: tuple[int, int], settings: Augmentation, rng: Generator
 ) -> Composition:
-    """Four images around a random point of a canvas twice the size (h, w), transformed; its middle is the output."""
+    """Return four images around a random point of a canvas twice the size (h, w), transformed.
+
+    Its middle is the output.
+    """
     height, width = size
     centre = int(rng.uniform(0.5, 1.5) * width), int(rng.uniform(0.5, 1.5) * height)
     canvas = 2 * height, 2 * width
@@ -98,7 +101,7 @@ def draw_mosaic(
 
 
 def draw_single(part: Labelled, size: tuple[int, int], settings: Augmentation, rng: Generator) -> Composition:
-    """One image, already scaled to fit size (h, w), letterboxed and transformed in one step."""
+    """Return one image, already scaled to fit size (h, w), letterboxed and transformed in one step."""
     if settings.zoom_out or settings.iou_crop:
         return draw_view(part, draw_window(part, settings, rng), size, settings, rng)
     box = Letterbox.fit(part.image.shape[:2], size)
@@ -107,7 +110,7 @@ def draw_single(part: Labelled, size: tuple[int, int], settings: Augmentation, r
 
 
 def draw_window(part: Labelled, settings: Augmentation, rng: Generator) -> Window:
-    """The part of an image that SSD's augmentation shows: zoomed out, cropped, both or neither."""
+    """Return the part of an image that SSD's augmentation shows: zoomed out, cropped, both or neither."""
     height, width = part.image.shape[:2]
     window = Window(0, 0, width, height)
     if rng.random() < settings.zoom_out:
@@ -120,7 +123,7 @@ def draw_window(part: Labelled, settings: Augmentation, rng: Generator) -> Windo
 def draw_view(
     part: Labelled, window: Window, size: tuple[int, int], settings: Augmentation, rng: Generator
 ) -> Composition:
-    """A window of an image, scaled to fit size (h, w) and transformed; keeps the boxes whose centre it shows."""
+    """Return a window of an image, scaled to fit size (h, w) and transformed; keeps the boxes whose centre it shows."""
     keep = centre_inside(window, part.boxes)
     shown = Labelled(part.image, part.boxes[keep], part.labels[keep])
     fit = min(size[0] / window.size[0], size[1] / window.size[1])
@@ -129,7 +132,10 @@ def draw_view(
 
 
 def mosaic_corners(parts: Sequence[Labelled], centre: tuple[int, int]) -> list[tuple[int, int]]:
-    """The (left, top) of four images that touch the centre (x, y): above left, above right, below left, below right."""
+    """Return the (left, top) of four images that touch the centre (x, y).
+
+    Above left, above right, below left, below right.
+    """
     x, y = centre
     (h0, w0), (h1, _), (_, w2), _ = (part.image.shape[:2] for part in parts)
     return [(x - w0, y - h0), (x, y - h1), (x - w2, y), (x, y)]
@@ -138,7 +144,7 @@ def mosaic_corners(parts: Sequence[Labelled], centre: tuple[int, int]) -> list[t
 def draw_transform(
     canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: Generator, fit: float = 1.0
 ) -> Transform:
-    """A random perspective, rotation, scaling and shear about the centre of the canvas (h, w), and a flip.
+    """Return a random perspective, rotation, scaling and shear about the centre of the canvas (h, w), and a flip.
 
     The centre comes to lie in the middle of the output (h, w), give or take `translate` of its sides. `fit` is the
     scale about which the random one varies.
@@ -160,12 +166,15 @@ def draw_transform(
 
 
 def draw_share(rng: Generator) -> float:
-    """The share of the first of two images that mixup blends: Beta(32, 32)."""
+    """Return the share of the first of two images that mixup blends: Beta(32, 32)."""
     return rng.beta(32.0, 32.0)
 
 
 def draw_gains(settings: Augmentation, rng: Generator) -> np.ndarray | None:
-    """What hue, saturation and brightness are multiplied by (3,), each by 1 +- its strength; None if all are zero."""
+    """Return what hue, saturation and brightness are multiplied by (3,), each by 1 +- its strength.
+
+    None if all are zero.
+    """
     strengths = settings.hsv_h, settings.hsv_s, settings.hsv_v
     if not any(strengths):
         return None
@@ -173,7 +182,7 @@ def draw_gains(settings: Augmentation, rng: Generator) -> np.ndarray | None:
 
 
 def develop(drafts: Sequence[Draft]) -> list[Labelled]:
-    """What the drafts come to: the recipe of each image, its boxes and labels.
+    """Return what the drafts come to: the recipe of each image, its boxes and labels.
 
     Many at a time, since NumPy's time goes by the number of operations. Without rotation, shear and perspective each
     photo fills whole pixels of the output: its edges move by less than a pixel, its boxes with them.
@@ -189,7 +198,7 @@ def develop(drafts: Sequence[Draft]) -> list[Labelled]:
 
 
 def _lay_out(compositions: Sequence[Composition]) -> tuple[list[Layout], list[np.ndarray], list[np.ndarray]]:
-    """The layout of each composition, its boxes and its labels. Below N are the photos of all."""
+    """Return the layout of each composition, its boxes and its labels. Below N are the photos of all."""
     counts = [len(composition.parts) for composition in compositions]
     parts = [part for composition in compositions for part in composition.parts]
     of = np.arange(len(compositions)).repeat(counts)
@@ -219,7 +228,7 @@ def _lay_out(compositions: Sequence[Composition]) -> tuple[list[Layout], list[np
 def _kept_boxes(
     parts: Sequence[Labelled], on_photo: np.ndarray, scales: np.ndarray, views: Views, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (T, 4) of the output, labels (T,) and photos (T,) of what the views of N photos still show.
+    """Return boxes (T, 4) of the output, labels (T,) and photos (T,) of what the views of N photos still show.
 
     on_photo (N, 4) is what of each lies on its canvas, scales (N,) and sizes (N, 4) are those of its output.
     """
@@ -235,7 +244,7 @@ def _kept_boxes(
 
 
 def _views(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
-    """Views of N images that lie at offsets (N, 4) of a canvas and fill on_canvas (N, 4) of it.
+    """Return views of N images that lie at offsets (N, 4) of a canvas and fill on_canvas (N, 4) of it.
 
     matrices (N, 3, 3) lead from canvas to output, whose width and height are sizes (N, 4), twice.
     """
@@ -251,7 +260,7 @@ def _views(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, siz
 
 
 def _slanted(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
-    """_views by any matrices."""
+    """Return _views by any matrices."""
     own = matrices.copy()
     own[:, :, 2] += np.einsum("nij,nj->ni", matrices[:, :, :2], offsets[:, :2])
     windows = _pixels(transform_boxes(on_canvas, matrices), sizes)
@@ -259,7 +268,10 @@ def _slanted(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, s
 
 
 def _straight(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, sizes: np.ndarray) -> Views:
-    """_views by upright matrices, changed a little for each image: whole pixels of it fill whole output pixels."""
+    """Return _views by upright matrices, changed a little for each image.
+
+    Whole pixels of it fill whole output pixels.
+    """
     scale, base, last = _upright_parts(matrices)
     scale, base = np.tile(scale / last, 2), np.tile(base / last, 2)
     # From the canvas's whole pixels, so that neighbours round their common edge alike.
@@ -278,13 +290,16 @@ def _straight(on_canvas: np.ndarray, offsets: np.ndarray, matrices: np.ndarray, 
 
 
 def _upright_parts(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Views of what upright matrices (..., 3, 3) hold: scale and base (N, 2) of x and y, and the last number (N, 1)."""
+    """Return views of what upright matrices (..., 3, 3) hold.
+
+    Scale and base (N, 2) of x and y, and the last number (N, 1).
+    """
     flat = matrices.reshape(-1, 9)
     return flat[:, 0:5:4], flat[:, 2:6:3], flat[:, 8:]
 
 
 def transform_boxes(boxes: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4) float64 xyxy around the four moved corners of each; NaN where a corner lies beyond the horizon.
+    """Move boxes (T, 4), float64 xyxy around their four moved corners; NaN where one is beyond the horizon.
 
     matrices are (T, 3, 3), or (3, 3) for all.
     """
@@ -301,7 +316,7 @@ def transform_boxes(boxes: np.ndarray, matrices: np.ndarray) -> np.ndarray:
 
 
 def worth_keeping(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Which boxes (T,) still show after a transformation: before (scaled alike) and after, both (T, 4) xyxy."""
+    """Return which boxes (T,) still show after a transformation: before (scaled alike) and after, both (T, 4) xyxy."""
     area_before = np.prod(before[:, 2:] - before[:, :2], axis=1)
     width, height = (after[:, 2:] - after[:, :2]).T
     long, short = np.maximum(width, height), np.minimum(width, height)
@@ -309,14 +324,14 @@ def worth_keeping(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _pixels(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The columns and rows (N, 4), ends excluded, whose centres boxes (N, 4) hold; all of them for NaN."""
+    """Return the columns and rows (N, 4), ends excluded, whose centres boxes (N, 4) hold; all of them for NaN."""
     whole = sizes * (0, 0, 1, 1)
     rounded = np.ceil(boxes - 0.5).clip(0, sizes)
     return np.where(np.isnan(boxes).any(1, keepdims=True), whole, rounded).astype(int)
 
 
 def _between(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4), each cut to its own limits (T, 4)."""
+    """Return boxes (T, 4), each cut to its own limits (T, 4)."""
     low, high = limits.reshape(-1, 2, 2).swapaxes(0, 1)[:, :, None]
     return boxes.reshape(-1, 2, 2).clip(low, high).reshape(-1, 4)
 

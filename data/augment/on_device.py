@@ -44,7 +44,7 @@ class Recipes(NamedTuple):
 
     @staticmethod
     def stack(recipes: list[Recipe]) -> "Recipes":
-        """The recipes of one batch, whose images have one size."""
+        """Return the recipes of one batch, whose images have one size."""
         layers = max(len(recipe.layouts) for recipe in recipes)
         slots = max(len(layout.photos) for recipe in recipes for layout in recipe.layouts)
         photos = np.tile(NO_PHOTO, (len(recipes), layers, slots, 1))
@@ -64,14 +64,14 @@ class Recipes(NamedTuple):
         return Recipes(torch.from_numpy(photos), placed, share, gains, recipes[0].layouts[0].size)
 
     def to(self, device: torch.device) -> "Recipes":
-        """The same on another device, without waiting for it."""
+        """Return the same on another device, without waiting for it."""
         gains = None if self.gains is None else sent(self.gains, device)
         photos, inverses, share = (sent(part, device) for part in (self.photos, self.inverses, self.share))
         return Recipes(photos, inverses, share, gains, self.size)
 
 
 def _applied(gains: np.ndarray) -> np.ndarray:
-    """Gains (3,) as OpenCV's painter rounds them."""
+    """Return gains (3,) as OpenCV's painter rounds them."""
     if beyond_bytes(gains):
         return gains
     factors, unit = as_factors(gains)
@@ -86,13 +86,13 @@ class DevicePhotos:
 
     @torch.no_grad()
     def painted(self, batches: Iterable) -> Iterator:
-        """Batches whose images are Recipes, with the images (B, 3, h, w) uint8 on the device, channels last."""
+        """Yield batches whose images are Recipes, with the images (B, 3, h, w) uint8 on the device, channels last."""
         for batch in batches:
             yield batch._replace(images=paint_batch(self.pixels, batch.images.to(self.pixels.device)))
 
 
 def paint_batch(pixels: Tensor, recipes: Recipes) -> Tensor:
-    """The images (B, 3, h, w) uint8 of a batch, channels last, all at once from stored pixels (N, 3) uint8."""
+    """Return the images (B, 3, h, w) uint8 of a batch, channels last, all at once from stored pixels (N, 3) uint8."""
     images = _paint_layer(pixels, recipes, 0)
     if recipes.photos.shape[1] > 1:
         share = recipes.share[:, None, None, None]
@@ -103,7 +103,7 @@ def paint_batch(pixels: Tensor, recipes: Recipes) -> Tensor:
 
 
 def _paint_layer(pixels: Tensor, recipes: Recipes, layer: int) -> Tensor:
-    """One layout of every image: (B, h, w, 3) float32, whole levels."""
+    """Return one layout of every image: (B, h, w, 3) float32, whole levels."""
     count, slots = recipes.photos.shape[0], recipes.photos.shape[2]
     owner = torch.full((count, *recipes.size), -1, device=pixels.device)
     seen_x = torch.zeros(owner.shape, device=pixels.device)
@@ -121,7 +121,7 @@ def _paint_layer(pixels: Tensor, recipes: Recipes, layer: int) -> Tensor:
 
 
 def _on_photo(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the output's pixel centres lie on one photo of each image: x and y (B, h, w), by inverse (B, 3, 3)."""
+    """Return where pixel centres lie on one photo of each image: x and y (B, h, w), by inverse (B, 3, 3)."""
     row = torch.arange(size[0], device=inverse.device)[:, None] + 0.5
     column = torch.arange(size[1], device=inverse.device) + 0.5
     x, y, w = (
@@ -134,7 +134,7 @@ def _on_photo(inverse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _shows(photos: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Where one photo of each image (B, 10) shows: (B, h, w), whose pixels lie at its points x, y (B, h, w)."""
+    """Return where one photo of each image (B, 10) shows: (B, h, w), with pixels at its points x, y (B, h, w)."""
     row = torch.arange(x.shape[1], device=x.device)[:, None]
     column = torch.arange(x.shape[2], device=x.device)
     edges = photos[:, 2:, None, None].unbind(1)
@@ -145,7 +145,7 @@ def _shows(photos: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _bilinear(pixels: Tensor, start: Tensor, width: Tensor, shown: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Colours (B, h, w, 3) float32, whole levels, at points x, y (B, h, w) of their photos, shown's edges repeated."""
+    """Read colours (B, h, w, 3) float32, whole levels, at points x, y (B, h, w) of photos, edges repeated."""
     first_x, first_y, end_x, end_y = shown
     x, y = x.maximum(first_x).minimum(end_x - 1), y.maximum(first_y).minimum(end_y - 1)
     left, top = x.floor(), y.floor()
@@ -159,7 +159,7 @@ def _bilinear(pixels: Tensor, start: Tensor, width: Tensor, shown: list[Tensor],
 
 
 def _recolour(images: Tensor, gains: Tensor) -> Tensor:
-    """Images (B, h, w, 3), levels of RGB, with hue, saturation and value times gains (B, 3), rounded as OpenCV does.
+    """Multiply hue, saturation and value of images (B, h, w, 3) by gains (B, 3), rounded as OpenCV does.
 
     OpenCV rounds hue to two degrees and saturation and value to 1/255, before and after they are multiplied, and cuts
     off what is left of a level at the end.
@@ -183,5 +183,8 @@ def _recolour(images: Tensor, gains: Tensor) -> Tensor:
 
 
 def _in_fixed_point(values: Tensor, factor: Tensor) -> Tensor:
-    """Whole values times a factor in twelve binary places, rounded to whole numbers: OpenCV's tables for bytes."""
+    """Return whole values times a factor in twelve binary places, rounded to whole numbers.
+
+    OpenCV's tables for bytes.
+    """
     return (values.int() * (4096 * factor).round().int() + 2048) >> 12

@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
 
 
 def paint(recipe: Recipe, image: np.ndarray | None = None) -> np.ndarray:
-    """The image (h, w, 3) uint8 RGB of a recipe, in `image` if given."""
+    """Return the image (h, w, 3) uint8 RGB of a recipe, in `image` if given."""
     first, *others = recipe.layouts
     image = np.empty((*first.size, 3), np.uint8) if image is None else image
     _lay(first, image)
@@ -57,7 +57,7 @@ def paint(recipe: Recipe, image: np.ndarray | None = None) -> np.ndarray:
 
 
 def recolour(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """The image (h, w, 3) uint8 RGB with hue, saturation and value multiplied by gains (3,), in place."""
+    """Return the image (h, w, 3) uint8 RGB with hue, saturation and value multiplied by gains (3,), in place."""
     multiply = _channel_multiplier(gains, image.shape[1])
     # In bands that stay in the processor's cache from one operation to the next.
     for first in range(0, len(image), BAND):
@@ -69,7 +69,7 @@ def recolour(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
 
 
 def _lay(layout: Layout, image: np.ndarray) -> np.ndarray:
-    """The layout, in an image (h, w, 3): each photo is warped once, straight into it."""
+    """Paint the layout into an image (h, w, 3): each photo is warped once, straight into it."""
     image.fill(PADDING)
     shown, windows, matrices = layout.views
     for photo, (left, top, right, bottom), (x1, y1, x2, y2), upright, matrix in zip(
@@ -86,28 +86,28 @@ def _lay(layout: Layout, image: np.ndarray) -> np.ndarray:
 
 
 def shift(x: float, y: float) -> np.ndarray:
-    """The 3 x 3 matrix that moves points by (x, y)."""
+    """Return the 3 x 3 matrix that moves points by (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def are_upright(matrices: np.ndarray) -> np.ndarray:
-    """Which of the matrices (..., 3, 3) keep rectangles upright (N,)."""
+    """Return which of the matrices (..., 3, 3) keep rectangles upright (N,)."""
     return np.logical_not(matrices.reshape(-1, 9)[:, [1, 3, 6, 7]].any(1))
 
 
 def beyond_bytes(gains: np.ndarray) -> bool:
-    """Whether a hue, which OpenCV counts in half degrees, times its gain can exceed what a byte holds."""
+    """Tell whether a hue, which OpenCV counts in half degrees, times its gain can exceed what a byte holds."""
     return gains[0] * 180 > 255
 
 
 def as_factors(gains: np.ndarray) -> tuple[np.ndarray, float]:
-    """Gains (3,) as whole factors (3,) uint8 times one unit: the hue's exactly, the others to about 1/150."""
+    """Return gains (3,) as whole factors (3,) uint8 times one unit: the hue's exactly, the others to about 1/150."""
     unit = gains[0] / max(int(255 * gains[0] / gains.max()), 1)
     return (gains / unit).round().clip(0, 255).astype(np.uint8), unit
 
 
 def _channel_multiplier(gains: np.ndarray, width: int) -> Callable[[np.ndarray], object]:
-    """A function that multiplies hue, saturation and value of (h, width, 3) uint8, h <= BAND, by a gain each, in place.
+    """Make a function that multiplies hue, saturation and value of (h, width, 3) uint8 in place, h <= BAND.
 
     As a product of two pictures and one number, which OpenCV computes in a third of the time that a table takes. A hue
     may go beyond 180; only where it would go beyond 255 it takes a table after all.
@@ -124,7 +124,7 @@ def _channel_multiplier(gains: np.ndarray, width: int) -> Callable[[np.ndarray],
 
 
 def _fill(target: np.ndarray, photo: np.ndarray, flip_x: bool, flip_y: bool) -> None:
-    """Scales a photo to a target's size and flips it."""
+    """Scale a photo to a target's size and flip it."""
     # What OpenCV calls inexact are Intel's primitives, where it has them: half the time, and nearer to the true values
     # than its own, which round down more often than up. A setting of this thread.
     before = cv2.ipp.useIPP_NotExact()
@@ -138,7 +138,7 @@ def _fill(target: np.ndarray, photo: np.ndarray, flip_x: bool, flip_y: bool) -> 
 
 
 def _warp_onto(target: np.ndarray, photo: np.ndarray, inverse: np.ndarray) -> None:
-    """Draws a photo into every pixel of a target that it covers, by a 3 x 3 matrix from target to photo."""
+    """Draw a photo into every pixel of a target that it covers, by a 3 x 3 matrix from target to photo."""
     # A slanted photo covers its window in part. One more pixel all around leaves no cracks between neighbours.
     mask = np.full((photo.shape[0] + 2, photo.shape[1] + 2), 255, np.uint8)
     covered = np.zeros(target.shape[:2], np.uint8)
@@ -153,7 +153,7 @@ def _warp(
     interpolation: int = cv2.INTER_LINEAR,
     border: int = cv2.BORDER_REPLICATE,
 ) -> np.ndarray:
-    """Fills the target from the source by a 3 x 3 matrix from target to source pixels."""
+    """Fill the target from the source by a 3 x 3 matrix from target to source pixels."""
     size = target.shape[1::-1]
     flags = interpolation | cv2.WARP_INVERSE_MAP
     # OpenCV counts from the centre of the first pixel.

@@ -30,7 +30,7 @@ class Window(NamedTuple):
 
 
 def zoom_out(window: Window, rng: Generator) -> Window:
-    """A window of 1 to 4 times the sides, somewhere around the given one."""
+    """Return a window of 1 to 4 times the sides, somewhere around the given one."""
     height, width = window.size
     zoom = rng.uniform(1, LARGEST_ZOOM)
     left = window.left - int(rng.uniform(0, zoom - 1) * width)
@@ -39,7 +39,7 @@ def zoom_out(window: Window, rng: Generator) -> Window:
 
 
 def iou_crop(window: Window, boxes: np.ndarray, rng: Generator) -> Window:
-    """A part of the window with an object's centre inside, whose IoU with one of those reaches a limit that is drawn.
+    """Draw a part of the window with an object's centre inside, whose IoU with one reaches a limit drawn too.
 
     boxes (T, 4) xyxy. Limits are 0, .1, .3, .5, .7, .9 or the whole window as it is; each gets 40 trials of sides .3 to
     1 times the window's, at most 2 : 1. A limit that no trial meets gives way to another one.
@@ -58,12 +58,12 @@ def iou_crop(window: Window, boxes: np.ndarray, rng: Generator) -> Window:
 
 
 def centre_inside(window: Window, boxes: np.ndarray) -> np.ndarray:
-    """Which boxes (T, 4) have their centre in the window: (T,)."""
+    """Return which boxes (T, 4) have their centre in the window: (T,)."""
     return _hold_centres(np.array([window]), boxes)[0]
 
 
 def _trials(window: Window, rng: Generator) -> np.ndarray:
-    """Random crops (K, 4) of a window, of those 40 that are not too elongated."""
+    """Return random crops (K, 4) of a window, of those 40 that are not too elongated."""
     height, width = window.size
     heights = np.maximum(height * rng.uniform(SMALLEST_CROP, 1, TRIALS), 1).astype(int)
     widths = np.maximum(width * rng.uniform(SMALLEST_CROP, 1, TRIALS), 1).astype(int)
@@ -74,13 +74,13 @@ def _trials(window: Window, rng: Generator) -> np.ndarray:
 
 
 def _hold_centres(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Which windows (K, 4) hold which boxes' (T, 4) centres: (K, T)."""
+    """Return which windows (K, 4) hold which boxes' (T, 4) centres: (K, T)."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((centres > windows[:, None, :2]) & (centres < windows[:, None, 2:])).all(2)
 
 
 def _overlaps(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU (K, T) of windows (K, 4) with boxes (T, 4)."""
+    """Return IoU (K, T) of windows (K, 4) with boxes (T, 4)."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
     both = (high - low).clip(0).prod(2)

@@ -62,7 +62,10 @@ def _scaled(truths: Truths, file: CocoFile, index: LabelIndex) -> tuple[Truths, 
 
 
 def truths_of(file: CocoFile, images: Sequence[str], names: Sequence[str]) -> tuple[Truths, list[str]]:
-    """The file's truths for these images and classes, and what of the file is left out; UserError where they differ."""
+    """Return the file's truths for these images and classes, and what of the file is left out.
+
+    UserError where they differ.
+    """
     category_ids, label_of, notes = _match_classes(file, names)
     rows = _match_images(file, images)
     left = len(file.images) - len(set(rows))
@@ -97,7 +100,7 @@ def truths_of(file: CocoFile, images: Sequence[str], names: Sequence[str]) -> tu
 
 
 def _match_classes(file: CocoFile, names: Sequence[str]) -> tuple[tuple[int, ...], dict[int, int], list[str]]:
-    """The category id of each class by its name, the label of each category id, and notes."""
+    """Return the category id of each class by its name, the label of each category id, and notes."""
     by_name: dict[str, int] = {}
     for category in file.categories:
         if by_name.setdefault(category.name, category.id) != category.id:
@@ -115,7 +118,7 @@ def _match_classes(file: CocoFile, names: Sequence[str]) -> tuple[tuple[int, ...
 
 
 def _match_images(file: CocoFile, images: Sequence[str]) -> list[int]:
-    """For each image the row of its entry in the file, found by its file name; UserError where that is not one."""
+    """Find for each image the row of its entry in the file by its file name; UserError where there is not just one."""
     by_name = defaultdict(list)
     for row, image in enumerate(file.images):
         by_name[PurePosixPath(image.file_name).name].append(row)

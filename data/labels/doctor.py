@@ -26,7 +26,7 @@ from data.photo_files import in_users_words
 from data.pixel_limit import part_of_key
 from utils.errors import printable
 from utils.hardware import usable_cores
-from utils.regular_file import require_regular
+from utils.regular_file import read_regular
 
 SCHEMA = 3
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
@@ -75,7 +75,7 @@ class Checkup:
     image_size: tuple[int, int]
 
     def counts(self) -> Counter[str]:
-        """How often each kind was found."""
+        """Count how often each kind was found."""
         return Counter(finding.kind for finding in self.findings)
 
     @property
@@ -250,7 +250,7 @@ def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
 
 
 def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
-    """The share of labels (M, 2) whose sides are within the largest ratio of an anchor's."""
+    """Return the share of labels (M, 2) whose sides are within the largest ratio of an anchor's."""
     reached = np.zeros(len(sides), bool)
     for anchor in settings.anchors:
         with np.errstate(divide="ignore"):
@@ -260,7 +260,7 @@ def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
 
 
 def _shared(splits: Sequence[Split]) -> list[Finding]:
-    """Photos of the same content: in two splits, which makes a validation worthless, or twice in one."""
+    """Return photos of the same content: in two splits, which makes a validation worthless, or twice in one."""
     by_size = defaultdict(list)
     for number, split in enumerate(splits):
         for row, (size, _) in enumerate(split.image_stamps):
@@ -291,25 +291,22 @@ def _shared(splits: Sequence[Split]) -> list[Finding]:
 
 
 def _digest_of_ends(path: Path) -> bytes:
-    """A digest of the first and last bytes; empty for a file that cannot be read."""
+    """Return a digest of the first and last bytes; empty for a file that cannot be read."""
     try:
-        with require_regular(path).open("rb") as file:
-            start = file.read(END)
-            file.seek(-min(END, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            return hashlib.blake2b(start + file.read(), digest_size=16).digest()
+        return hashlib.blake2b(read_regular(path, END), digest_size=16).digest()
     except OSError:
         return b""
 
 
 def _digest_of_all(path: Path) -> bytes:
     try:
-        return hashlib.blake2b(require_regular(path).read_bytes(), digest_size=16).digest()
+        return hashlib.blake2b(read_regular(path), digest_size=16).digest()
     except OSError:
         return b""
 
 
 def _class_findings(spec: DataSpec, facts: dict[str, dict[str, Any]]) -> Iterable[Finding]:
-    """Classes without labels to learn from, and classes that are measured but never learnt."""
+    """Return classes without labels to learn from, and classes that are measured but never learnt."""
     for split, numbers in facts.items():
         for name, count in numbers["per_class"].items():
             learnt = facts.get("train", numbers)["per_class"][name]
@@ -341,7 +338,7 @@ def _key(
 
 
 def _load(path: Path | None, key: str) -> Checkup | None:
-    """The stored result if nothing has changed since."""
+    """Return the stored result if nothing has changed since."""
     try:
         stored = json.loads(path.read_bytes()) if path else None
         if not stored or stored["key"] != key:
@@ -353,7 +350,7 @@ def _load(path: Path | None, key: str) -> Checkup | None:
 
 
 def _save(path: Path | None, key: str, checkup: Checkup) -> None:
-    """Stores the result whole or not at all."""
+    """Store the result whole or not at all."""
     if path is None:
         return
     try:

@@ -348,14 +348,14 @@ def _content_key(
 def _cache_file(
     images: Sequence[Path], label_paths: Sequence[Path], num_classes: int, cache_dir: Path | None
 ) -> Path | None:
-    """Where a split is cached: one file per list of paths, so that a changed label replaces its old cache."""
+    """Return where a split is cached: one file per list of paths, so that a changed label replaces its cache."""
     names = os.fsencode("\0".join(map(str, chain(images, label_paths))) + f"\0{num_classes}")
     folder = cache_folder(cache_dir)
     return folder and folder / f"labels-{hashlib.sha256(names).hexdigest()[:24]}.npz"
 
 
 def _load_cache(path: Path | None, key: str, images: Sequence[Path]) -> LabelIndex | None:
-    """The cached index if it was made from the same content; None if it is absent, stale or damaged."""
+    """Return the cached index if it was made from the same content; None if it is absent, stale or damaged."""
     if path is None:
         return None
     try:
@@ -377,7 +377,7 @@ def _load_cache(path: Path | None, key: str, images: Sequence[Path]) -> LabelInd
 
 
 def _save_cache(path: Path | None, key: str, images: Sequence[Path], index: LabelIndex) -> None:
-    """Writes the cache whole or not at all; a folder that cannot be written to costs a scan next time, no more."""
+    """Write the cache whole or not at all; a folder that cannot be written to costs a scan next time, no more."""
     if path is None:
         return
     left_out = {image for image, _ in index.report.unreadable}

@@ -36,7 +36,7 @@ class Rows(NamedTuple):
         return Rows(*(part[mask] for part in self))
 
     def where(self, paths: Sequence[Path], row: int) -> str:
-        """The `file:line` of a row."""
+        """Return the `file:line` of a row."""
         return f"{paths[self.image[row]]}:{self.line[row]}"
 
 
@@ -80,7 +80,7 @@ def parse_labels(
 
 
 def _plain_numbers(rows: list[list[bytes]]) -> list[float] | None:
-    """All numbers of a file in which every line is `class cx cy w h`; None if one line is anything else."""
+    """Return all numbers of a file in which every line is `class cx cy w h`; None if one line is anything else."""
     if any(len(row) != 5 for row in rows):
         return None
     tokens = list(chain.from_iterable(rows))
@@ -184,7 +184,7 @@ def one_based(rows: Rows, num_classes: int) -> str:
 
 
 def _ranges(ids: np.ndarray, limit: int = 12) -> str:
-    """Ascending whole numbers as text such as `0-3, 7`."""
+    """Return ascending whole numbers as text such as `0-3, 7`."""
     runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
     texts = [f"{run[0]:.15g}" if len(run) == 1 else f"{run[0]:.15g}-{run[-1]:.15g}" for run in runs]
     return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")

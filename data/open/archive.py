@@ -21,12 +21,12 @@ DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplem
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is one that `unpack` reads."""
+    """Tell whether a file of this name is one that `unpack` reads."""
     return name.lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, target: Path) -> int:
-    """Unpacks into `target`, all members or none, and returns their number; UserError for a hostile or damaged one."""
+    """Unpack into `target`, all members or none, and return their number; UserError for a hostile or damaged one."""
     shown = printable(archive.name)
     target.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +48,7 @@ def unpack(archive: Path, target: Path) -> int:
 
 
 def safe_name(name: str, archive: Path) -> PurePosixPath:
-    """The member's place below the target; UserError if it is none."""
+    """Return the member's place below the target; UserError if it is none."""
     path = PurePosixPath(name)
     unsafe = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name.split("/")[0]
     if unsafe or not path.parts:
@@ -107,7 +107,7 @@ def _unpack_tar(archive: Path, draft: Path) -> Iterator[PurePosixPath]:
 
 
 def _copy(source: IO[bytes], place: Path, size: int) -> None:
-    """Writes a member, whose length must be what the archive's directory says."""
+    """Write a member, whose length must be what the archive's directory says."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("xb") as file:
         shutil.copyfileobj(source, file, 2**20)

@@ -22,7 +22,10 @@ shapes.yaml explains the files. Delete this folder to have it drawn anew.
 
 
 def ensure_shapes(data_root: Path) -> Path:
-    """The YAML of the set at data_root/shapes, drawn first if it is not there; UserError if something else is."""
+    """Return the YAML of the set at data_root/shapes, drawn first if it is not there.
+
+    UserError if something else is.
+    """
     root = Path(data_root).absolute() / "shapes"
     if not root.exists():
         return make_shapes(root)
@@ -32,7 +35,7 @@ def ensure_shapes(data_root: Path) -> Path:
 
 
 def make_shapes(root: Path, seed: int = 0, train: int = 320, val: int = 160, size: int = 256) -> Path:
-    """Draws a set of size x size pictures into the new folder root, all or nothing; returns its YAML."""
+    """Draw a set of size x size pictures into the new folder root, all or nothing; returns its YAML."""
     root = Path(root).absolute()
     if root.exists():
         raise UserError(f"{printable(root)} exists already")
@@ -58,7 +61,7 @@ def _is_current(root: Path) -> bool:
 
 
 def _publish(draft: Path, root: Path) -> None:
-    """Renames the finished set to its place, unless another process has just put the same there."""
+    """Rename the finished set to its place, unless another process has just put the same there."""
     try:
         draft.rename(root)
     except OSError:
@@ -67,7 +70,7 @@ def _publish(draft: Path, root: Path) -> None:
 
 
 def _write_split(root: Path, split: str, count: int, size: int, seed: list[int]) -> None:
-    """Pictures and labels 000000 ... of one split; each has a generator of its own, so that counts do not matter."""
+    """Write pictures and labels 000000 ... of one split; each draws from a generator of its own."""
     images, labels = root / "images" / split, root / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
@@ -84,7 +87,7 @@ def _write_split(root: Path, split: str, count: int, size: int, seed: list[int])
 
 
 def _label_lines(scene: Scene) -> str:
-    """One `class cx cy w h` line per shape, in fractions of the picture."""
+    """Return one `class cx cy w h` line per shape, in fractions of the picture."""
     lines = []
     for label, (x1, y1, x2, y2) in zip(scene.labels, scene.boxes / len(scene.image), strict=True):
         lines.append(f"{label} {(x1 + x2) / 2:.6f} {(y1 + y2) / 2:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")

@@ -28,14 +28,14 @@ class Shape(NamedTuple):
     top: int
 
     def mask(self, size: int) -> np.ndarray:
-        """The object's pixels in the picture, hidden ones included, bool (size, size)."""
+        """Return the object's pixels in the picture, hidden ones included, bool (size, size)."""
         mask = np.zeros((size, size), bool)
         picture, patch = self.windows(size)
         mask[picture] = self.coverage[patch] >= DRAWN
         return mask
 
     def windows(self, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Index of the part of the picture that the object's patch covers, and of the part of the patch inside it."""
+        """Return slices of the picture that the object's patch covers, and of the patch inside the picture."""
         height, width = self.coverage.shape
         top, left = max(self.top, 0), max(self.left, 0)
         bottom, right = min(self.top + height, size), min(self.left + width, size)
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
         return (slice(top, bottom), slice(left, right)), patch
 
     def box(self, size: int) -> tuple[int, int, int, int]:
-        """The extent of `mask` as xyxy pixels."""
+        """Return the extent of `mask` as xyxy pixels."""
         (rows, columns), patch = self.windows(size)
         drawn = self.coverage[patch] >= DRAWN
         ys, xs = np.flatnonzero(drawn.any(1)) + rows.start, np.flatnonzero(drawn.any(0)) + columns.start
@@ -70,7 +70,7 @@ class Scene:
 
 
 def draw_scene(generator: Generator, size: int) -> Scene:
-    """A square picture of about 3 to 8 shapes, the large ones mostly behind the small ones."""
+    """Return a square picture of about 3 to 8 shapes, the large ones mostly behind the small ones."""
     image = _background(generator, size)
     _draw_clutter(image, generator)
     patches = [_random_patch(generator, size) for _ in range(generator.integers(3, 8))]
@@ -90,7 +90,7 @@ def draw_scene(generator: Generator, size: int) -> Scene:
 
 
 def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) -> Scene:
-    """The scene without the labels of shapes of which strokes have left too little to see."""
+    """Return the scene without the labels of shapes of which strokes have left too little to see."""
     kept: list[Shape] = []
     renumbered = np.full_like(seen, -1)
     for index, shape in enumerate(shapes):
@@ -101,7 +101,7 @@ def _without_hidden(image: np.ndarray, shapes: list[Shape], seen: np.ndarray) ->
 
 
 def _side(generator: Generator, smallest: float, largest: float) -> float:
-    """A side in pixels on a logarithmic scale; one in ten is tiny, since those take longest to learn."""
+    """Return a side in pixels on a logarithmic scale; one in ten is tiny, since those take longest to learn."""
     if generator.random() < 0.1:
         side = smallest * 2 ** generator.random()
     else:
@@ -110,7 +110,7 @@ def _side(generator: Generator, smallest: float, largest: float) -> float:
 
 
 def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:
-    """A class id and the coverage (h, w) of one such shape, its size drawn on a logarithmic scale."""
+    """Return a class id and the coverage (h, w) of one such shape, its size drawn on a logarithmic scale."""
     slender = generator.random() < SLENDER_SHARE
     name = generator.choice(SLENDER if slender else [name for name in SHAPE_CLASSES if name not in SLENDER])
     if slender:
@@ -130,7 +130,10 @@ def _random_patch(generator: Generator, size: int) -> tuple[int, np.ndarray]:
 
 
 def _outline(name: str, ratio: float, generator: Generator) -> list[np.ndarray]:
-    """Closed contours (N, 2) of a shape that is one unit high and `ratio` units long; a second contour is a hole."""
+    """Return closed contours (N, 2) of a shape that is one unit high and `ratio` units long.
+
+    A second contour is a hole.
+    """
     if name == "disc":
         return [_circle(0.5)]
     if name == "ring":
@@ -158,7 +161,7 @@ def _turned(contours: list[np.ndarray], degrees: float) -> list[np.ndarray]:
 
 
 def _coverage(contours: list[np.ndarray], height: int, width: int, oversampling: int = 4) -> np.ndarray:
-    """How much of each pixel the contours cover when they are stretched to fill (height, width), 0 to 255."""
+    """Return how much of each pixel contours cover when they are stretched to (height, width), 0 to 255."""
     low = contours[0].min(0)
     scale = (np.array([width, height]) * oversampling - 1) / (contours[0].max(0) - low)
     fine = np.zeros((height * oversampling, width * oversampling), np.uint8)
@@ -169,7 +172,10 @@ def _coverage(contours: list[np.ndarray], height: int, width: int, oversampling:
 def _place(
     label: int, coverage: np.ndarray, seen: np.ndarray, shapes: list[Shape], generator: Generator
 ) -> Shape | None:
-    """The shape at a random place, mostly a free one, rarely across the border; None if it would hide too much."""
+    """Return the shape at a random place, mostly a free one, rarely across the border.
+
+    None if it would hide too much.
+    """
     size = len(seen)
     height, width = coverage.shape
     overhang = 0.2 if generator.random() < 0.15 else 0.0
@@ -194,12 +200,12 @@ def _place(
 
 
 def _color(hue: float, lightness: float, saturation: float) -> np.ndarray:
-    """RGB, 0 to 255, float32 (3,)."""
+    """Return RGB, 0 to 255, float32 (3,)."""
     return np.array(colorsys.hls_to_rgb(hue % 1, lightness, saturation), np.float32) * 255
 
 
 def _contrasting(background: np.ndarray, generator: Generator) -> np.ndarray:
-    """A vivid random colour that stands out from the background."""
+    """Return a vivid random colour that stands out from the background."""
     while True:
         color = _color(generator.random(), generator.uniform(0.3, 0.75), generator.uniform(0.5, 0.95))
         difference = color - background
@@ -208,12 +214,12 @@ def _contrasting(background: np.ndarray, generator: Generator) -> np.ndarray:
 
 
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers (height, 1) and column numbers (1, width), float32."""
+    """Return row numbers (height, 1) and column numbers (1, width), float32."""
     return np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
 
 
 def _waves(height: int, width: int, period: float, generator: Generator) -> np.ndarray:
-    """Parallel waves in a random direction, (height, width), 0 to 1."""
+    """Return parallel waves in a random direction, (height, width), 0 to 1."""
     ys, xs = _grid(height, width)
     angle = generator.uniform(0, math.pi)
     return 0.5 + 0.5 * np.sin((xs * math.cos(angle) + ys * math.sin(angle)) * (2 * math.pi / period))
@@ -229,7 +235,7 @@ def _clouds(size: int, generator: Generator) -> np.ndarray:
 
 
 def _background(generator: Generator, size: int) -> np.ndarray:
-    """A textured picture (size, size, 3) float32 RGB of two related colours."""
+    """Return a textured picture (size, size, 3) float32 RGB of two related colours."""
     hue, lightness = generator.random(), generator.choice([0.14, 0.22, 0.5, 0.8, 0.9])
     saturation = generator.uniform(0.1, 0.5)
     first = _color(hue, lightness, saturation)
@@ -247,7 +253,7 @@ def _background(generator: Generator, size: int) -> np.ndarray:
 
 
 def _draw_clutter(image: np.ndarray, generator: Generator) -> None:
-    """Blobs, letters and speckles, which are no class, onto the background."""
+    """Draw blobs, letters and speckles, which are no class, onto the background."""
     size = len(image)
     for _ in range(generator.integers(2, 7)):
         center, radius = generator.uniform(0, size, 2), generator.uniform(0.02, 0.14) * size
@@ -265,7 +271,7 @@ def _draw_clutter(image: np.ndarray, generator: Generator) -> None:
 
 
 def _lobes(generator: Generator) -> np.ndarray:
-    """An irregular, lobed contour (48, 2) about the origin."""
+    """Return an irregular, lobed contour (48, 2) about the origin."""
     circle = _circle(1, 48)
     angles = np.arctan2(circle[:, 1], circle[:, 0])
     radii = np.ones(48)
@@ -275,7 +281,7 @@ def _lobes(generator: Generator) -> np.ndarray:
 
 
 def _draw_strokes(image: np.ndarray, generator: Generator) -> np.ndarray:
-    """A few thin lines and curls over everything; returns their pixels, bool (size, size)."""
+    """Draw a few thin lines and curls over everything; returns their pixels, bool (size, size)."""
     size = len(image)
     mask = np.zeros((size, size), np.uint8)
     for _ in range(generator.integers(0, 5)):
@@ -289,7 +295,7 @@ def _draw_strokes(image: np.ndarray, generator: Generator) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, shape: Shape, generator: Generator) -> None:
-    """The shape with its shadow, fill and outline onto the float picture."""
+    """Paint the shape with its shadow, fill and outline onto the float picture."""
     size = len(image)
     height, width = shape.coverage.shape
     reach = 1 + min(height, width) // 12

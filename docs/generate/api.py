@@ -13,18 +13,6 @@ COMMANDS = (
     "export.export",
     "engine.predict.model.Model",
 )
-LIBRARY = """# Python API
-
-`pip install .` in a checkout installs `alignyolo`, which needs torch alone. Its main names belong to the package:
-`from alignyolo import sca, ggiou, match_boxes`. The functions behind the commands are on [their own page](commands.md).
-
-"""
-FUNCTIONS = """# Commands as functions
-
-Every command is a function of the same module, which takes the flags as keywords with underscores:
-`train(data="mydata", epochs=100)`.
-
-"""
 
 
 def modules() -> list[str]:
@@ -43,12 +31,18 @@ def first_line(module: str) -> str:
     return text.removeprefix('"""').split("\n", 1)[0].removesuffix('"""')
 
 
-def pages() -> dict[str, str]:
-    """Return the text of every page of the API by its place on the site."""
-    rows = [(f"[`{name}`]({name}.md)", first_line(name)) for name in modules()]
-    made = {f"api/{name}.md": f"# {name}\n\n::: {name}\n" for name in modules()}
-    made["api/index.md"] = LIBRARY + markdown_table(("module", "what it holds"), rows) + "\n"
-    made["api/commands.md"] = FUNCTIONS + "\n\n".join(
-        f"## {name}\n\n::: {name}\n    options:\n      heading_level: 3\n" for name in COMMANDS
+def modules_table() -> str:
+    """Write the table of alignyolo's modules, each with a link to its page."""
+    return markdown_table(
+        ("module", "what it holds"), [(f"[`{name}`]({name}.md)", first_line(name)) for name in modules()]
     )
-    return made
+
+
+def functions() -> str:
+    """Write a section for each function behind a command."""
+    return "\n\n".join(f"## {name}\n\n::: {name}\n    options:\n      heading_level: 3" for name in COMMANDS)
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each module's page by its place on the site."""
+    return {f"api/{name}.md": f"# {name}\n\n::: {name}\n" for name in modules()}

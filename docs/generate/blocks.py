@@ -1,7 +1,8 @@
 """Generated parts of pages that people write: what stands between a marker's two lines, or in place of one line.
 
 `<!-- begin: NAME -->` and `<!-- end: NAME -->` hold text that is committed (the README, read without the site);
-`<!-- generated: NAME -->` is one line that the build replaces.
+`<!-- generated: NAME -->` is one line that the build replaces, with the line in italics below it, which tells readers
+of the repository what the site shows there.
 """
 
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from utils.errors import UserError
 
+MARKER = re.compile(r"^<!-- generated: ([\w. -]+?) -->$(\n\*.*\*$)?", re.MULTILINE)
 Makers = Mapping[str, Callable[[], str]]
 
 
@@ -23,7 +25,7 @@ def renew(text: str, makers: Makers) -> str:
 
 def fill(text: str, makers: Makers) -> str:
     """Return the page with every line `<!-- generated: NAME -->` replaced; UserError for an unknown name."""
-    return re.sub(r"^<!-- generated: ([\w ]+) -->$", lambda found: _make(found[1], makers), text, flags=re.MULTILINE)
+    return MARKER.sub(lambda found: _make(found[1], makers), text)
 
 
 def _make(name: str, makers: Makers) -> str:

@@ -17,7 +17,9 @@ MAKERS: Mapping[str, Callable[[], str]] = {
     "dense assigners": choices.all_dense_assigners,
     "metrics": choices.all_metrics,
     "gradient fields": gradients.sections,
-    "commands": settings.command_pages,
+    **settings.command_sections(),
+    "modules": api.modules_table,
+    "functions": api.functions,
     "hyperparameters": settings.hyperparameters,
     "yolov3 keys": settings.yolov3_keys,
     "torchvision keys": settings.torchvision_keys,
@@ -64,7 +66,8 @@ def site_settings() -> str:
     text = SETTINGS.read_text("utf-8")
     concepts = [page for page in unnamed() if page.startswith("concepts/")]
     guides = [page for page in unnamed() if page not in concepts]
-    functions = [f'      "api/{name}.md",' for name in api.modules()]
+    # By the file's name alone: the folders before it would not fit beside a page.
+    functions = [f'      {{ "{name.split(".")[-1]}" = "api/{name}.md" }},' for name in api.modules()]
     text = text.replace("@ROOT@", ROOT.as_posix()).replace("      # alignyolo's modules", "\n".join(functions))
     for kind, places in (("guides", guides), ("concepts", concepts)):
         text = text.replace(f"    # further {kind}", "\n".join(f'    "{page}",' for page in places))

@@ -77,15 +77,24 @@ def parses(typed: str, arguments: list[str]) -> None:
         parses("python train.py", unknown)
 
 
-def command_pages() -> str:
-    """Write a section for each command: what it is for, examples, and its flags."""
-    return "\n\n".join(_section(typed, parse) for typed, parse in commands().items())
+def command_sections() -> dict[str, Callable[[], str]]:
+    """Return what writes each command's section, by the name of its block: what it is for, examples, and its flags."""
+
+    def maker(typed: str, parse: Callable[..., Any]) -> Callable[[], str]:
+        return lambda: _section(typed, parse)
+
+    return {heading(typed): maker(typed, parse) for typed, parse in commands().items()}
+
+
+def heading(typed: str) -> str:
+    """Return a command's heading on the page of commands: what one types without `python`."""
+    return typed.removeprefix("python ")
 
 
 def _section(typed: str, parse: Callable[..., Any]) -> str:
     source = import_module(parse.__module__)
     first, *rest = (source.__doc__ or "").strip().split("\n\n")
-    parts = [f"## {typed.removeprefix('python ')}", first.replace("\n", " ")]
+    parts = [first.replace("\n", " ")]
     parts += [f"```\n{commented(each)}\n```" for each in rest if each.startswith("python")]
     parser = parser_of(parse)
     parts += _flags(parser)
@@ -93,7 +102,7 @@ def _section(typed: str, parse: Callable[..., Any]) -> str:
         if isinstance(action, argparse._SubParsersAction):
             helps = {each.dest: each.help for each in action._choices_actions}
             for name, inner in action.choices.items():
-                parts += [f"### {typed.removeprefix('python ')} {name}", helps.get(name) or "", *_flags(inner)]
+                parts += [f"### {heading(typed)} {name}", helps.get(name) or "", *_flags(inner)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -55,14 +55,14 @@ def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tupl
 
 
 def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of decoded outputs (B, 4 + C, A)."""
+    """Return boxes and scores of decoded outputs (B, 4 + C, A)."""
     output = output.float().transpose(1, 2)
     center, half = output[..., :2], output[..., 2:4] / 2
     return torch.cat([center - half, center + half], dim=-1), output[..., 4:]
 
 
 def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, precision: str = "") -> Backend:
-    """The backend of an exported file from its metadata and its computation; UserError if they are not ours.
+    """Return the backend of an exported file from its metadata and its computation; UserError if they are not ours.
 
     `precision` is what a runtime that chooses says it computes in.
     """
@@ -113,7 +113,7 @@ def _of_classes(found: tuple[Tensor, Tensor], names: Sequence[str], path: Path) 
 
 
 def _require_named(count: int, names: int, path: Path, exactly: bool = False) -> None:
-    """UserError unless so many classes have a name, and no others where it has to be exactly as many."""
+    """Raise UserError unless so many classes have a name, and no others where it has to be exactly as many."""
     if count > names or (exactly and count != names):
         raise UserError(f"{printable(path)}: names {names} classes in its metadata, and detects {count}")
 

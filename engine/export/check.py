@@ -28,7 +28,7 @@ COUNTED_SCORE = 0.05
 
 
 def photos(source: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Photos of `source`, or drawn ones, letterboxed (H, W, 3)."""
+    """Yield photos of `source`, or drawn ones, letterboxed (H, W, 3)."""
     if not source:
         for seed in range(CHECKED_PHOTOS):
             image = draw_scene(np.random.Generator(np.random.PCG64(seed)), 256).image
@@ -71,13 +71,13 @@ def check(exported: Backend, path: Path, job: Job, images: Sequence[np.ndarray])
 
 
 def allowed(tolerance: tuple[float, float], rounding: np.ndarray) -> np.ndarray:
-    """The tolerance of scores and of box sides for a network that float32 alone moves by `rounding` (2,)."""
+    """Return the tolerance of scores and of box sides for a network that float32 alone moves by `rounding` (2,)."""
     least = np.array(tolerance)
     return np.clip(ROUNDING * rounding, least, MOST * least)
 
 
 def _inputs(exported: Backend, job: Job, images: Sequence[np.ndarray]) -> Iterator[Tensor]:
-    """The photos in batches of the exported size, and two of another size where the file takes any."""
+    """Yield the photos in batches of the exported size, and two of another size where the file takes any."""
     yield from batches(images, exported.batch or job.settings.batch_size)
     if exported.dynamic and exported.batch is None and len(images):
         pair = torch.from_numpy(np.stack([images[0]] * 2)).permute(0, 3, 1, 2)
@@ -85,14 +85,14 @@ def _inputs(exported: Backend, job: Job, images: Sequence[np.ndarray]) -> Iterat
 
 
 def batches(images: Sequence[np.ndarray], batch: int) -> Iterator[Tensor]:
-    """Batches (B, 3, H, W) in [0, 1], the last one filled up."""
+    """Yield batches (B, 3, H, W) in [0, 1], the last one filled up."""
     for start in range(0, len(images), batch):
         rows = [images[min(start + row, len(images) - 1)] for row in range(batch)]
         yield (torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255).contiguous()
 
 
 def differences(exported: Backend, reference: Backend, images: Tensor, postprocess: Postprocess) -> np.ndarray:
-    """The largest difference of scores, and in pixels of boxes that score .05 or more.
+    """Return the largest difference of scores, and in pixels of boxes that score .05 or more.
 
     Of a box larger than the image it is taken relative to that.
     """
@@ -116,7 +116,7 @@ def differences(exported: Backend, reference: Backend, images: Tensor, postproce
 
 
 def _beyond(boxes: Tensor, images: Tensor) -> Tensor:
-    """How many times larger than the image (B, 3, H, W) boxes (..., 4) are, at least 1: they differ in proportion."""
+    """Return how many times larger than the image (B, 3, H, W) boxes (..., 4) are, at least 1."""
     sides = boxes[..., 2:] - boxes[..., :2]
     return (sides.amax(-1, keepdim=True) / max(images.shape[-2:])).clamp_min(1)
 

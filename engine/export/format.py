@@ -26,7 +26,7 @@ class Format:
     opener: Callable[[Path, str], Backend]
 
     def require(self, int8: bool = False) -> None:
-        """UserError with the pip command where a package for writing or opening is missing."""
+        """Raise UserError with the pip command where a package for writing or opening is missing."""
         _require(f"--format {self.facts.name}", {**self.facts.writes, **self.facts.opens})
         if int8:
             _require(f"--format {self.facts.name} --int8", self.facts.int8 or {})
@@ -43,7 +43,7 @@ class Format:
 
 
 def format_named(name: str) -> Format:
-    """The format of a name in EXPORT_FORMATS."""
+    """Return the format of a name in EXPORT_FORMATS."""
     module = importlib.import_module(f"engine.export.formats.{name}")
     return Format(EXPORT_FORMATS[name], module.write, module.open_file)
 

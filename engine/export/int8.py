@@ -86,7 +86,7 @@ def compare(chosen: Format, path: Path, job: Job, trial: Trial) -> str:
 
 
 def _bf16(chosen: Format, plain: Path, job: Job) -> dict[str, Backend]:
-    """The same in bf16 where this CPU has it: by the format's runtime, or else by PyTorch."""
+    """Return the same in bf16 where this CPU has it: by the format's runtime, or else by PyTorch."""
     if not cpu_has_bf16():
         return {}
     if "bf16" in chosen.facts.precisions:
@@ -96,7 +96,7 @@ def _bf16(chosen: Format, plain: Path, job: Job) -> dict[str, Backend]:
 
 
 def milliseconds(sides: Mapping[str, Backend], images: torch.Tensor) -> dict[str, float]:
-    """The median CPU time of a batch (B, 3, H, W) on each side, in turns, so that other work hits all alike."""
+    """Return the median CPU time of a batch (B, 3, H, W) on each side, in turns, so that other work hits all alike."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(TURNS + 1):
         for name, side in sides.items():
@@ -109,7 +109,7 @@ def milliseconds(sides: Mapping[str, Backend], images: torch.Tensor) -> dict[str
 
 
 def average_precision(backend: Backend, job: Job, trial: Trial) -> float:
-    """AP of a backend on the split, as val.py measures it."""
+    """Return AP of a backend on the split, as val.py measures it."""
     dataset = DetectionDataset(trial.index, job.size, None, 0, photo_bits=job.config.run.photo_bits)
     detector = BackendDetector(backend, Postprocess())
     metrics = CocoMetrics.of(trial.truths, job.config.names)

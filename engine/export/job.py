@@ -27,15 +27,15 @@ class Job:
     calibration: tuple[np.ndarray, ...] = ()  # batches (B, 3, H, W) of the exported shape, for int8
 
     def network(self) -> ExportNetwork:
-        """The network in the layout that was asked for, batch normalisation folded."""
+        """Return the network in the layout that was asked for, batch normalisation folded."""
         return ExportNetwork(self.detector.network, self.config.yolov3, self.settings.layout)
 
     def example(self) -> torch.Tensor:
-        """A batch (B, 3, H, W) of the exported shape, to trace with."""
+        """Return a batch (B, 3, H, W) of the exported shape, to trace with."""
         return torch.zeros(self.settings.batch_size, 3, *self.size)
 
     def metadata(self, pinned: bool = True) -> dict[str, Any]:
-        """What the file says about itself; the first keys as ultralytics' exporter names them.
+        """Return what the file says about itself; the first keys as ultralytics' exporter names them.
 
         With `pinned`, ultralytics.YOLO takes a file of any size for one of the exported size.
         """
@@ -68,7 +68,7 @@ class Job:
         }
 
     def _for_ultralytics(self, pinned: bool) -> dict[str, Any]:
-        """The keys by which ultralytics.YOLO runs a file as detect.py does, or refuses it.
+        """Return the keys by which ultralytics.YOLO runs a file as detect.py does, or refuses it.
 
         It runs a file that calls itself dynamic at 640 px, whatever it was exported for. Raw outputs it would take for
         boxes; it has no check for that, but reads `channels` as a number.

@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def silent_onnxruntime() -> ModuleType:
-    """onnxruntime, which by itself keeps an identity of the machine in HOME and reports to its makers."""
+    """Return onnxruntime, which by itself keeps an identity of the machine in HOME and reports to its makers."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     import onnxruntime
 

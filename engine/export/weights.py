@@ -29,7 +29,7 @@ def open_weights(
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether `--precision` means bfloat16 on a device: auto does where the hardware computes in it."""
+    """Tell whether `--precision` means bfloat16 on a device: auto does where the hardware computes in it."""
     return precision == "bf16" or (precision == "auto" and autocast_dtype("auto", device) == torch.bfloat16)
 
 
@@ -55,5 +55,5 @@ def torch_backend(detector: AnyDetector, config: Config, bf16: bool = False) -> 
 
 
 def _on_host(parts: Iterable[Tensor]) -> Any:
-    """A tensor, or one for each image, in float32 on the host."""
+    """Return a tensor, or one for each image, in float32 on the host."""
     return parts.float().cpu() if isinstance(parts, Tensor) else [part.float().cpu() for part in parts]

@@ -12,12 +12,12 @@ ROUNDING = 1e-3
 
 
 def is_array(source: Any) -> bool:
-    """Whether a source is an array, a tensor or a picture in memory, and no path."""
+    """Tell whether a source is an array, a tensor or a picture in memory, and no path."""
     return hasattr(source, "__array__")
 
 
 def as_photo(source: Any, bits: int = 0) -> np.ndarray:
-    """The array as a photo (h, w, 3) of uint8 RGB; an alpha channel is dropped; UserError for what has no meaning.
+    """Turn an array into a photo (h, w, 3) of uint8 RGB without alpha; UserError for what has no meaning.
 
     uint16 is scaled by `bits`, as files are (data/images.py), or with 0 by all 16.
     """
@@ -39,7 +39,7 @@ def as_photo(source: Any, bits: int = 0) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray, bits: int) -> np.ndarray:
-    """Pixels of any accepted type as uint8, the whole range of the type, or of uint16's `bits`, on 0 to 255."""
+    """Return pixels of any accepted type as uint8, the whole range of the type, or of uint16's `bits`, on 0 to 255."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:

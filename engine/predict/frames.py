@@ -32,7 +32,8 @@ class Frames:
             else:
                 listed = self._listed(Path(source)) if source.lower().endswith(".txt") else None
                 self.files = files_of(source, recursive, listed)
-                self.loader = file_loader(self.files.videos, vid_stride) if self.files.videos else None
+                videos = [path for path in self.files.videos if self._is_file(path)]
+                self.loader = file_loader(videos, vid_stride) if videos else None
         except ConnectionError:
             raise UserError(f"--source {printable(source)}: no such webcam or stream, or it sends nothing") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -43,7 +44,10 @@ class Frames:
         yield from (self._of_stream() if self.stream else self._of_files())
 
     def _listed(self, path: Path) -> list[str]:
-        """The files that a list names, relative to the working directory or to the list; missing ones are said."""
+        """Return the files that a list names, relative to the working directory or to the list.
+
+        Missing ones are said.
+        """
         names = [line.strip() for line in require_regular(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = []
         for name in names:
@@ -56,12 +60,20 @@ class Frames:
             raise FileNotFoundError(f"a list of {len(names)} files, none of which exists")
         return files
 
+    def _is_file(self, path: str) -> bool:
+        """Tell whether a video can be opened; one that is a pipe or a device is said, as a damaged one is."""
+        try:
+            return require_regular(path).is_file()
+        except OSError:
+            self._said(path, "no video, or a damaged one")
+            return False
+
     def _said(self, path: str, reason: str) -> None:
         self.unread += 1
         print(f"warning: {printable(path)}: {printable(reason)}; left out", file=sys.stderr)
 
     def _of_files(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """Images one by one, upright, then the loader's videos."""
+        """Yield images one by one, upright, then the loader's videos."""
         for path in self.files.photos:
             try:
                 yield path, None, read_image(path, bits=self.photo_bits)
@@ -89,7 +101,7 @@ class Frames:
                 self._said(path, "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
-        """Frames until the stream ends."""
+        """Yield frames until the stream ends."""
         self.fps = (self.loader.fps[0] or 30.0) / self.vid_stride
         number = lost = 0
         try:

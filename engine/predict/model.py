@@ -42,9 +42,17 @@ class Model:
         return dict(enumerate(self.backend.names))
 
     def __call__(self, source: Any, conf: float | None = None) -> list:
-        """The Results of a path, of an image as engine/predict/arrays.py takes them, or of a list of those.
+        """Return the Results of one image or of several.
 
-        UserError for an image that cannot be read or an array that is none.
+        Args:
+            source: A path, an image as engine/predict/arrays.py takes them (array, tensor, Pillow), or a list of those.
+            conf: The lowest score to report; None leaves the model's own.
+
+        Returns:
+            One of ultralytics' Results for each image.
+
+        Raises:
+            UserError: An image cannot be read, or an array is none.
         """
         sources = source if isinstance(source, (list, tuple)) else [source]
         postprocess = self.postprocess if conf is None else replace(self.postprocess, confidence=conf)
@@ -66,7 +74,7 @@ class Model:
         postprocess: Postprocess | None = None,
         wanted: Sequence[int] | None = None,
     ) -> Any:
-        """The Results of one RGB image (h, w, 3), with `wanted` of these classes only."""
+        """Return the Results of one RGB image (h, w, 3), with `wanted` of these classes only."""
         postprocess = postprocess or self.postprocess
         if not image.size:
             self._seen.best = (0.0, "")
@@ -92,7 +100,7 @@ class Model:
         return result(bgr, path, self.names, boxes, found["scores"], found["labels"])
 
     def _best(self, scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, str]:
-        """The best of scores (N,) and the name of its class (N,); (0, "") where there is none."""
+        """Return the best of scores (N,) and the name of its class (N,); (0, "") where there is none."""
         if not len(scores):
             return 0.0, ""
         row = int(scores.argmax())
@@ -100,7 +108,7 @@ class Model:
 
 
 def _taken(found: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The detections of these rows (N,)."""
+    """Return the detections of these rows (N,)."""
     return {part: value[rows] for part, value in found.items()}
 
 

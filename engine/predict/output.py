@@ -39,7 +39,7 @@ class Output:
         self.used: dict[str, str] = {}
 
     def stem(self, path: str) -> str:
-        """A file name for an image's outputs, another one for another image of the same name."""
+        """Return a file name for an image's outputs, another one for another image of the same name."""
         if path not in self.used:
             stem = Path(path).stem if Path(path).suffix else "".join(c if c.isalnum() else "_" for c in path)[-60:]
             # Room for a number and a suffix, also where every letter takes four bytes.
@@ -55,7 +55,7 @@ class Output:
         return self.used[path]
 
     def add(self, path: str, frame: int | None, image: np.ndarray, found: Any, fps: float) -> None:
-        """Writes what the flags ask for of one image."""
+        """Write what the flags ask for of one image."""
         boxes, scores = found.boxes.xyxy.numpy(), found.boxes.conf.numpy()
         labels = found.boxes.cls.int().numpy()
         stem = self.stem(path)
@@ -109,7 +109,7 @@ class Output:
                 write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
 
     def close(self) -> None:
-        """Finishes the videos and writes the tables."""
+        """Finish the videos and write the tables."""
         for video in self.videos.values():
             video.release()
         if self.settings.save_csv:

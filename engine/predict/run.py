@@ -15,13 +15,13 @@ from utils.run_folder import new_run_folder
 
 
 def run(settings: DetectConfig) -> Path:
-    """Detects on the source as the flags say and returns the run folder; UserError for wrong input."""
+    """Detect on the source as the flags say and return the run folder; UserError for wrong input."""
     with pixels_allowed(settings.max_pixels):
         return detected(settings)
 
 
 def detected(settings: DetectConfig) -> Path:
-    """The run proper."""
+    """Do the run itself."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     if not settings.source:
         raise UserError("--source: expected an image, folder, glob, list file, video, webcam number or stream address")
@@ -49,7 +49,7 @@ def detected(settings: DetectConfig) -> Path:
 
 
 def summary(output: Output, unread: int, left: int = 0) -> str:
-    """What a run came to; `left` photos and videos lie in sub-folders that were not asked for."""
+    """Return what a run came to; `left` photos and videos lie in sub-folders that were not asked for."""
     images = f"{output.frames} image{'' if output.frames == 1 else 's'}"
     detections = f"{output.detections} detection{'' if output.detections == 1 else 's'}"
     skipped = f", {unread} could not be read" if unread else ""
@@ -58,7 +58,7 @@ def summary(output: Output, unread: int, left: int = 0) -> str:
 
 
 def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """The numbers of the classes to report, None for all; UserError with the nearest name for an unknown one."""
+    """Return the numbers of the classes to report, None for all; UserError with the nearest name for an unknown one."""
     for name in classes:
         if name not in names:
             raise UserError(f"--classes: no class {printable(name)!r}{nearest(name, names)}")
@@ -66,7 +66,7 @@ def wanted_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | 
 
 
 def line(path: str, frame: int | None, found: Any, model: Model, conf: float) -> str:
-    """What was found in an image; where nothing was, how near the best came."""
+    """Return what was found in an image; where nothing was, how near the best came."""
     where = printable(Path(path).name or path) + ("" if frame is None else f" frame {frame}")
     counts: dict[str, int] = {}
     for label in found.boxes.cls.int().tolist():
@@ -79,5 +79,5 @@ def line(path: str, frame: int | None, found: Any, model: Model, conf: float) ->
 
 
 def short(number: float) -> str:
-    """.25 for 0.25."""
+    """Write .25 for 0.25."""
     return f"{number:.2f}".removeprefix("0")

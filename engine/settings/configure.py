@@ -40,7 +40,7 @@ class Plan:
 
 
 def plan_run(flags: Mapping[str, Any]) -> Plan:
-    """Checks the flags of train.py and the YAML files that they name; UserError for any mistake.
+    """Check the flags of train.py and the YAML files that they name; UserError for any mistake.
 
     `loss` and `assign` are short for the hyperparameters `box_loss` and `assigner`; `set` holds key=value strings.
     """
@@ -84,7 +84,7 @@ def check_start_files(run: RunConfig, model: ModelConfig | TorchvisionConfig) ->
 
 
 def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
+    """Return the demo's flags; a detector of torchvision that is given weights or a recipe keeps its own settings."""
     if not model.scratch_hyp:
         return DEMO
     side = max(model.strides)
@@ -96,7 +96,7 @@ def demo_of(model: ModelConfig | TorchvisionConfig, flags: Mapping[str, Any]) ->
 
 
 def advice(config: Config) -> str:
-    """A line on settings that expect pretrained weights where there are none, or empty."""
+    """Return a line on settings that expect pretrained weights where there are none, or empty."""
     run, model = config.run, config.model
     if (
         model.backbone_weights
@@ -113,7 +113,7 @@ def advice(config: Config) -> str:
 
 
 def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper: Hyperparameters) -> None:
-    """UserError for a loss, an assigner or a flag that the model's kind does not have."""
+    """Raise UserError for a loss, an assigner or a flag that the model's kind does not have."""
     family = family_of(model)
     if hyper.box_loss not in family.box_losses:
         raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
@@ -144,7 +144,7 @@ def check_settings(chosen: Choices, overrides: Collection[str], flags: Mapping[s
 
 
 def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) -> None:
-    """UserError for steps of the learning rate that are asked for and not taken, or that the run is too short for."""
+    """Raise UserError for learning rate steps that the schedule does not take, or the run is too short for."""
     schedule = "cosine" if run.cos_lr else hyper.lr_schedule
     unused = sorted({"lr_steps", "lr_drop"} & set(asked))
     if schedule != "steps" and unused:
@@ -157,7 +157,7 @@ def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) 
 
 
 def check_device(run: RunConfig) -> None:
-    """UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
+    """Raise UserError for what a CPU, or a single process, cannot do; what needs torch to know is checked later."""
     on_cpu = run.device.strip().lower() == "cpu"
     if on_cpu and run.amp == "fp16":
         raise UserError("--amp fp16: a CPU trains in bf16 or full precision; expected auto, off or bf16")

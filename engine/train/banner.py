@@ -16,7 +16,7 @@ from utils.optim import Schedule
 
 
 def _settings(title: str, config: Any, skip: tuple[str, ...] = ()) -> str:
-    """A config dataclass as wrapped `key=value` text; a star marks what differs from the default."""
+    """Return a config dataclass as wrapped `key=value` text; a star marks what differs from the default."""
     defaults = {each.name: each.default for each in dataclasses.fields(config)}
     pairs = [
         f"{name}={printable(value)}" + ("*" if getattr(config, name) != defaults[name] else "")
@@ -27,7 +27,7 @@ def _settings(title: str, config: Any, skip: tuple[str, ...] = ()) -> str:
 
 
 def _epochs(config: Config) -> str:
-    """How many, and how many of them see whole photos after those with mosaics."""
+    """Say how many epochs there are, and how many of them see whole photos after those with mosaics."""
     epochs, closing = config.run.epochs, closing_epochs(config.run)
     if not config.hyper.mosaic or config.run.rect or not 0 < closing < epochs:
         return str(epochs)
@@ -45,7 +45,7 @@ def banner(
     folder: Path,
     schedule: Schedule,
 ) -> str:
-    """The resolved config of a run in one block, the loss and the assignment first."""
+    """Return the resolved config of a run in one block, the loss and the assignment first."""
     hyper = config.hyper
     gains = f"gains box {hyper.box:g} obj {hyper.obj:g} cls {hyper.cls:g}"
     precision = str(dtype).removeprefix("torch.") + " autocast" if dtype else "float32"
@@ -68,7 +68,7 @@ def banner(
 
 
 def next_steps(folder: Path, config: Config) -> str:
-    """What a person can do with the run that just ended."""
+    """Return what a person can do with the run that just ended."""
     best = folder / "weights" / "best.pt"
     other = "giou" if config.hyper.box_loss != "giou" else "sca"
     cfg = "" if config.run.cfg == RunConfig.cfg else f" --cfg {printable(config.run.cfg)}"

@@ -32,7 +32,7 @@ class Verdict:
             self.arrival.record(torch.cuda.current_stream(flag.device))
 
     def read(self) -> bool:
-        """Waits for the flag, but not for what the device was given to do since."""
+        """Wait for the flag, but not for what the device was given to do since."""
         if self.arrival is not None:
             self.arrival.synchronize()
         return bool(self.flag)
@@ -62,12 +62,12 @@ class Guard:
         self.skipped = 0
 
     def before(self) -> None:
-        """Remembers the batch statistics, which a NaN in the forward pass would spoil for good."""
+        """Remember the batch statistics, which a NaN in the forward pass would spoil for good."""
         if self.buffers:  # VGG16 has none
             torch._foreach_copy_(self.saved, self.buffers)
 
     def after_backward(self, losses: dict[str, Tensor], place: Place) -> None:
-        """Judges a step's losses and gives the statistics back if they are not finite; reports on the step before."""
+        """Judge a step's losses and give the statistics back if they are not finite; reports on the step before."""
         self.report()
         values = torch.stack([value.detach() for value in losses.values()])
         bad = self.over_ranks((~values.isfinite().all()).float()) > 0
@@ -77,7 +77,7 @@ class Guard:
         self.pending = (Verdict(bad), losses, place)
 
     def before_step(self, optimizer: torch.optim.Optimizer, norm: Tensor | None) -> None:
-        """Lets the optimiser skip the update, on the device, if a loss or the gradient norm was not finite."""
+        """Let the optimiser skip the update, on the device, if a loss or the gradient norm was not finite."""
         assert self.bad is not None  # before_step follows after_backward
         assert self.pending is not None
         bad = self.bad if norm is None else self.bad | ~norm.isfinite()
@@ -87,7 +87,7 @@ class Guard:
         self.bad = None
 
     def report(self) -> None:
-        """Reads the verdict on the last step; DivergedError after `patience` bad steps in a row."""
+        """Read the verdict on the last step; DivergedError after `patience` bad steps in a row."""
         if self.pending is None:
             return
         (verdict, losses, place), self.pending = self.pending, None

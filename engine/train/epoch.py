@@ -22,12 +22,12 @@ MANY_STRIDES = 8
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None):
-    """The autocast context of a step, or none for full precision."""
+    """Return the autocast context of a step, or none for full precision."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Tensor, Targets]:
-    """The batch scaled to another (height, width)."""
+    """Return the batch scaled to another (height, width)."""
     height, width = images.shape[-2:]
     images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
     scale = targets.boxes.new_tensor([size[1] / width, size[0] / height]).repeat(2)
@@ -35,7 +35,7 @@ def resized(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Te
 
 
 def scaled_size(size: tuple[int, int], factor: float, stride: int) -> tuple[int, int]:
-    """A (height, width) times a factor in whole strides: the nearest, or the next above where a side has many.
+    """Return a (height, width) times a factor in whole strides: the nearest, or the next above where a side has many.
 
     Rounding up favours large sizes by half a stride. That is a fortieth of 640 px, and what every run there has drawn
     so far; of 64 px it is a quarter, and 32 px would never be drawn.
@@ -45,17 +45,17 @@ def scaled_size(size: tuple[int, int], factor: float, stride: int) -> tuple[int,
 
 
 def _whole_strides(count: float, factor: float) -> int:
-    """How many strides `factor` makes of `count`."""
+    """Return how many strides `factor` makes of `count`."""
     return max(math.ceil(count * factor) if count >= MANY_STRIDES else round(count * factor), 1)
 
 
 def largest_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The largest (height, width) that --multi-scale makes of a batch."""
+    """Return the largest (height, width) that --multi-scale makes of a batch."""
     return scaled_size(size, LARGEST, stride)
 
 
 def multi_scale_sizes(stride: int, seed: int) -> Callable[[int, tuple[int, int]], tuple[int, int]]:
-    """A function of step and (height, width) that draws a size between half and one and a half of it, in strides."""
+    """Make a function of step and (height, width) that draws a size from half to 1.5 times it, in strides."""
 
     def size_at(step: int, size: tuple[int, int]) -> tuple[int, int]:
         return scaled_size(size, random.Random(f"{seed} {step}").uniform(SMALLEST, LARGEST), stride)
@@ -81,7 +81,7 @@ def train_one_epoch(
     after_step: Callable[[], None] = lambda: None,
     after_batch: Callable[[EpochReport, object], None] = lambda report, batch: None,
 ) -> None:
-    """Trains on every batch once; raises DivergedError when the guard has seen too many steps that are not finite.
+    """Train on every batch once; raises DivergedError when the guard has seen too many steps that are not finite.
 
     With several `ranks` (processes), each trains on its share of the images; their gradients are averaged.
     `after_step` follows each optimiser step (the weight average), `after_batch` each batch (progress, pictures).
@@ -117,7 +117,7 @@ def train_one_epoch(
 
 
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float, guard: Guard) -> None:
-    """Clips the norm of all gradients to `grad_clip` (0 = not at all), steps and clears them."""
+    """Clip the norm of all gradients to `grad_clip` (0 = not at all), step, and clear them."""
     norm = None
     if grad_clip > 0:
         scaler.unscale_(optimizer)

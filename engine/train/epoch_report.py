@@ -5,6 +5,7 @@ from torch import Tensor
 
 from alignyolo.assign.assignment import Assignment
 from alignyolo.targets import Targets, occurrences
+from engine.run_files import left_out
 from utils.distributed import Group
 from utils.metrics.coco_eval import RATIO_BINS
 
@@ -31,18 +32,18 @@ class EpochReport:
         self.steps = 0
 
     def _count(self, **values: Tensor | float) -> None:
-        """Adds values to their sums, without a device sync."""
+        """Add values to their sums, without a device sync."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def add(self, losses: dict[str, Tensor], images: int) -> None:
-        """Counts a step's weighted losses; one that is not finite counts as 0, since its step is skipped."""
+        """Count a step's weighted losses; one that is not finite counts as 0, since its step is skipped."""
         self._count(**{f"{name}_loss": value.detach().nan_to_num(0, 0, 0) for name, value in losses.items()})
         self.images += images
         self.steps += 1
 
     def observe(self, assignment: Assignment, targets: Targets, ious: Tensor, similarities: Tensor) -> None:
-        """Counts the positives of a batch by the side ratio and size of their truths."""
+        """Count the positives of a batch by the side ratio and size of their truths."""
         anchors = assignment.ignored.shape[1]
         width, height = (targets.boxes[:, 2:] - targets.boxes[:, :2]).clamp(min=1e-6).unbind(1)
         positives = occurrences(assignment.target, len(width))
@@ -57,13 +58,15 @@ class EpochReport:
             iou=ious.nan_to_num(0, 0, 0).sum(),
             raw_box=(1 - similarities).nan_to_num(0, 0, 0).sum(),
         )
+        if assignment.served is not None:
+            self._count(served=assignment.served.sum())
         for values, bins in ((torch.maximum(width / height, height / width), RATIO_BINS), (width * height, SIZE_BINS)):
             for name, (low, high) in bins.items():
                 inside = (values >= low) & (values < high)
                 self._count(**{f"positives_{name}": (positives * inside).sum(), f"truths_{name}": inside.sum()})
 
     def merge(self, group: Group) -> None:
-        """Sums up what all processes of a group have counted."""
+        """Sum up what all processes of a group have counted."""
         names = sorted(self.sums)
         counted = torch.tensor([float(self.sums[name]) for name in names] + [self.images], dtype=torch.float64)
         *sums, self.images = group.sum(counted).tolist()
@@ -71,7 +74,7 @@ class EpochReport:
         self.steps *= group.world_size
 
     def row(self) -> dict[str, float | None]:
-        """The epoch's means: losses per step, the rest per positive or per truth; None where there was none."""
+        """Return the epoch's means: losses per step, the rest per positive or per truth; None where there was none."""
         sums = {name: float(value) for name, value in self.sums.items()}
 
         def mean(total: str, count: str) -> float | None:
@@ -86,10 +89,12 @@ class EpochReport:
             row[f"positives_per_truth_{name}"] = mean(f"positives_{name}", f"truths_{name}")
         for name in ("truths", "unmatched", "claimed_twice", "ignored"):
             row[name] = sums.get(name, 0.0)
+        if "served" in sums:  # a column of runs that serve alone: older ones are resumed without it
+            row["served"] = sums["served"]
         return row
 
     def line(self) -> str:
-        """The running means for the progress line."""
+        """Return the running means for the progress line."""
         row = self.row()
 
         def shown(name: str, digits: int) -> str:
@@ -98,5 +103,5 @@ class EpochReport:
         return (
             f"box {shown('box_loss', 4)} (raw {shown('raw_box_loss', 3)}, IoU {shown('mean_iou', 3)})  "
             f"obj {shown('objectness_loss', 4)}  cls {shown('class_loss', 4)}  "
-            f"pos/truth {shown('positives_per_truth', 1)}"
+            f"pos/truth {shown('positives_per_truth', 1)}{left_out(row)}"
         )

@@ -36,7 +36,7 @@ class InitialLoss(NamedTuple):
 
 
 def letterboxed_targets(index: LabelIndex, images: Sequence[int], image_size: tuple[int, int]) -> Targets:
-    """The truths of some images where validation shows them to the network, as one batch in that order."""
+    """Return the truths of some images where validation shows them to the network, as one batch in that order."""
     boxes, labels = [], []
     for image in images:
         image_boxes, image_labels = index.of(image)

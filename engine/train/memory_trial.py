@@ -65,7 +65,7 @@ class Rehearsal:
         return 2 if one_value_a_channel(self.config, self.step_size) else 1
 
     def step(self, images: int) -> None:
-        """Trains on a batch of grey images at the largest size that the run will see."""
+        """Train on a batch of grey images at the largest size that the run will see."""
         self.detector.train()
         pixels, targets = resized(*to_device(self._batch(images), self.device), self.step_size)
         with autocast(self.device, self.dtype):
@@ -75,12 +75,12 @@ class Rehearsal:
         self.optimizer.zero_grad(set_to_none=True)
 
     def validate(self, images: int) -> None:
-        """Detects on a batch of grey images at the validation's size."""
+        """Detect on a batch of grey images at the validation's size."""
         with torch.inference_mode():
             self.detector.with_network(self.average).eval()(to_device(self._batch(images), self.device)[0])
 
     def peak(self, images: int, validation: int) -> int | None:
-        """The most bytes that a step on `images` and a validation batch take together with the weights.
+        """Return the most bytes that a step on `images` and a validation batch take together with the weights.
 
         On a CPU it is the growth of the process, None where the system does not tell.
         """
@@ -96,7 +96,7 @@ class Rehearsal:
         return None if grown is None or self.before is None else max(grown - self.before, 0)
 
     def _batch(self, images: int) -> Batch:
-        """Grey images with the truths of the photos that have most, as the data loader would give them."""
+        """Return grey images with the truths of the photos that have most, as the data loader would give them."""
         height, width = self.image_size
         rows = self.index.starts[1:] - self.index.starts[:-1]
         fullest = [int(row) for row in rows.argsort(kind="stable")[::-1][:images]]
@@ -108,12 +108,12 @@ class Rehearsal:
 
 
 def one_value_a_channel(config: Config, size: tuple[int, int]) -> bool:
-    """Whether YOLOv3's deepest features of an image of (height, width) are one cell, which has no statistics alone."""
+    """Tell whether YOLOv3's deepest features of an image of (height, width) are one cell."""
     return isinstance(config.model, ModelConfig) and max(size) <= max(config.model.strides)
 
 
 def require_batches(config: Config, images: int, group: Group) -> None:
-    """UserError where an epoch of so many images has a batch of one that normalisation cannot be trained on."""
+    """Raise UserError where an epoch of so many images has a batch of one that normalisation cannot be trained on."""
     if config.run.batch_size < 0:
         return
     stride = max(config.model.strides)
@@ -142,17 +142,17 @@ class Line:
         self.first = max(first - (least - 1) * self.slope, 0) if first else 0
 
     def at(self, images: int) -> int:
-        """About how many bytes a step on so many images takes."""
+        """Return about how many bytes a step on so many images takes."""
         return self.first + self.slope * (images - 1)
 
     def most(self, room: float) -> int:
-        """The largest power of two whose step takes at most `room` bytes; 0 if not even one image fits."""
+        """Return the largest power of two whose step takes at most `room` bytes; 0 if not even one image fits."""
         images = math.floor((room - self.first) / self.slope) + 1
         return power_of_two(min(images, MOST)) if images >= 1 else 0
 
 
 def power_of_two(number: int) -> int:
-    """The largest power of two that is not above a number from 1 on."""
+    """Return the largest power of two that is not above a number from 1 on."""
     return 2 ** (number.bit_length() - 1)
 
 
@@ -163,7 +163,7 @@ def rehearsed(
     device: torch.device,
     group: Group,
 ) -> tuple[Config, int]:
-    """The config with a batch size that fits where it asks for one (-1), and the bytes that a step will take.
+    """Return the config with a batch size that fits where it asks for one (-1), and the bytes that a step will take.
 
     Prints the peak. UserError, with a batch size that fits, where the one asked for does not; nothing is written yet.
     """
@@ -205,7 +205,7 @@ def _rehearsed(config: Config, rehearsal: Rehearsal, group: Group) -> tuple[Conf
 
 
 def _tried(rehearsal: Rehearsal, batch: int, tried: str, group: Group) -> int:
-    """The peak of the whole batch, which is run; UserError with the largest half, quarter, ... that runs."""
+    """Return the peak of the whole batch, which is run; UserError with the largest half, quarter, ... that runs."""
     images = batch // group.world_size
     peak = _peak_or_none(rehearsal, images, batch)
     if peak is not None:
@@ -217,7 +217,10 @@ def _tried(rehearsal: Rehearsal, batch: int, tried: str, group: Group) -> int:
 
 
 def _chosen(config: Config, rehearsal: Rehearsal, line: "Line", room: int | None, group: Group) -> int:
-    """The batch size that -1 stands for: fills 60 % of the memory, at most the data set and what is of any use."""
+    """Return the batch size that -1 stands for.
+
+    Fills 60 % of the memory, at most the data set and what is of any use.
+    """
     if not line.measured or room is None:
         raise UserError("--batch-size -1: this system does not tell how much memory a step takes; expected a number")
     share = 1 if rehearsal.exact else group.local_size
@@ -234,7 +237,7 @@ def _chosen(config: Config, rehearsal: Rehearsal, line: "Line", room: int | None
 
 
 def _peak_or_none(rehearsal: Rehearsal, images: int, validation: int) -> int | None:
-    """The peak, None when the device runs out of memory."""
+    """Return the peak, None when the device runs out of memory."""
     try:
         return rehearsal.peak(images, validation)
     except (RuntimeError, MemoryError) as error:
@@ -247,7 +250,7 @@ def _peak_or_none(rehearsal: Rehearsal, images: int, validation: int) -> int | N
 
 
 def _advice(batch: int) -> str:
-    """What to do about a batch that does not fit."""
+    """Return what to do about a batch that does not fit."""
     return f"--batch-size {batch} fits" if batch else "not even one image fits: try a smaller --imgsz or --cfg"
 
 
@@ -258,7 +261,7 @@ def _release(device: torch.device) -> None:
 
 
 def _resident(peak: bool = False) -> int | None:
-    """Bytes of memory that this process occupies, or the most it has occupied since it was asked without `peak`."""
+    """Return the bytes that this process occupies, or with `peak` the most since it was asked without."""
     try:
         if not peak:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -66,14 +66,14 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
 
 
 def run_folder_of(path: Path) -> Path:
-    """The folder of the run that a last.pt lies in; UserError where it does not lie as train.py writes it."""
+    """Return the folder of the run that a last.pt lies in; UserError where it does not lie as train.py writes it."""
     if path.absolute().parent.name != "weights":
         raise UserError(f"--resume {printable(path)}: expected a run folder, or the weights/last.pt in one")
     return path.parents[1] if len(path.parents) > 1 else path.absolute().parents[1]
 
 
 def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
-    """The best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
+    """Return the best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
 
     Where it is damaged or missing it is made anew from last.pt or last_prev.pt, whichever is of that epoch. Where
     neither is, that epoch is lost, and the last one takes its place; a line says so before anything is trained.
@@ -101,7 +101,10 @@ def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(flags: Mapping[str, Any], config: Config) -> str:
-    """The flags that a resumed run cannot take, each with what the run has instead; empty where there is none."""
+    """Return the flags that a resumed run cannot take, each with what the run has instead.
+
+    Empty where there is none.
+    """
     run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
     given = [name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)]
     # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
@@ -116,7 +119,7 @@ def changes(flags: Mapping[str, Any], config: Config) -> str:
 
 
 def change_of_schedule(before: Config, after: Config, done: int) -> str:
-    """What another number of epochs does to the learning rate of a run of which `done` epochs are over."""
+    """Return what another number of epochs does to the learning rate of a run of which `done` epochs are over."""
     # The decay depends on epochs alone: the steps of an epoch do not matter here.
     schedules = [build_schedule(config, 1) for config in (before, after)]
     first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
@@ -131,7 +134,7 @@ def change_of_schedule(before: Config, after: Config, done: int) -> str:
 
 
 def resume_after_restart(plan: Plan) -> Path | None:
-    """Goes on with the run that torchrun has started anew; None at a first start, or before an epoch was saved."""
+    """Go on with the run that torchrun has started anew; None at a first start, or before an epoch was saved."""
     group = group_of_environment()
     note = restart_note(group, Path(plan.config.run.project))
     if note is None:
@@ -155,7 +158,7 @@ def resume_after_restart(plan: Plan) -> Path | None:
 
 
 def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A last.pt and its contents, or, with a message, the one before it where the newest is missing or damaged."""
+    """Load a last.pt, or with a message the one before it where the newest is missing or damaged."""
     previous = path.with_name("last_prev.pt")
     try:
         return path, load_checkpoint(path)
@@ -167,7 +170,7 @@ def load_last(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def require_resumable(contents: dict[str, Any], path: Path) -> None:
-    """UserError for a checkpoint that lacks what a run goes on with."""
+    """Raise UserError for a checkpoint that lacks what a run goes on with."""
     missing = sorted(RESUMED_PARTS - require_model(contents, path).keys())
     if missing:
         what = "weights only" if "optimizer" in missing else f"no {' and '.join(missing)}"

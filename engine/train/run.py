@@ -89,7 +89,7 @@ def prepared(
     device: torch.device,
     resumed: dict[str, Any] | None,
 ) -> tuple[Trainer, Resources]:
-    """The trainer of a run with its weights in place, and what it may take; nothing is written yet."""
+    """Return the trainer of a run with its weights in place, and what it may take; nothing is written yet."""
     dtype = autocast_dtype(plan.config.run.amp, device)
     train_index = repeated(train_index, plan.config.hyper.repeat_threshold)
     set_determinism(plan.config.run.seed, plan.config.run.deterministic)
@@ -129,7 +129,7 @@ def trained(
     stop: StopRequest,
     resumed: dict[str, Any] | None,
 ) -> Path:
-    """The run proper, in every process of the group."""
+    """Do the run itself, in every process of the group."""
     config, group, device, dtype = trainer.config, trainer.group, trainer.device, trainer.dtype
     train_index, val_index = trainer.train_index, trainer.val_index
     records: Records = NoRecords(folder)
@@ -159,12 +159,12 @@ def trained(
 
 
 def start_weights(config: Config) -> list[str]:
-    """The files that a new run starts from: a backbone's first, `--weights` over it."""
+    """Return the files that a new run starts from: a backbone's first, `--weights` over it."""
     return [path for path in (config.model.backbone_weights, config.run.weights) if path]
 
 
 def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
-    """UserError, with the difference, if the training split is not the one that the run began with."""
+    """Raise UserError, with the difference, if the training split is not the one that the run began with."""
     before, now = resumed["data"], fingerprint(index)
     if before != now:
         counts = (f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now))
@@ -175,7 +175,7 @@ def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
 
 
 def check_group(config: Config, group: Group, device: torch.device) -> None:
-    """UserError unless every process gets the same number of images per step, and can do what is asked."""
+    """Raise UserError unless every process gets the same number of images per step, and can do what is asked."""
     if config.run.batch_size > 0 and config.run.batch_size % group.world_size:
         raise UserError(
             f"--batch-size {config.run.batch_size} is the batch of all {group.world_size} processes together: "
@@ -210,7 +210,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
-    """A split's images and labels; says what is wrong with them."""
+    """Return a split's images and labels; says what is wrong with them."""
     index = load_split(data, split, bad_labels=bad_labels)
     if index.report.summary():
         print(f"{split} {index.report.summary()}", file=sys.stderr)
@@ -218,7 +218,7 @@ def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
 
 
 def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> None:
-    """What the doctor finds in the data set that the check of the labels does not tell, in one line."""
+    """Print in one line what the doctor finds in the data set and the check of the labels does not tell."""
     model, run_config = plan.config.model, plan.config.run
     anchors = tuple(anchor for level in model.anchors for anchor in level)
     settings = Settings(run_config.image_size, anchors, plan.config.hyper.anchor_t)
@@ -229,7 +229,7 @@ def tell_checkup(plan: Plan, train_index: LabelIndex, val_index: LabelIndex) -> 
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:
-    """Seeds torch's default generators; everything that draws here has a generator of its own."""
+    """Seed torch's default generators; everything that draws here has a generator of its own."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -238,7 +238,7 @@ def set_determinism(seed: int, deterministic: bool) -> None:
 
 
 def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tensor:
-    """Sides (M, 2) in pixels that the truths of a split have at the network input."""
+    """Return sides (M, 2) in pixels that the truths of a split have at the network input."""
     scale = (torch.tensor(image_size) / torch.from_numpy(index.sizes)).amin(1)
     per_box = scale.repeat_interleave(torch.from_numpy(index.starts).diff())
     boxes = torch.from_numpy(index.boxes)
@@ -246,7 +246,7 @@ def network_sizes(index: LabelIndex, image_size: tuple[int, int]) -> torch.Tenso
 
 
 def with_anchors(config: Config, index: LabelIndex) -> Config:
-    """The config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
+    """Return the config with anchors fitted to the data where `--autoanchor` asks; prints the best possible recall."""
     if not family_of(config.model).fits_anchors:
         return config
     sizes, model = network_sizes(index, config.run.image_size), config.yolov3

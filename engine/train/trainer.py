@@ -49,13 +49,13 @@ LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
 
 
 def closing_epochs(run_config: RunConfig) -> int:
-    """The last epochs of a run, which see whole photos: neither mosaic nor mixup."""
+    """Return the last epochs of a run, which see whole photos: neither mosaic nor mixup."""
     asked, epochs = run_config.close_mosaic, run_config.epochs
     return min(epochs // CLOSING_SHARE, CLOSING_EPOCHS) if asked < 0 else asked
 
 
 def augmentation(config: Config) -> Augmentation:
-    """The training augmentation of a config."""
+    """Return the training augmentation of a config."""
     hyper, run_config = config.hyper, config.run
     closing = closing_epochs(run_config)
     return Augmentation(
@@ -79,7 +79,7 @@ def augmentation(config: Config) -> Augmentation:
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    """The schedule of a config."""
+    """Return the schedule of a config."""
     hyper, run_config = config.hyper, config.run
     return Schedule(
         steps_per_epoch=steps_per_epoch,
@@ -103,7 +103,7 @@ def load_weights(
     model: ModelConfig | TorchvisionConfig | None = None,
     names: Sequence[str] | None = None,
 ) -> str:
-    """Copies what fits from weights of any kind and says what was taken, what not and why; UserError if nothing fits.
+    """Copy what fits from weights of any kind and say what was taken, what not and why; UserError if nothing fits.
 
     With `model`, what differs between it and the model the weights were trained in is said too; with `names`, the
     classes here, the rows of the last layers are taken by class name.
@@ -137,7 +137,10 @@ def load_weights(
 
 
 def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
-    """The modules that `--freeze` names, their parameters fixed; UserError with the nearest name for an unknown one."""
+    """Return the modules that `--freeze` names, their parameters fixed.
+
+    UserError with the nearest name for an unknown one.
+    """
     parts, frozen = dict(network.named_modules()), []
     for name in filter(None, (part.strip() for part in freeze.split(","))):
         if name not in parts:
@@ -149,7 +152,7 @@ def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
 
 
 def ended(run_config: RunConfig, done: int, best_epoch: int) -> str:
-    """Why a run of which `done` epochs are over trains no further; empty while it does."""
+    """Return why a run of which `done` epochs are over trains no further; empty while it does."""
     if done >= run_config.epochs:
         return f"all {done} epochs are done"
     if run_config.patience and done - 1 - best_epoch >= run_config.patience:
@@ -223,7 +226,7 @@ class Trainer:
         return ended(self.config.run, self.start_epoch, self.best.epoch)
 
     def build_loader(self, index: LabelIndex, settings: Augmentation | None) -> DataLoader:
-        """This process's share of a split: augmented and shuffled for training, in order for validation."""
+        """Return this process's share of a split: augmented and shuffled for training, in order for validation."""
         flags, ranks = self.config.run, self.group
         cache = ("train" if settings else "val") in self.resources.cached
         group = max(flags.batch_size, LEAST_GROUP) if self.config.hyper.mosaic_from == "batch" else 0
@@ -243,7 +246,7 @@ class Trainer:
         )
 
     def restart_average(self) -> None:
-        """Starts the exponential moving average at the network's present weights."""
+        """Start the exponential moving average at the network's present weights."""
         hyper = self.config.hyper
         self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
 
@@ -284,12 +287,12 @@ class Trainer:
         print(line, flush=True)
 
     def release(self) -> None:
-        """Gives back what the C library kept from step to step, which a process that trains on the side wants back."""
+        """Give back what the C library kept from step to step, which a process that trains on the side wants back."""
         if self.keeps_memory:
             give_freed_memory_back()
 
     def leave_if_asked(self, folder: Path, done: int) -> None:
-        """Ends the run after a SIGINT or SIGTERM, saying how to go on; raises InterruptedRun."""
+        """End the run after a SIGINT or SIGTERM, saying how to go on; raises InterruptedRun."""
         if self.stop.signal is None:
             return
         if done == 0:
@@ -300,7 +303,7 @@ class Trainer:
         )
 
     def new_guard(self, folder: Path) -> Guard:
-        """The guard of this run, which keeps a bad batch in the run folder."""
+        """Return the guard of this run, which keeps a bad batch in the run folder."""
         images = self.train_index.images
 
         def keep(batch: Any) -> Path:
@@ -316,7 +319,7 @@ class Trainer:
         return Guard(self.detector.network, patience, image_names, keep, self.group.sum)
 
     def train_epoch(self, epoch: int, records: Records) -> dict[str, float | None]:
-        """One epoch over the training set; returns the means to log."""
+        """Train for one epoch over the training set; returns the means to log."""
         report, skipped = EpochReport(), self.guard.skipped
         self.observer.report = report
         sampler = cast(EpochSampler, self.train_loader.sampler)
@@ -392,7 +395,7 @@ class Trainer:
         return self.group.share(metrics)
 
     def save(self, records: Records, epoch: int, metrics: Metrics, improved: bool) -> None:
-        """Writes last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
+        """Write last.pt, all that an exact resume needs, and best.pt after the best epoch so far."""
         if not self.group.main:
             return
         weights = records.folder / "weights"
@@ -419,7 +422,7 @@ class Trainer:
         save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
 
     def restore(self, contents: dict[str, Any]) -> None:
-        """Takes up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""
+        """Take up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""
         self.detector.network.load_state_dict(contents["network"])
         self.average.ema.load_state_dict(contents["model"])
         self.average.updates = contents["average_updates"]
@@ -431,7 +434,7 @@ class Trainer:
         self.start_epoch = contents["epoch"]
 
     def finish(self, records: Records) -> None:
-        """Validates best.pt once more for its tables, metrics.json and plots."""
+        """Validate best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
         metrics = self.validate(records.val_batch, final=True)

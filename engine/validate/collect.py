@@ -30,7 +30,7 @@ def collect(
     ious: Sequence[float] = (),
     group: Group | None = None,
 ) -> CocoMetrics:
-    """The detections on every image beside the truths: the index's unless others are given.
+    """Return the detections on every image beside the truths: the index's unless others are given.
 
     Each process of a group takes its share of the images; the main one collects all.
 
@@ -57,7 +57,7 @@ def collect(
 def protocol_line(
     config: Config, split: str, images: int, truths: Truths | None = None, precision: str = "float32"
 ) -> str:
-    """How the numbers are measured, in one line that is printed and stored with them."""
+    """Say how the numbers are measured, in one line that is printed and stored with them."""
     flags = config.run
     height, width = flags.image_size
     source = truths.source if truths else "labels"

@@ -86,7 +86,7 @@ def write_report(path: Path, collected: CocoMetrics, metrics: Metrics, index: La
 
 
 def _cards(metrics: Metrics) -> list[tuple[str, str]]:
-    """The numbers at the top: name and percentage."""
+    """Return the numbers at the top: name and percentage."""
     values = [(name, _percent(metrics.overall[key])) for name, key in zip(TABLE_HEADS, COLUMNS, strict=True)]
     return [
         ("AP" + name if name.isdigit() else name, value)
@@ -96,7 +96,7 @@ def _cards(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def _facts(metrics: Metrics) -> str:
-    """How much was counted, in one line."""
+    """Say how much was counted, in one line."""
     counts = metrics.counts
     extra = "".join(
         f", {counts[f'{kind}_labels']} {kind}" for kind in ("crowd", "difficult") if counts[f"{kind}_labels"]
@@ -108,7 +108,7 @@ def _facts(metrics: Metrics) -> str:
 
 
 def _class_table(metrics: Metrics) -> Table:
-    """All columns of every class, best AP first."""
+    """Return all columns of every class, best AP first."""
     classes = sorted(metrics.per_class.items(), key=lambda item: (item[1]["ap"] != item[1]["ap"], -item[1]["ap"]))
     every = [("all", {"labels": metrics.counts["labels"], **metrics.overall}), *classes]
     rows = [(name, f"{row['labels']:,}", *(_percent(row[key]) for key in COLUMNS)) for name, row in every]
@@ -116,7 +116,7 @@ def _class_table(metrics: Metrics) -> Table:
 
 
 def _errors_table(metrics: Metrics) -> Table:
-    """What each kind of error costs in AP50, and how many there are."""
+    """Return what each kind of error costs in AP50, and how many there are."""
     rows = [
         (name, MEANINGS[name], f"{metrics.error_counts[name]:,}", _percent(metrics.overall[f"tide_{name}"]))
         for name in ERROR_KINDS.values()
@@ -125,7 +125,7 @@ def _errors_table(metrics: Metrics) -> Table:
 
 
 def _bins_table(collected: CocoMetrics, metrics: Metrics) -> Table:
-    """AP, AP50 and AP75 by side ratio, and AP by size."""
+    """Return AP, AP50 and AP75 by side ratio, and AP by size."""
     truths, rows = collected.details, []
     ratio, counts = side_ratios(truths.xywh), ~truths.ignored
     for name, (low, high) in RATIO_BINS.items():
@@ -139,7 +139,7 @@ def _bins_table(collected: CocoMetrics, metrics: Metrics) -> Table:
 
 
 def _plots(metrics: Metrics) -> list[dict[str, object]]:
-    """The curves and the confusion matrix as PNG."""
+    """Return the curves and the confusion matrix as PNG."""
     pictures: list[dict[str, object]] = []
     for name, plot in (
         ("Precision over recall", plot_precision_recall),
@@ -154,14 +154,14 @@ def _plots(metrics: Metrics) -> list[dict[str, object]]:
 
 
 def _point(metrics: Metrics) -> str:
-    """Where precision, recall and F1 stand."""
+    """Say where precision, recall and F1 stand."""
     if metrics.confidence is None:
         return "no detection of a class that has labels"
     return f"P, R, F1 and the confusion matrix all stand at confidence {metrics.confidence:.3f} (best mean F1), IoU .5"
 
 
 def _misses(matches: Matches, metrics: Metrics) -> Iterable[Case]:
-    """Truths that no detection of the operating point found, largest first, one an image."""
+    """Return truths that no detection of the operating point found, largest first, one an image."""
     kept = matches.detections.scores >= (2 if metrics.confidence is None else metrics.confidence)
     missed = np.setdiff1d(np.arange(len(matches.truths.labels)), matches.truth[kept])
     boxes = matches.truths.boxes[missed]
@@ -175,7 +175,7 @@ def _misses(matches: Matches, metrics: Metrics) -> Iterable[Case]:
 
 
 def _false_alarms(matches: Matches, metrics: Metrics) -> Iterable[Case]:
-    """Detections that match no truth of their class, surest first."""
+    """Return detections that match no truth of their class, surest first."""
     wrong = np.flatnonzero(matches.truth < 0)
     names = list(metrics.per_class)
     for row in wrong[np.argsort(-matches.detections.scores[wrong], kind="stable")].tolist():
@@ -186,7 +186,7 @@ def _false_alarms(matches: Matches, metrics: Metrics) -> Iterable[Case]:
 def _figures(
     cases: Iterable[Case], collected: CocoMetrics, metrics: Metrics, index: LabelIndex
 ) -> list[dict[str, object]]:
-    """Truth and prediction side by side for the first cases, one an image; unreadable photos are left out."""
+    """Return truth and prediction side by side for the first cases, one an image; unreadable photos are left out."""
     figures: list[dict[str, object]] = []
     seen: set[int] = set()
     for case in cases:
@@ -206,7 +206,7 @@ def _figures(
 def _figure(
     case: Case, photo: NDArray, collected: CocoMetrics, metrics: Metrics, index: LabelIndex
 ) -> dict[str, object]:
-    """What the template says of a case: caption, file name, size and both pictures."""
+    """Return what the template says of a case: caption, file name, size and both pictures."""
     scale = min(1.0, SHOWN_SIDE / max(photo.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
     photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)

@@ -13,7 +13,7 @@ from utils.run_folder import json_text
 
 
 def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
-    """detections.json (COCO results) and, where the truths are labels, ground_truth.json with the ids they refer to."""
+    """Write detections.json (COCO results) and, where truths are labels, ground_truth.json with their ids."""
     truths, found = collected.details, _finite(collected.detections())
     images, categories = truths.image_ids[found.image].tolist(), np.array(truths.category_ids)[found.labels].tolist()
     columns = (images, categories, to_xywh(found.boxes).tolist(), found.scores.tolist())
@@ -27,7 +27,7 @@ def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) ->
 
 
 def _ground_truth(collected: CocoMetrics, index: LabelIndex) -> dict:
-    """The truths as a COCO file."""
+    """Return the truths as a COCO file."""
     truths = collected.details
     ids, names = truths.image_ids.tolist(), _relative(index.images)
     images = [
@@ -53,7 +53,7 @@ def _ground_truth(collected: CocoMetrics, index: LabelIndex) -> dict:
 
 
 def write_texts(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
-    """A text file per image: class, centre x, centre y, width, height as fractions of the image, score."""
+    """Write a text file per image: class, centre x, centre y, width, height as fractions of the image, score."""
     found = _finite(collected.detections())
     order = np.argsort(found.image, kind="stable")
     found = found.take(order)
@@ -77,7 +77,7 @@ def _finite(found: Boxes) -> Boxes:
 
 
 def _relative(images: tuple[str, ...]) -> list[Path]:
-    """The images relative to the folder that holds all of them."""
+    """Return the images relative to the folder that holds all of them."""
     common = os.path.commonpath([str(Path(image).parent) for image in images]) if images else ""
     return [Path(image).relative_to(common) for image in images]
 

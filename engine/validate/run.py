@@ -29,7 +29,7 @@ from utils.run_folder import new_run_folder
 
 
 def run(settings: ValConfig) -> Metrics:
-    """Validates a checkpoint as the flags say and writes a run folder; UserError for wrong input."""
+    """Validate a checkpoint as the flags say and write a run folder; UserError for wrong input."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
     measured = open_measured(weights, settings)
     with pixels_allowed(measured.config.run.max_pixels):
@@ -37,7 +37,7 @@ def run(settings: ValConfig) -> Metrics:
 
 
 def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics:
-    """The validation of weights that are open."""
+    """Return the validation of weights that are open."""
     config, device = measured.config, measured.device
 
     # A held-out split belongs to the data it was taken from.

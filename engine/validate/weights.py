@@ -102,7 +102,7 @@ def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:
 
 
 def with_flags(config: Config, settings: ValConfig) -> Config:
-    """The training run's config with what the flags change for this validation."""
+    """Return the training run's config with what the flags change for this validation."""
     given = {
         "data": settings.data,
         "data_root": settings.data_root,

@@ -30,13 +30,16 @@ _COMPILING = threading.Lock()
 
 @functools.cache
 def available() -> bool:
-    """Whether kernels can be compiled and run here: numba is installed, and torch's threads can be had."""
+    """Tell whether kernels can be compiled and run here: numba is installed, and torch's threads can be had."""
     return importlib.util.find_spec("numba") is not None and _parallel() is not None
 
 
 @functools.cache
 def _parallel() -> Any:
-    """OpenMP's function that runs another on all threads of torch's pool; None where torch has no such library."""
+    """Return OpenMP's function that runs another on all threads of torch's pool.
+
+    None where torch has no such library.
+    """
     if "openmp" not in torch.__config__.parallel_info().lower():
         return None
     beside = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
@@ -67,7 +70,7 @@ def run_alone(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
 
 @functools.cache
 def _kernel(name: str, dtype: torch.dtype) -> Any:
-    """A kernel ("file.function") for numbers of this type: compiled, or read from the user's cache."""
+    """Return a kernel ("file.function") for numbers of this type: compiled, or read from the user's cache."""
     with _COMPILING:
         import numba
 
@@ -81,7 +84,7 @@ def _kernel(name: str, dtype: torch.dtype) -> Any:
 
 @functools.cache
 def _cache_folder() -> Path:
-    """Where compiled kernels of exactly these sources are kept; numba itself overlooks changes of what a kernel calls.
+    """Return where kernels compiled from exactly these sources are kept; numba overlooks changes of callees.
 
     In the user's cache folder, or where nothing can be written to that, in a temporary one.
     """

@@ -26,7 +26,7 @@ _BUFFERS = threading.local()
 
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU is for training, and faster so."""
+    """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU is for training, and faster so."""
     if not torch.is_grad_enabled() or conv.weight.dtype is not torch.float32 or not wide_enough(conv, x.dtype):
         return False
     if torch.is_autocast_enabled("cpu") != (x.dtype is torch.bfloat16) or x.numel() < 4 * LEAST_TILES * x.shape[1]:
@@ -36,7 +36,7 @@ def pays(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def wide_enough(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
-    """Whether a 3 x 3 convolution has the channels for it."""
+    """Tell whether a 3 x 3 convolution has the channels for it."""
     channels, outputs = conv.in_channels, conv.out_channels
     least = LEAST_CHANNELS.get(dtype, math.inf)
     return min(channels, outputs) >= LANES and channels * outputs >= least * (channels + outputs)
@@ -44,13 +44,13 @@ def wide_enough(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
 
 @functools.cache
 def bf16_pays() -> bool:
-    """Whether this CPU multiplies bf16 in its vectors, and not in matrices."""
+    """Tell whether this CPU multiplies bf16 in its vectors, and not in matrices."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """conv2d(x, weight, padding=1): (B, C, H, W), bf16 or float32, and (K, C, 3, 3) -> (B, K, H, W), channels-last."""
+    """Compute conv2d(x, weight, padding=1), channels-last: (B, C, H, W) and (K, C, 3, 3) -> (B, K, H, W)."""
     return _Winograd.apply(x, weight)
 
 
@@ -85,7 +85,7 @@ def _product(one: Tensor, other: Tensor, where: str) -> Tensor:
 
 
 def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory that this thread reuses for every convolution: fetched anew for each, its holes took 200 MB of a step."""
+    """Return memory that this thread reuses: fetched anew for each convolution, its holes took 200 MB of a step."""
     size, buffers = math.prod(shape) * dtype.itemsize, _BUFFERS.__dict__
     if name not in buffers or buffers[name].numel() < size:
         buffers.pop(name, None)
@@ -94,7 +94,7 @@ def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _to_tiles(kernel: str, images: Tensor, where: str) -> Tensor:
-    """(B, C, H, W) -> (16, tiles, C)."""
+    """Turn (B, C, H, W) into (16, tiles, C)."""
     images = images.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = images.shape
     rows, columns = batch * ((height + 1) // 2), (width + 1) // 2
@@ -104,7 +104,7 @@ def _to_tiles(kernel: str, images: Tensor, where: str) -> Tensor:
 
 
 def _to_images(kernel: str, tiles: Tensor, shape: torch.Size) -> Tensor:
-    """(16, tiles, C) -> (B, C, H, W), of which `shape` has all but C."""
+    """Turn (16, tiles, C) into (B, C, H, W), of which `shape` has all but C."""
     batch, _, height, width = shape
     images = tiles.new_empty(batch, height, width, tiles.shape[2]).permute(0, 3, 1, 2)
     _through(kernel, tiles, images, images.shape)
@@ -130,7 +130,7 @@ class _Order(WorkOrder):
 
 
 def _weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(K, C, 3, 3) -> (16, K, C)."""
+    """Turn (K, C, 3, 3) into (16, K, C)."""
     outputs, channels = weight.shape[:2]
     tiles = _scratch("weight", (16, outputs, channels), dtype)
     order = _Order(dtype, outputs, 16 * channels, channels)
@@ -140,7 +140,7 @@ def _weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _weight_gradient(tiles: Tensor, weight: Tensor) -> Tensor:
-    """(16, K, C) -> (K, C, 3, 3), channels-last, as the weights are."""
+    """Turn (16, K, C) into (K, C, 3, 3), channels-last, as the weights are."""
     outputs, channels = tiles.shape[1:]
     gradient = torch.empty_like(weight, memory_format=torch.channels_last)
     order = _Order(tiles.dtype, outputs, 16 * channels, channels)

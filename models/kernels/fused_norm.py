@@ -26,7 +26,7 @@ TABLE_ROWS = 5
 
 
 def fuses(x: Tensor, norm: nn.BatchNorm2d) -> bool:
-    """Whether the compiled loops can normalise and activate x (B, C, H, W), which wants a gradient on a CPU."""
+    """Tell whether the compiled loops can normalise and activate x (B, C, H, W), which wants a gradient on a CPU."""
     if not saves_memory(x, norm) or x.dtype not in compiled.COMPUTED or x.shape[1] < LEAST_CHANNELS or not x.numel():
         return False
     parts = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
@@ -114,7 +114,7 @@ class _NormAct(torch.autograd.Function):
 
 
 def _copies(pixels: int, channels: int) -> int:
-    """How many pixels make a row of the loops."""
+    """Return how many pixels make a row of the loops."""
     copies = 1
     while channels * copies * 2 <= WIDE and pixels % (copies * 2) == 0:
         copies *= 2

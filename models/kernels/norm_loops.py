@@ -65,7 +65,7 @@ SILU, LEAKY = 0, 1
 
 @piece
 def activated(work: Any, z: Any) -> Any:
-    """The activation of a vector."""
+    """Return the activation of a vector."""
     if field(work, KIND) == SILU:
         one = filled(z, 1.0)
         return z / (one + exponential(pixels_at(work, X), filled(z, 0.0) - z))
@@ -74,7 +74,7 @@ def activated(work: Any, z: Any) -> Any:
 
 @piece
 def slope_of_activation(work: Any, z: Any) -> Any:
-    """The derivative of the activation at a vector."""
+    """Return the derivative of the activation at a vector."""
     one = filled(z, 1.0)
     if field(work, KIND) == SILU:
         s = one / (one + exponential(pixels_at(work, X), filled(z, 0.0) - z))
@@ -84,7 +84,7 @@ def slope_of_activation(work: Any, z: Any) -> Any:
 
 @piece
 def sums_of_block(work: Any, x: Any, first: Any, rows: Any, c: Any, out: Any) -> None:
-    """Of 16 channels from c on: the sums of x - pivot and of its squares, the pivot being the first pixel."""
+    """Sum x - pivot and its squares for 16 channels from c on, the pivot being the first pixel."""
     channels = field(work, CHANNELS)
     pivot = load(x, c)
     total = square = filled(pivot, 0.0)
@@ -98,7 +98,7 @@ def sums_of_block(work: Any, x: Any, first: Any, rows: Any, c: Any, out: Any) ->
 
 @piece
 def sums_of_four_blocks(work: Any, x: Any, first: Any, rows: Any, c: Any, out: Any) -> None:
-    """The same of 64 channels: four sums that need not wait for each other."""
+    """Sum the same for 64 channels: four sums that need not wait for each other."""
     channels = field(work, CHANNELS)
     p0, p1, p2, p3 = load(x, c), load(x, c + 16), load(x, c + 32), load(x, c + 48)
     t0 = t1 = t2 = t3 = s0 = s1 = s2 = s3 = filled(p0, 0.0)
@@ -120,7 +120,7 @@ def sums_of_four_blocks(work: Any, x: Any, first: Any, rows: Any, c: Any, out: A
 
 
 def statistics(work: Any) -> None:
-    """Sums over the pixels of every part, for mean and deviation: SUMS is parts x 2 x channels."""
+    """Sum over the pixels of every part, for mean and deviation: SUMS is parts x 2 x channels."""
     x, sums = pixels_at(work, X), channels_at(work, SUMS)
     channels, size = field(work, CHANNELS), field(work, PART_ROWS)
     while True:
@@ -206,7 +206,7 @@ def through(work: Any) -> None:
 
 @piece
 def forward_block(work: Any, at: Any, c: Any) -> None:
-    """OUT = activation(SCALE x + SHIFT), plus ADDED where there is one, of one vector."""
+    """Compute OUT = activation(SCALE x + SHIFT), plus ADDED where there is one, of one vector."""
     table, long = channels_at(work, TABLE), field(work, LONG)
     z = load(pixels_at(work, X), at) * load(table, SCALE * long + c) + load(table, SHIFT * long + c)
     y = activated(work, z)
@@ -217,7 +217,7 @@ def forward_block(work: Any, at: Any, c: Any) -> None:
 
 @piece
 def backward_block(work: Any, at: Any, c: Any) -> None:
-    """OUT = SCALE g + FACTOR x + CONSTANT, the gradient of x, where g is that of z, of one vector."""
+    """Compute OUT = SCALE g + FACTOR x + CONSTANT, the gradient of x, where g is that of z, of one vector."""
     table, long = channels_at(work, TABLE), field(work, LONG)
     x, scale = load(pixels_at(work, X), at), load(table, SCALE * long + c)
     g = load(pixels_at(work, GRADIENT), at) * slope_of_activation(work, x * scale + load(table, SHIFT * long + c))
@@ -226,7 +226,7 @@ def backward_block(work: Any, at: Any, c: Any) -> None:
 
 
 def forward_pool(work: Any) -> None:
-    """Of every 2 x 2 pixels the largest activation, the x that it came from, and which of the four that was.
+    """Find in every 2 x 2 pixels the largest activation, the x that it came from, and which of the four it was.
 
     Both activations fall at first, if at all, and rise then: the largest is that of the largest or smallest z.
     """
@@ -252,7 +252,7 @@ def forward_pool(work: Any) -> None:
 
 @piece
 def pool_block(work: Any, at: Any, out: Any, scale: Any, shift: Any) -> None:
-    """One vector of forward_pool."""
+    """Compute one vector of forward_pool."""
     x, below = pixels_at(work, X), at + field(work, WIDTH) * field(work, CHANNELS)
     channels = field(work, CHANNELS)
     x0, x1, x2, x3 = load(x, at), load(x, at + channels), load(x, below), load(x, below + channels)
@@ -284,7 +284,7 @@ def pool_block(work: Any, at: Any, out: Any, scale: Any, shift: Any) -> None:
 
 
 def gradient_sums(work: Any) -> None:
-    """Sums of the gradient g of z, and of g (x - mean), over every part: SUMS is parts x 2 x channels."""
+    """Sum the gradient g of z, and g (x - mean), over every part: SUMS is parts x 2 x channels."""
     sums, channels, size = channels_at(work, SUMS), field(work, CHANNELS), field(work, PART_ROWS)
     while True:
         part = next_part(work)
@@ -306,7 +306,7 @@ def gradient_sums(work: Any) -> None:
 
 @piece
 def gradient_sums_of_block(work: Any, first: Any, last: Any, c: Any, out: Any) -> None:
-    """One vector of channels of gradient_sums."""
+    """Compute one vector of channels of gradient_sums."""
     long = field(work, LONG)
     x, gradient, table = pixels_at(work, X), pixels_at(work, GRADIENT), channels_at(work, TABLE)
     channels = field(work, CHANNELS)
@@ -323,7 +323,7 @@ def gradient_sums_of_block(work: Any, first: Any, last: Any, c: Any, out: Any) -
 
 @piece
 def gradient_sums_of_two_blocks(work: Any, first: Any, last: Any, c: Any, out: Any) -> None:
-    """Two vectors of channels of gradient_sums."""
+    """Compute two vectors of channels of gradient_sums."""
     long = field(work, LONG)
     x, gradient, table = pixels_at(work, X), pixels_at(work, GRADIENT), channels_at(work, TABLE)
     channels, d = field(work, CHANNELS), c + LANES
@@ -343,7 +343,7 @@ def gradient_sums_of_two_blocks(work: Any, first: Any, last: Any, c: Any, out: A
 
 
 def finish_gradient_sums(work: Any) -> None:
-    """The gradients of weight and bias, and the table's FACTOR and CONSTANT; COUNT pixels has x, not its pool."""
+    """Write the gradients of weight and bias, and the table's FACTOR and CONSTANT; x has COUNT pixels."""
     sums, table = channels_at(work, SUMS), channels_at(work, TABLE)
     wide, copies, parts = field(work, CHANNELS), field(work, COPIES), field(work, PARTS)
     channels, count, long = wide // copies, float(field(work, COUNT)), field(work, LONG)
@@ -366,7 +366,7 @@ def finish_gradient_sums(work: Any) -> None:
 
 
 def backward_pool(work: Any) -> None:
-    """The same behind a pool: g is that of the chosen one of each four pixels, the other three have none."""
+    """Sum the same behind a pool: g is that of the chosen one of each four pixels, the other three have none."""
     channels, width, size = field(work, CHANNELS), field(work, WIDTH), field(work, PART_ROWS)
     half, height = field(work, WIDTH) // 2, field(work, HEIGHT)
     half_rows = (height + 1) // 2
@@ -395,7 +395,7 @@ def backward_pool(work: Any) -> None:
 
 @piece
 def backward_pool_block(work: Any, at: Any, of_pool: Any, c: Any) -> None:
-    """One vector of four pixels of backward_pool."""
+    """Compute one vector of four pixels of backward_pool."""
     long = field(work, LONG)
     x, out, table = pixels_at(work, X), pixels_at(work, OUT), channels_at(work, TABLE)
     channels = field(work, CHANNELS)
@@ -416,7 +416,7 @@ def backward_pool_block(work: Any, at: Any, of_pool: Any, c: Any) -> None:
 
 @piece
 def unchosen(work: Any, at: Any, pixels: Any) -> None:
-    """The gradient of pixels of an odd last row or column, which no pool looks at."""
+    """Write the gradient of pixels of an odd last row or column, which no pool looks at."""
     long = field(work, LONG)
     x, out, table = pixels_at(work, X), pixels_at(work, OUT), channels_at(work, TABLE)
     channels = field(work, CHANNELS)

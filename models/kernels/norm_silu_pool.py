@@ -19,13 +19,16 @@ PART = 1 << 23
 
 
 def norm_silu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """silu(norm(x)) in training, normalised by the batch (B, C, H, W): keeps x, and neither of its two results."""
+    """Return silu(norm(x)) in training, normalised by the batch (B, C, H, W).
+
+    Keeps x, and neither of its two results.
+    """
     _count_batch(norm)
     return _NormSiLU.apply(x, norm.weight, norm.bias, norm)
 
 
 def norm_silu_pool(x: Tensor, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tensor:
-    """pool(silu(norm(x))) in training: (B, C, H, W) -> (B, C, H', W'); keeps x and where the maxima were.
+    """Return pool(silu(norm(x))) in training: (B, C, H, W) -> (B, C, H', W'); keeps x and where the maxima were.
 
     To the bit where an image fills the CPU's vectors, as with 16 channels; what is left over torch rounds otherwise.
     """
@@ -41,7 +44,7 @@ def _count_batch(norm: nn.BatchNorm2d) -> None:
 
 
 def saves_memory(x: Tensor, norm: nn.Module | None = None) -> bool:
-    """Whether x (B, C, H, W) wants a gradient on a CPU, and norm, if there is one, goes by the statistics of the batch.
+    """Tell whether x (B, C, H, W) wants a gradient on a CPU, and norm, if any, uses the batch's statistics.
 
     Elsewhere torch's own: cuDNN has kernels for it, a compiler fuses, a norm over several processes is another class.
     """
@@ -55,7 +58,7 @@ class LowMemoryMaxPool2d(nn.MaxPool2d):
     """Pool as torch does, but keep for the gradient where the maxima were instead of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H', W')."""
+        """Return (B, C, H, W) -> (B, C, H', W')."""
         if not saves_memory(x):
             return super().forward(x)
         return _MaxPool.apply(x, self.kernel_size, self.stride, self.padding)
@@ -133,13 +136,16 @@ class _MaxPool(torch.autograd.Function):
 
 
 def _parts(x: Tensor) -> Iterator[slice]:
-    """Slices of neighbouring images of x (B, C, H, W), as many as make up PART bytes."""
+    """Yield slices of neighbouring images of x (B, C, H, W), as many as make up PART bytes."""
     images = max(1, PART // (x[0].numel() * x.element_size()))
     return (slice(first, first + images) for first in range(0, len(x), images))
 
 
 def _normalised(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
-    """x normalised by these statistics; the deviation goes into the weight, as in training, for the same bits."""
+    """Return x normalised by these statistics.
+
+    The deviation goes into the weight, as in training, for the same bits.
+    """
     ones = torch.ones_like(mean)
     return functional.batch_norm(x, mean, ones, weight * inverse_std, bias, training=False, eps=0.0)
 
@@ -147,12 +153,12 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_s
 def _norm_backward(
     ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of x, weight and bias."""
+    """Return the gradients of x, weight and bias."""
     statistics = None, None, mean, inverse_std
     wanted = list(ctx.needs_input_grad[:3])
     return torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *statistics, True, ctx.eps, wanted)
 
 
 def _pool_backward(gradient: Tensor, x: Tensor, window: list[list[int]], places: Tensor) -> Tensor:
-    """The gradient of the input x of a max-pool, of which only shape and layout are read."""
+    """Return the gradient of the input x of a max-pool, of which only shape and layout are read."""
     return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *window, [1, 1], False, places)

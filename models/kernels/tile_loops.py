@@ -15,7 +15,7 @@ LANES = 16
 
 @piece
 def pixel(work: Any, image: Any, row: Any, column: Any, c: Any) -> Any:
-    """Sixteen channels of a pixel; zeros outside the image."""
+    """Read sixteen channels of a pixel; zeros outside the image."""
     height, width, channels = field(work, HEIGHT), field(work, WIDTH), field(work, CHANNELS)
     x = pixels_at(work, X)
     if 0 <= row < height and 0 <= column < width:
@@ -33,7 +33,7 @@ def write_pixel(work: Any, image: Any, row: Any, column: Any, c: Any, value: Any
 
 @piece
 def input_tile(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any, plane: Any) -> None:
-    """The 16 places of a tile."""
+    """Write the 16 places of a tile."""
     row, column = 2 * i - 1, 2 * j - 1
     a0, a1, a2, a3 = spread_column(work, image, row, column, c)
     b0, b1, b2, b3 = spread_column(work, image, row, column + 1, c)
@@ -48,7 +48,7 @@ def input_tile(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any, plane: An
 
 @piece
 def store_spread(out: Any, at: Any, plane: Any, a: Any, b: Any, c: Any, d: Any) -> None:
-    """Four places, next to each other, of four neighbours."""
+    """Write four places, next to each other, of four neighbours."""
     store(out, at, a - c)
     store(out, at + plane, b + c)
     store(out, at + 2 * plane, c - b)
@@ -57,7 +57,7 @@ def store_spread(out: Any, at: Any, plane: Any, a: Any, b: Any, c: Any, d: Any) 
 
 @piece
 def spread_column(work: Any, image: Any, row: Any, column: Any, c: Any) -> Any:
-    """Four places of four pixels below each other."""
+    """Return four places of four pixels below each other."""
     a, b = pixel(work, image, row, column, c), pixel(work, image, row + 1, column, c)
     d, e = pixel(work, image, row + 2, column, c), pixel(work, image, row + 3, column, c)
     return a - d, b + d, d - b, b - e
@@ -65,14 +65,14 @@ def spread_column(work: Any, image: Any, row: Any, column: Any, c: Any) -> Any:
 
 @piece
 def gather(x: Any, at: Any, step: Any) -> Any:
-    """Two values of four places."""
+    """Return two values of four places."""
     a, b, c, d = load(x, at), load(x, at + step), load(x, at + 2 * step), load(x, at + 3 * step)
     return a + b + c, b - c - d
 
 
 @piece
 def output_tile(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any, plane: Any) -> None:
-    """The four pixels of a tile."""
+    """Write the four pixels of a tile."""
     x = pixels_at(work, X)
     a0, a1 = gather(x, at, plane)
     b0, b1 = gather(x, at + 4 * plane, plane)
@@ -86,7 +86,7 @@ def output_tile(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any, plane: A
 
 @piece
 def store_pair(out: Any, at: Any, plane: Any, a: Any, b: Any) -> None:
-    """Four places, next to each other, of a pair's gradient."""
+    """Write four places, next to each other, of a pair's gradient."""
     store(out, at, a)
     store(out, at + plane, a + b)
     store(out, at + 2 * plane, a - b)
@@ -95,7 +95,7 @@ def store_pair(out: Any, at: Any, plane: Any, a: Any, b: Any) -> None:
 
 @piece
 def output_tile_gradient(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any, plane: Any) -> None:
-    """The 16 places of the gradient of four pixels."""
+    """Write the 16 places of the gradient of four pixels."""
     a, b = pixel(work, image, 2 * i, 2 * j, c), pixel(work, image, 2 * i, 2 * j + 1, c)
     d, e = pixel(work, image, 2 * i + 1, 2 * j, c), pixel(work, image, 2 * i + 1, 2 * j + 1, c)
     out, zero = pixels_at(work, OUT), filled(a, 0.0)
@@ -107,7 +107,7 @@ def output_tile_gradient(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any,
 
 @piece
 def across(work: Any, j: Any, at: Any, plane: Any) -> Any:
-    """Of a row of places, what goes to the two columns of tile j: from it, and from the ones beside it."""
+    """Sum up what a row of places gives to the two columns of tile j: its own, and those of the tiles beside it."""
     x, channels = pixels_at(work, X), field(work, CHANNELS)
     a, b, c, d = load(x, at), load(x, at + plane), load(x, at + 2 * plane), load(x, at + 3 * plane)
     even, odd = b - c + d, b + c - a
@@ -120,7 +120,7 @@ def across(work: Any, j: Any, at: Any, plane: Any) -> Any:
 
 @piece
 def input_tile_gradient(work: Any, image: Any, i: Any, j: Any, c: Any, at: Any, plane: Any) -> None:
-    """The gradient of a tile's own four pixels, which are also in the tiles around it."""
+    """Write the gradient of a tile's own four pixels, which are also in the tiles around it."""
     a0, a1 = across(work, j, at, plane)
     b0, b1 = across(work, j, at + 4 * plane, plane)
     c0, c1 = across(work, j, at + 8 * plane, plane)
@@ -159,28 +159,28 @@ def through_tiles(work: Any, tile: Any) -> None:
 
 
 def input_tiles(work: Any) -> None:
-    """X, images, to OUT, tiles."""
+    """Turn X, images, into OUT, tiles."""
     through_tiles(work, input_tile)
 
 
 def output_of_tiles(work: Any) -> None:
-    """X, tiles, to OUT, images."""
+    """Turn X, tiles, into OUT, images."""
     through_tiles(work, output_tile)
 
 
 def output_tiles_gradient(work: Any) -> None:
-    """X, the gradient of output_of_tiles' images, to OUT, that of its tiles."""
+    """Turn X, the gradient of output_of_tiles' images, into OUT, that of its tiles."""
     through_tiles(work, output_tile_gradient)
 
 
 def input_gradient(work: Any) -> None:
-    """X, the gradient of input_tiles' tiles, to OUT, that of its images."""
+    """Turn X, the gradient of input_tiles' tiles, into OUT, that of its images."""
     through_tiles(work, input_tile_gradient)
 
 
 @piece
 def store_weights(out: Any, at: Any, plane: Any, a: Any, b: Any, c: Any) -> None:
-    """Four places, next to each other, of three weights."""
+    """Write four places, next to each other, of three weights."""
     half = filled(a, 0.5)
     store(out, at, a)
     store(out, at + plane, (a + b + c) * half)
@@ -190,7 +190,7 @@ def store_weights(out: Any, at: Any, plane: Any, a: Any, b: Any, c: Any) -> None
 
 @piece
 def weight_tile(work: Any, at: Any, plane: Any, tile: Any) -> None:
-    """WEIGHT, 3 x 3 weights, to OUT, 16 places."""
+    """Turn WEIGHT, 3 x 3 weights, into OUT, 16 places."""
     weight, out, step = channels_at(work, WEIGHT), pixels_at(work, OUT), field(work, CHANNELS)
     a0, a1, a2 = load(weight, at), load(weight, at + step), load(weight, at + 2 * step)
     b0, b1, b2 = load(weight, at + 3 * step), load(weight, at + 4 * step), load(weight, at + 5 * step)
@@ -204,7 +204,7 @@ def weight_tile(work: Any, at: Any, plane: Any, tile: Any) -> None:
 
 @piece
 def gather_weights(x: Any, at: Any, plane: Any) -> Any:
-    """Three weights' gradients of four places."""
+    """Return three weights' gradients of four places."""
     a, b, c, d = load(x, at), load(x, at + plane), load(x, at + 2 * plane), load(x, at + 3 * plane)
     half = filled(a, 0.5)
     return a + (b + c) * half, (b - c) * half, (b + c) * half + d
@@ -212,7 +212,7 @@ def gather_weights(x: Any, at: Any, plane: Any) -> Any:
 
 @piece
 def weight_tile_gradient(work: Any, at: Any, plane: Any, tile: Any) -> None:
-    """X, the gradient of 16 places, to WEIGHT, that of 3 x 3 weights."""
+    """Turn X, the gradient of 16 places, into WEIGHT, that of 3 x 3 weights."""
     weight, x, step = channels_at(work, WEIGHT), pixels_at(work, X), field(work, CHANNELS)
     a0, a1, a2 = gather_weights(x, tile, plane)
     b0, b1, b2 = gather_weights(x, tile + 4 * plane, plane)
@@ -248,10 +248,10 @@ def through_weights(work: Any, tile: Any) -> None:
 
 
 def weight_tiles(work: Any) -> None:
-    """WEIGHT, outputs x 9 x channels, to OUT, 16 x outputs x channels."""
+    """Turn WEIGHT, outputs x 9 x channels, into OUT, 16 x outputs x channels."""
     through_weights(work, weight_tile)
 
 
 def weight_gradient(work: Any) -> None:
-    """X, the gradient of weight_tiles' OUT, to WEIGHT, that of the weights."""
+    """Turn X, the gradient of weight_tiles' OUT, into WEIGHT, that of the weights."""
     through_weights(work, weight_tile_gradient)

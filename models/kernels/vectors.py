@@ -45,7 +45,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _llvm(dtype: types.Type) -> ir.VectorType:
-    """The LLVM vector of a number type."""
+    """Return the LLVM vector of a number type."""
     widths: dict[Any, ir.Type] = {
         types.boolean: ir.IntType(1),
         types.float32: ir.FloatType(),
@@ -55,18 +55,21 @@ def _llvm(dtype: types.Type) -> ir.VectorType:
 
 
 def computed(stored: types.Type) -> types.Type:
-    """What numbers of a stored type are computed in: bf16, held as uint16, in float32, like the small whole numbers."""
+    """Return what numbers of a stored type are computed in.
+
+    Bf16, held as uint16, in float32, like the small whole numbers.
+    """
     return stored if stored in (types.float32, types.float64) else types.float32
 
 
 def _spread(builder: Any, kind: ir.Type, number: Any) -> Any:
-    """A vector of LLVM type `kind` with one number in every lane."""
+    """Return a vector of LLVM type `kind` with one number in every lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(INT32, 0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
 
 
 def _filled(kind: ir.Type, value: float) -> ir.Constant:
-    """A constant vector."""
+    """Return a constant vector."""
     return ir.Constant(kind, [value] * kind.count)
 
 
@@ -102,7 +105,7 @@ def _vector_pointer(builder: Any, pointer: Any, index: Any, kind: ir.Type) -> An
 
 @intrinsic
 def load(typingctx: Any, pointer: Any, index: Any) -> Any:
-    """Sixteen neighbours from pointer[index] on, as the numbers they are computed in."""
+    """Return sixteen neighbours from pointer[index] on, as the numbers they are computed in."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         stored = pointer.dtype
@@ -147,7 +150,7 @@ def _to_bf16(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def filled(typingctx: Any, like: Any, number: Any) -> Any:
-    """A vector like another with one number in every lane."""
+    """Return a vector like another with one number in every lane."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         single = context.cast(builder, args[1], sig.args[1], like.dtype)
@@ -158,7 +161,7 @@ def filled(typingctx: Any, like: Any, number: Any) -> Any:
 
 @intrinsic
 def choose(typingctx: Any, truth: Any, yes: Any, no: Any) -> Any:
-    """Lane by lane yes where truth holds, else no."""
+    """Return lane by lane yes where truth holds, else no."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         return builder.select(*args)
@@ -168,7 +171,7 @@ def choose(typingctx: Any, truth: Any, yes: Any, no: Any) -> Any:
 
 @intrinsic
 def exponential(typingctx: Any, pointer: Any, vector: Any) -> Any:
-    """exp of every lane, as exactly as numbers at `pointer` are stored: bf16 needs few bits, float64 all."""
+    """Return exp of every lane, as exactly as numbers at `pointer` are stored: bf16 needs few bits, float64 all."""
     stored = pointer.dtype
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
@@ -185,7 +188,7 @@ def exponential(typingctx: Any, pointer: Any, vector: Any) -> Any:
 
 
 def _exp_float32(builder: Any, x: Any, polynomial: tuple[float, ...]) -> Any:
-    """2^n exp(r) with x = n log(2) + r; x is cut to where 2^n is a normal number, or infinite."""
+    """Return 2^n exp(r) with x = n log(2) + r; x is cut to where 2^n is a normal number, or infinite."""
     kind, whole = _llvm(types.float32), ir.VectorType(INT32, LANES)
 
     def times_plus(a: Any, b: Any, c: Any) -> Any:
@@ -210,7 +213,10 @@ def _exp_float32(builder: Any, x: Any, polynomial: tuple[float, ...]) -> Any:
 
 
 def _read(builder: Any, args: tuple, kind: ir.Type) -> Any:
-    """A field of a work order, which stays what it is while a kernel runs: LLVM need not read it again in a loop."""
+    """Return a field of a work order, which stays what it is while a kernel runs.
+
+    LLVM need not read it again in a loop.
+    """
     order = builder.bitcast(args[0], ir.PointerType(kind))
     value = builder.load(builder.gep(order, [args[1]]))
     value.set_metadata("invariant.load", builder.module.add_metadata([]))
@@ -219,7 +225,7 @@ def _read(builder: Any, args: tuple, kind: ir.Type) -> Any:
 
 @intrinsic
 def field(typingctx: Any, work: Any, index: Any) -> Any:
-    """The whole number at a place of a work order, whatever numbers the pointer says the kernel is for."""
+    """Return the whole number at a place of a work order, whatever numbers the pointer says the kernel is for."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         return _read(builder, args, ir.IntType(64))
@@ -229,7 +235,7 @@ def field(typingctx: Any, work: Any, index: Any) -> Any:
 
 @intrinsic
 def number(typingctx: Any, work: Any, index: Any) -> Any:
-    """The float64 at a place of a work order."""
+    """Return the float64 at a place of a work order."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         return _read(builder, args, ir.DoubleType())
@@ -249,7 +255,7 @@ def next_part(typingctx: Any, work: Any) -> Any:
 
 
 def _pointer_at(stored_of: Callable[[types.Type], types.Type]) -> Callable[[Any, Any, Any], Any]:
-    """An intrinsic's body that makes a pointer of the address in a work order."""
+    """Return an intrinsic's body that makes a pointer of the address in a work order."""
 
     def body(typingctx: Any, work: Any, index: Any) -> Any:
         made = CPointer(stored_of(work.dtype))
@@ -264,25 +270,25 @@ def _pointer_at(stored_of: Callable[[types.Type], types.Type]) -> Callable[[Any,
 
 @intrinsic
 def pixels_at(typingctx: Any, work: Any, index: Any) -> Any:
-    """A pointer to numbers as they are stored, at the address in a work order."""
+    """Return a pointer to numbers as they are stored, at the address in a work order."""
     return _pointer_at(lambda stored: stored)(typingctx, work, index)
 
 
 @intrinsic
 def channels_at(typingctx: Any, work: Any, index: Any) -> Any:
-    """A pointer to numbers as they are computed in, at the address in a work order."""
+    """Return a pointer to numbers as they are computed in, at the address in a work order."""
     return _pointer_at(computed)(typingctx, work, index)
 
 
 @intrinsic
 def places_at(typingctx: Any, work: Any, index: Any) -> Any:
-    """A pointer to bytes, at the address in a work order."""
+    """Return a pointer to bytes, at the address in a work order."""
     return _pointer_at(lambda _: types.uint8)(typingctx, work, index)
 
 
 @intrinsic
 def single(typingctx: Any, pointer: Any, index: Any) -> Any:
-    """The number at pointer[index], as a float64."""
+    """Return the number at pointer[index], as a float64."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         stored = pointer.dtype
@@ -308,7 +314,7 @@ def write(typingctx: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def moved(typingctx: Any, pointer: Any, count: Any) -> Any:
-    """A pointer that is so many numbers further."""
+    """Return a pointer that is so many numbers further."""
 
     def generate(context: Any, builder: Any, sig: Any, args: tuple) -> Any:
         return builder.gep(args[0], [args[1]])

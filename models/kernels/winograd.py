@@ -26,7 +26,7 @@ class WinogradConv2d(nn.Conv2d):
     """Convolve as torch does, but by Winograd's algorithm in float32 on a CPU where channels and pixels are many."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H', W')."""
+        """Return (B, inputs, H, W) -> (B, outputs, H', W')."""
         if _plain(self, x) and compiled_winograd.pays(self, x):
             y = compiled_winograd.convolved(x, self.weight)
         elif _pays(self, x):
@@ -37,12 +37,15 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def winograd(x: Tensor, weight: Tensor) -> Tensor:
-    """conv2d(x, weight, padding=1): (B, C, H, W) and (K, C, 3, 3) -> (B, K, H, W), with gradients, channels-last."""
+    """Return conv2d(x, weight, padding=1).
+
+    (B, C, H, W) and (K, C, 3, 3) -> (B, K, H, W), with gradients, channels-last.
+    """
     return _Winograd.apply(x, weight)
 
 
 def _plain(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether it is a plain 3x3 convolution on a CPU.
+    """Tell whether it is a plain 3x3 convolution on a CPU.
 
     Elsewhere torch's own: a GPU's library chooses for itself, and what is traced or compiled shall be one operation.
     """
@@ -53,7 +56,7 @@ def _plain(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def _pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether it is a plain 3x3 convolution, large enough, in float32: oneDNN multiplies bf16 in hardware."""
+    """Tell whether it is a plain 3x3 convolution, large enough, in float32: oneDNN multiplies bf16 in hardware."""
     if not _plain(conv, x) or torch.is_autocast_enabled("cpu"):
         return False
     if x.dtype != torch.float32 or not x.is_contiguous(memory_format=torch.channels_last):
@@ -85,25 +88,25 @@ class _Winograd(torch.autograd.Function):
 
 
 def _input_tiles(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (16, tiles, C)."""
+    """Return (B, C, H, W) -> (16, tiles, C)."""
     height, width = x.shape[2:]
     padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + width % 2, 1, 1 + height % 2))
     return _spread(_spread(padded, 1), 3).view(16, -1, x.shape[1])
 
 
 def _input_gradient(tiles: Tensor, shape: torch.Size) -> Tensor:
-    """Of _input_tiles: (16, tiles, C) -> (B, C, H, W) = shape."""
+    """Return the gradient of _input_tiles: (16, tiles, C) -> (B, C, H, W) = shape."""
     rows = _spread_gradient(_at_places(tiles, shape), 3)
     return _cropped(_spread_gradient(rows, 1), shape)
 
 
 def _output_of_tiles(products: Tensor, shape: torch.Size) -> Tensor:
-    """(16, tiles, K) -> (B, K, H, W), where shape is (B, C, H, W)."""
+    """Return (16, tiles, K) -> (B, K, H, W), where shape is (B, C, H, W)."""
     return _cropped(_gather(_gather(_at_places(products, shape), 3), 1), shape)
 
 
 def _output_tiles_gradient(gradient: Tensor) -> Tensor:
-    """Of _output_of_tiles: (B, K, H, W) -> (16, tiles, K)."""
+    """Return the gradient of _output_of_tiles: (B, K, H, W) -> (16, tiles, K)."""
     height, width = gradient.shape[2:]
     y = gradient.permute(0, 2, 3, 1)
     if height % 2 or width % 2:
@@ -112,38 +115,38 @@ def _output_tiles_gradient(gradient: Tensor) -> Tensor:
 
 
 def _weight_tiles(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3) -> (16, K, C)."""
+    """Return (K, C, 3, 3) -> (16, K, C)."""
     outputs, inputs = weight.shape[:2]
     values = weight.permute(0, 2, 3, 1).reshape(outputs, 9, inputs)
     return torch.bmm(_weight_matrix(weight).expand(outputs, 16, 9), values).transpose(0, 1)
 
 
 def _weight_gradient(tiles: Tensor) -> Tensor:
-    """Of _weight_tiles: (16, K, C) -> (K, C, 3, 3), channels-last."""
+    """Return the gradient of _weight_tiles: (16, K, C) -> (K, C, 3, 3), channels-last."""
     outputs, inputs = tiles.shape[1:]
     values = torch.bmm(_weight_matrix(tiles).t().expand(outputs, 9, 16), tiles.transpose(0, 1))
     return values.view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
 
 
 def _weight_matrix(like: Tensor) -> Tensor:
-    """What makes the values at 16 places, the column first, of 3 x 3 weights, the row first: (16, 9)."""
+    """Return what makes the values at 16 places, the column first, of 3 x 3 weights, the row first: (16, 9)."""
     side = like.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
     return torch.einsum("cs,rt->crts", side, side).reshape(16, 9)
 
 
 def _at_places(tiles: Tensor, shape: torch.Size) -> Tensor:
-    """(16, tiles, C) -> (4 columns, 4 rows, B, H / 2, W / 2, C)."""
+    """Return (16, tiles, C) -> (4 columns, 4 rows, B, H / 2, W / 2, C)."""
     height, width = shape[2:]
     return tiles.view(4, 4, shape[0], (height + 1) // 2, (width + 1) // 2, tiles.shape[-1])
 
 
 def _cropped(y: Tensor, shape: torch.Size) -> Tensor:
-    """(B, H, W, C) to the height and width of shape (B, ..., H, W), as (B, C, H, W)."""
+    """Return (B, H, W, C) to the height and width of shape (B, ..., H, W), as (B, C, H, W)."""
     return y[:, : shape[2], : shape[3]].contiguous().permute(0, 3, 1, 2)
 
 
 def _spread(x: Tensor, axis: int) -> Tensor:
-    """Of four neighbours along an axis, each two further: (..., 2n + 2, ...) -> (4, ..., n, ...)."""
+    """Return four neighbours along an axis, each group two further: (..., 2n + 2, ...) -> (4, ..., n, ...)."""
     even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
     count = even.shape[axis] - 1
     first, second = even.narrow(axis, 0, count), odd.narrow(axis, 0, count)
@@ -157,7 +160,7 @@ def _spread(x: Tensor, axis: int) -> Tensor:
 
 
 def _spread_gradient(tiles: Tensor, axis: int) -> Tensor:
-    """Of _spread, without the first and the last value, which are padding: (4, ..., n, ...) -> (..., 2n, ...)."""
+    """Return the gradient of _spread without its padding: (4, ..., n, ...) -> (..., 2n, ...)."""
     one, two, three, four = tiles
     out, even, odd = _pairs(one, axis)
     count = one.shape[axis] - 1
@@ -169,7 +172,7 @@ def _spread_gradient(tiles: Tensor, axis: int) -> Tensor:
 
 
 def _gather(products: Tensor, axis: int) -> Tensor:
-    """Two values of four products: (4, ..., n, ...) -> (..., 2n, ...)."""
+    """Return two values of four products: (4, ..., n, ...) -> (..., 2n, ...)."""
     one, two, three, four = products
     out, even, odd = _pairs(one, axis)
     torch.add(two, three, out=even).add_(one)
@@ -178,7 +181,7 @@ def _gather(products: Tensor, axis: int) -> Tensor:
 
 
 def _gather_gradient(y: Tensor, axis: int) -> Tensor:
-    """Of _gather: (..., 2n, ...) -> (4, ..., n, ...)."""
+    """Return the gradient of _gather: (..., 2n, ...) -> (4, ..., n, ...)."""
     even, odd = y.unflatten(axis, (-1, 2)).unbind(axis + 1)
     out = y.new_empty(4, *even.shape)
     out[0].copy_(even)
@@ -189,7 +192,7 @@ def _gather_gradient(y: Tensor, axis: int) -> Tensor:
 
 
 def _pairs(like: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An array for two values in each place of like along the axis, and the even and odd places of it."""
+    """Return an array for two values in each place of like along the axis, and the even and odd places of it."""
     pairs = like.new_empty(*like.shape[: axis + 1], 2, *like.shape[axis + 1 :])
     even, odd = pairs.unbind(axis + 1)
     return pairs.flatten(axis, axis + 1), even, odd

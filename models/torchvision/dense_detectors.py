@@ -47,7 +47,7 @@ class DenseForward:
     scores: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> DenseOutput:
-        """What the network says of every anchor over images (B, 3, H, W) in [0, 1]."""
+        """Return what the network says of every anchor over images (B, 3, H, W) in [0, 1]."""
         features = list(self.backbone(self.transform.normalize(images)).values())
         outputs = self.head(features)
         anchors = dense_anchors(self.anchor_generator, images, features)
@@ -59,12 +59,12 @@ class RetinaNetNetwork(DenseForward, RetinaNet):
 
     @staticmethod
     def scores(logits: Tensor) -> Tensor:
-        """Class probabilities (..., C)."""
+        """Return class probabilities (..., C)."""
         return logits.sigmoid()
 
 
 def resnet_fpn(name: str, fpn_channels: int, norm: str, first: int, extra: nn.Module | None) -> BackboneWithFPN:
-    """A ResNet with a feature pyramid over its layers from number `first` (1 to 4) on, randomly initialised."""
+    """Return a ResNet with a feature pyramid over its layers from number `first` (1 to 4) on, randomly initialised."""
     body = resnet.__dict__[name](weights=None, norm_layer=NORMS[norm])
     layers = range(first, 5)
     names = {f"layer{layer}": str(place) for place, layer in enumerate(layers)}
@@ -73,7 +73,7 @@ def resnet_fpn(name: str, fpn_channels: int, norm: str, first: int, extra: nn.Mo
 
 
 def retinanet(backbone: str, num_classes: int, fpn_channels: int = 256, norm: str = "batch") -> RetinaNetNetwork:
-    """RetinaNet on a ResNet with levels P3 to P7, as torchvision builds it, randomly initialised."""
+    """Return RetinaNet on a ResNet with levels P3 to P7, as torchvision builds it, randomly initialised."""
     extra = LastLevelP6P7(fpn_channels, fpn_channels)
     return RetinaNetNetwork(resnet_fpn(backbone, fpn_channels, norm, 2, extra), num_classes)
 
@@ -83,12 +83,12 @@ class SSDNetwork(DenseForward, SSD):
 
     @staticmethod
     def scores(logits: Tensor) -> Tensor:
-        """Class probabilities (..., C)."""
+        """Return class probabilities (..., C)."""
         return logits.softmax(-1)[..., 1:]
 
 
 def ssd300(num_classes: int) -> SSDNetwork:
-    """SSD300 on VGG16 as torchvision builds it, randomly initialised."""
+    """Return SSD300 on VGG16 as torchvision builds it, randomly initialised."""
     stock = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=num_classes + 1)
     normal = {"image_mean": stock.transform.image_mean, "image_std": stock.transform.image_std}
     return SSDNetwork(stock.backbone, stock.anchor_generator, (300, 300), num_classes + 1, head=stock.head, **normal)

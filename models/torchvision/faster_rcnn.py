@@ -57,7 +57,7 @@ class MatchedRPN(RegionProposalNetwork):
         self.matcher = matcher
 
     def assign_targets_to_anchors(self, anchors, targets):
-        """Per image: labels (A,) 1, 0 or -1 = ignored, and the matched truths (A, 4), anything where there is none."""
+        """Match per image: labels (A,) 1, 0 or -1 = ignored, and truths (A, 4), anything where there is none."""
         labels, boxes = [], []
         for each, target in zip(anchors, targets, strict=True):
             matches, truths = self.matcher.match(each, target["boxes"]), target["boxes"]
@@ -74,7 +74,7 @@ class MatchedRoIHeads(RoIHeads):
         self.matcher = matcher
 
     def assign_targets_to_proposals(self, proposals, gt_boxes, gt_labels):
-        """Per image: the matched truth (N,), 0 where there is none, and the label (N,): 0 background, -1 ignored."""
+        """Match per image: the truth (N,), 0 where there is none, and the label (N,): 0 background, -1 ignored."""
         rows, labels = [], []
         for boxes, truths, classes in zip(proposals, gt_boxes, gt_labels, strict=True):
             matches = self.matcher.match(boxes, truths)
@@ -84,7 +84,7 @@ class MatchedRoIHeads(RoIHeads):
         return rows, labels
 
     def forward(self, features, proposals, image_shapes, targets=None) -> Proposals:
-        """What the heads say of all proposals, in training of a sample of them."""
+        """Return what the heads say of all proposals, in training of a sample of them."""
         labels = rows = None
         if self.training:
             proposals, matched, sampled, _ = self.select_training_samples(proposals, targets)
@@ -101,7 +101,10 @@ class FasterRCNNNetwork(GeneralizedRCNN):
     """Faster R-CNN from images (B, 3, H, W) in [0, 1] to the second stage's proposals and the first one's losses."""
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Proposals, dict[str, Tensor]]:
-        """The proposals, and in training {loss_objectness, loss_rpn_box_reg}; the labels of `targets` count from 0."""
+        """Return the proposals, and in training {loss_objectness, loss_rpn_box_reg}.
+
+        The labels of `targets` count from 0.
+        """
         height, width = images.shape[-2:]
         sizes = [(height, width)] * len(images)
         features = self.backbone(self.transform.normalize(images))
@@ -117,13 +120,13 @@ class FasterRCNNNetwork(GeneralizedRCNN):
             return self.roi_heads(features, boxes, sizes, per_image), losses
 
     def sampling_seed(self, targets: Targets) -> int:
-        """A seed of weights and truths for the draw of anchors and proposals, so that a resumed run draws the same."""
+        """Seed the draw of anchors and proposals by weights and truths, so that a resumed run draws the same."""
         state = self.rpn.head.cls_logits.bias.double().sum() + targets.boxes.double().sum()
         return hash(state.item()) & 0x7FFFFFFF
 
 
 def per_image_targets(targets: Targets, batch_size: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
-    """The truths as torchvision takes them: per image boxes, labels from 1, and each one's row in `targets`."""
+    """Return the truths as torchvision takes them: per image boxes, labels from 1, and each one's row in `targets`."""
     answer = []
     for image in range(batch_size):
         row = (targets.image == image).nonzero().flatten()
@@ -134,7 +137,7 @@ def per_image_targets(targets: Targets, batch_size: int, dtype: torch.dtype) -> 
 def faster_rcnn(
     backbone: BackboneWithFPN, num_classes: int, rpn: DenseThreshold, roi: DenseThreshold
 ) -> FasterRCNNNetwork:
-    """Faster R-CNN on a feature pyramid with torchvision's settings, randomly initialised."""
+    """Return Faster R-CNN on a feature pyramid with torchvision's settings, randomly initialised."""
     channels = backbone.out_channels
     generator = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
     head = RPNHead(channels, generator.num_anchors_per_location()[0])
@@ -162,7 +165,7 @@ class TwoStageLoss:
     over_ranks: Callable[[Tensor], Tensor] = lambda values: values
 
     def __call__(self, proposals: Proposals, first: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-        """Scalar losses {box, objectness, class}; objectness is the region proposal network's two losses."""
+        """Return scalar losses {box, objectness, class}; objectness is the region proposal network's two losses."""
         labels, owners = proposals.labels, proposals.rows
         assert labels is not None
         assert owners is not None
@@ -190,7 +193,7 @@ class TwoStageLoss:
 
 
 def sampled_assignment(proposals: Proposals, positive: Tensor, rows: Tensor, num_truths: int) -> Assignment:
-    """The positives (P,) among the sampled proposals, which stand in the place of anchors, for the log."""
+    """Return the positives (P,) among the sampled proposals, which stand in the place of anchors, for the log."""
     overlap = torch.zeros(len(positive), device=positive.device)
     ignored = torch.zeros(len(proposals.counts), len(proposals.boxes), dtype=torch.bool, device=positive.device)
     unmatched = torch.ones(num_truths, dtype=torch.bool, device=positive.device)
@@ -205,7 +208,7 @@ class TwoStageDetector(AnyDetector):
 
     @torch.no_grad()
     def candidates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image boxes (M, 4) and scores (M, C), one class each, of the `top_k` best pairs of proposal and class."""
+        """Return per image boxes (M, 4) and scores (M, C), one class each, of the `top_k` best pairs."""
         proposals, _ = self.network(images)
         coder = self.network.roi_heads.box_coder
         boxes = coder.decode_single(proposals.codes.flatten(1), proposals.boxes).unflatten(1, (-1, 4))[:, 1:]
@@ -221,7 +224,7 @@ class TwoStageDetector(AnyDetector):
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Boxes (N, C, 4) and scores (N, C) as at most `most` boxes (M, 4) with scores (M, C) of a single class each."""
+    """Split boxes (N, C, 4) and scores (N, C) into at most `most` boxes (M, 4) of a single class each."""
     best = scores.flatten().topk(min(most, scores.numel())).indices
     proposal, label = best // scores.shape[1], best % scores.shape[1]
     single = scores.new_zeros(len(best), scores.shape[1])

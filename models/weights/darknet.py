@@ -27,14 +27,17 @@ MOST_CLASSES = 2000
 
 
 def looks_like_darknet(path: Path, start: bytes) -> bool:
-    """Whether a file is Darknet's by its name or its header: version 0.1 or 0.2, and whole floats."""
+    """Tell whether a file is Darknet's by its name or its header: version 0.1 or 0.2, and whole floats."""
     if path.suffix == ".weights" or _cutoff_in_name(path):
         return True
     return len(start) == 20 and struct.unpack_from("<ii", start) in ((0, 1), (0, 2)) and path.stat().st_size % 4 == 0
 
 
 def read_darknet(path: Path, cfg: Path | None = None, cutoff: int | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, from .weights with or without a .cfg; UserError for others."""
+    """Return the contents of a checkpoint of this project, from .weights with or without a .cfg.
+
+    UserError for others.
+    """
     header, values = _read_file(path)
     cutoff = cutoff if cutoff is not None else _cutoff_in_name(path)
     beside = path.with_suffix(".cfg")
@@ -61,7 +64,7 @@ def read_darknet(path: Path, cfg: Path | None = None, cutoff: int | None = None)
 
 
 def _read_file(path: Path) -> tuple[dict[str, int], np.ndarray]:
-    """The header of .weights, and all floats after it."""
+    """Return the header of .weights, and all floats after it."""
     data = path.read_bytes()
     if len(data) < 16:
         raise UserError(f"{printable(path)}: {len(data)} bytes are no Darknet weights")
@@ -79,7 +82,7 @@ def _read_file(path: Path) -> tuple[dict[str, int], np.ndarray]:
 
 
 def write_darknet(path: Path, network: Network, config: Config, origin: dict[str, Any] | None = None) -> Path:
-    """Writes .weights and, beside them, .cfg; returns the .cfg. UserError for what Darknet cannot compute.
+    """Write .weights and, beside them, .cfg; returns the .cfg. UserError for what Darknet cannot compute.
 
     `origin` is what read_darknet kept of the file's own header and .cfg.
     """
@@ -116,7 +119,7 @@ def write_darknet(path: Path, network: Network, config: Config, origin: dict[str
 
 
 def read_cfg(text: str, path: Path) -> Config:
-    """The config of a Darknet .cfg; UserError names the first layer in which it is no yolov3, -tiny or -spp."""
+    """Return the config of a Darknet .cfg; UserError names the first layer in which it is no yolov3, -tiny or -spp."""
     where = printable(path)
     sections = parse_cfg(text, where)
     try:
@@ -162,7 +165,7 @@ def _config_of(sections: list[Section], where: str) -> Config:
 
 
 def _masked_anchors(yolo: Section) -> list[list[float]]:
-    """The anchors that a [yolo] layer's mask chooses."""
+    """Return the anchors that a [yolo] layer's mask chooses."""
     numbers = yolo.numbers("anchors")
     pairs = [list(pair) for pair in zip(numbers[::2], numbers[1::2], strict=False)]
     mask = [int(number) for number in yolo.numbers("mask")] or list(range(len(pairs)))
@@ -258,7 +261,7 @@ def _route(*layers: int) -> Section:
 
 
 def cfg_sections(model: ModelConfig, num_classes: int, image_size: tuple[int, int]) -> list[Section]:
-    """The .cfg of a model, as Darknet's own files have it."""
+    """Return the .cfg of a model, as Darknet's own files have it."""
     height, width = image_size
     net = {"batch": "1", "subdivisions": "1", "width": str(width), "height": str(height), "channels": "3"}
     body = _tiny_sections if model.backbone == "darknet_tiny" else _full_sections
@@ -266,7 +269,7 @@ def cfg_sections(model: ModelConfig, num_classes: int, image_size: tuple[int, in
 
 
 def _yolo_sections(model: ModelConfig, num_classes: int) -> list[list[Section]]:
-    """Per level, finest first: the last convolution and its [yolo] layer."""
+    """Return per level, finest first, the last convolution and its [yolo] layer."""
     pairs = sorted({tuple(pair) for level in model.anchors for pair in level}, key=lambda pair: pair[0] * pair[1])
     anchors = ", ".join(f"{w:g},{h:g}" for w, h in pairs)
     levels = []
@@ -319,7 +322,10 @@ Layer = ConvBlock | nn.Conv2d
 
 
 def _layers(network: Network, cutoff: int | None) -> list[Layer]:
-    """The convolutions in Darknet's order, each level's last one after its neck; with `cutoff` those before it."""
+    """Return the convolutions in Darknet's order, each level's last one after its neck.
+
+    With `cutoff` those before it.
+    """
     necks = {"out5": -1, "out4": -2, "out3": -3}
     layers: list[Layer] = []
     for name, module in network.named_modules():
@@ -333,7 +339,7 @@ def _layers(network: Network, cutoff: int | None) -> list[Layer]:
 
 
 def _convolutions_before(network: Network, cutoff: int) -> int:
-    """The number of convolutions among the first `cutoff` layers of the .cfg."""
+    """Return the number of convolutions among the first `cutoff` layers of the .cfg."""
     tiny = hasattr(network.backbone, "conv0")
     model = cast(ModelConfig, model_config("yolov3-tiny" if tiny else "yolov3", {}))
     return sum(section.kind == "convolutional" for section in cfg_sections(model, 1, (416, 416))[1 : cutoff + 1])
@@ -352,7 +358,7 @@ def _tensors(layer: Layer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fill(network: Network, values: np.ndarray, config: Config, cutoff: int | None, path: Path) -> set[str]:
-    """Copies the floats of .weights into the network; returns the names of the tensors that it got."""
+    """Copy the floats of .weights into the network; returns the names of the tensors that it got."""
     layers = _layers(network, cutoff)
     wanted = sum(tensor.numel() for layer in layers for _, tensor in _tensors(layer))
     if wanted != len(values):
@@ -375,12 +381,12 @@ def _fill(network: Network, values: np.ndarray, config: Config, cutoff: int | No
 
 
 def _merges(network: Network) -> list[ConvBlock]:
-    """The blocks whose inputs Darknet joins in another order."""
+    """Return the blocks whose inputs Darknet joins in another order."""
     return [module.merge for module in network.modules() if isinstance(module, SpatialPyramidPooling)]
 
 
 def _reversed_groups(weight: Tensor) -> Tensor:
-    """The pooled inputs in the other order: Darknet's route joins 13, 9, 5 and the identity."""
+    """Return the pooled inputs in the other order: Darknet's route joins 13, 9, 5 and the identity."""
     return torch.cat(weight.chunk(4, dim=1)[::-1], dim=1)
 
 
@@ -389,7 +395,7 @@ def _cfg_name(model: ModelConfig) -> str:
 
 
 def _named_config(cfg: str, num_classes: int) -> Config:
-    """Darknet's own yolov3, -tiny or -spp."""
+    """Return Darknet's own yolov3, -tiny or -spp."""
     changes = {"activation": "leaky", "decode": "darknet", "pool_padding": "lowest", "norm_eps": EPSILON}
     if cfg == "yolov3-tiny":
         changes["anchors"] = TINY_ANCHORS
@@ -398,7 +404,7 @@ def _named_config(cfg: str, num_classes: int) -> Config:
 
 
 def _config_by_length(path: Path, floats: int) -> Config:
-    """Darknet's own model with as many classes as the number of floats means; UserError if there is none."""
+    """Return Darknet's own model with as many classes as the number of floats means; UserError if there is none."""
     for cfg in ("yolov3-tiny", "yolov3", "yolov3-spp"):
         one, two = (_floats(_named_config(cfg, classes)) for classes in (1, 2))
         classes, rest = divmod(floats - one, two - one)
@@ -417,6 +423,6 @@ def _floats(config: Config) -> int:
 
 
 def _cutoff_in_name(path: Path) -> int | None:
-    """74 for darknet53.conv.74."""
+    """Return 74 for darknet53.conv.74."""
     match = re.search(r"\.conv\.(\d+)$", path.name)
     return int(match[1]) if match else None

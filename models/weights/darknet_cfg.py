@@ -19,14 +19,14 @@ class Section:
     line: int = 0
 
     def number(self, key: str, default: int) -> int:
-        """A key's whole number; UserError where it is none."""
+        """Return a key's whole number; UserError where it is none."""
         try:
             return int(self.keys.get(key, default))
         except ValueError:
             raise UserError(f"line {self.line}: [{self.kind}] {key}: expected a whole number") from None
 
     def numbers(self, key: str) -> list[float]:
-        """A key's numbers, separated by commas; UserError where they are none."""
+        """Return a key's numbers, separated by commas; UserError where they are none."""
         try:
             return [float(part) for part in self.keys.get(key, "").split(",") if part.strip()]
         except ValueError:
@@ -48,7 +48,7 @@ def read_cfg_text(path: Path) -> str:
 
 
 def parse_cfg(text: str, where: str) -> list[Section]:
-    """The sections of a .cfg; UserError with its line for what is none."""
+    """Return the sections of a .cfg; UserError with its line for what is none."""
     sections: list[Section] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.partition("#")[0].partition(";")[0].strip()
@@ -67,7 +67,7 @@ def parse_cfg(text: str, where: str) -> list[Section]:
 
 
 def format_cfg(sections: Iterable[Section]) -> str:
-    """The text of a .cfg."""
+    """Return the text of a .cfg."""
     return "\n".join(
         f"[{section.kind}]\n" + "".join(f"{key}={value}\n" for key, value in section.keys.items())
         for section in sections

@@ -77,12 +77,12 @@ class StandIn:
     state: Any = field(default=None)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An attribute of the pickled object."""
+        """Return an attribute of the pickled object."""
         return self.state.get(key, default) if isinstance(self.state, dict) else default
 
 
 def read_foreign(path: Path) -> Any:
-    """A PyTorch checkpoint as containers, numbers, text, tensors and StandIns; UserError for anything else."""
+    """Return a PyTorch checkpoint as containers, numbers, text, tensors and StandIns; UserError for anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
             return Reader(archive).value()
@@ -95,7 +95,10 @@ def read_foreign(path: Path) -> Any:
 
 
 def pickle_bytes(archive: zipfile.ZipFile) -> tuple[bytes, str]:
-    """The pickle of a checkpoint archive and the folder it lies in; Refused for an archive torch would not write."""
+    """Return the pickle of a checkpoint archive and the folder it lies in.
+
+    Refused for an archive torch would not write.
+    """
     entries = archive.infolist()
     if len(entries) > MOST_ENTRIES or sum(entry.file_size for entry in entries) > LARGEST_CHECKPOINT:
         raise Refused(f"larger than {LARGEST_CHECKPOINT >> 30} GiB or {MOST_ENTRIES} entries when unpacked")
@@ -124,7 +127,7 @@ class Reader:
         self.storages: dict[str, Tensor] = {}
 
     def value(self) -> Any:
-        """What the pickle holds."""
+        """Return what the pickle holds."""
         for opcode, argument, _ in pickletools.genops(self.pickle):
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -132,7 +135,7 @@ class Reader:
         raise Refused("its pickle has no end")
 
     def step(self, opcode: str, argument: Any) -> None:
-        """One opcode."""
+        """Run one opcode."""
         if opcode in LITERALS:
             self.stack.append(argument)
         elif opcode in CONSTANTS:
@@ -143,14 +146,14 @@ class Reader:
             raise Refused(f"its pickle uses {opcode}, which no checkpoint needs")
 
     def marked(self) -> list[Any]:
-        """Pops what stands above the last mark."""
+        """Pop what stands above the last mark."""
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
     def popped(self, count: int) -> list[Any]:
-        """Pops the last `count` values."""
+        """Pop the last `count` values."""
         if count > len(self.stack):
             raise Refused("its pickle takes more than it put down")
         items = self.stack[len(self.stack) - count :]
@@ -158,7 +161,7 @@ class Reader:
         return items
 
     def name(self, argument: Any) -> None:
-        """A class or function is named: kept if checkpoints need it, refused otherwise."""
+        """Keep a named class or function that checkpoints need; refuse any other."""
         module, _, attribute = argument.partition(" ")
         text = f"{module}.{attribute}"
         if text not in CALLS | TYPES and module.split(".")[0] not in FOREIGN_PACKAGES:
@@ -166,19 +169,19 @@ class Reader:
         self.stack.append(Name(text))
 
     def stacked_name(self, _: Any) -> None:
-        """A class or function is named by two texts on the stack."""
+        """Look up a class or function that two texts on the stack name."""
         module, attribute = self.popped(2)
         self.name(f"{module} {attribute}")
 
     def call(self, _: Any) -> None:
-        """A function is to be called: tensors are built, the rest becomes a StandIn."""
+        """Call a function: tensors are built, the rest becomes a StandIn."""
         function, arguments = self.popped(2)
         if not isinstance(function, Name) or function.text not in CALLS:
             raise Refused(f"refused: it calls {function.text if isinstance(function, Name) else 'a value'}")
         self.stack.append(self.called(function.text, arguments))
 
     def called(self, function: str, arguments: tuple) -> Any:
-        """The inert value of an admitted call."""
+        """Return the inert value of an admitted call."""
         if function == TENSOR[0]:
             return tensor_view(*arguments[:4])
         if function == TENSOR[1]:
@@ -192,20 +195,20 @@ class Reader:
         return StandIn(function, tuple(arguments))
 
     def make(self, _: Any) -> None:
-        """An object is to be made."""
+        """Make an object."""
         kind, arguments = self.popped(2)
         if not isinstance(kind, Name) or kind.text in STORAGES:
             raise Refused("refused: it makes an object of something that is no class")
         self.stack.append(StandIn(kind.text, arguments))
 
     def build(self, _: Any) -> None:
-        """An object gets its state."""
+        """Give an object its state."""
         (state,) = self.popped(1)
         if isinstance(self.stack[-1], StandIn):
             self.stack[-1].state = state
 
     def storage(self, _: Any) -> None:
-        """A tensor's memory, named by (storage, type, key, device, length)."""
+        """Read a tensor's memory, named by (storage, type, key, device, length)."""
         kind, storage, key, _, length = self.popped(1)[0]
         if kind != "storage" or not isinstance(storage, Name) or storage.text not in STORAGES:
             raise Refused("a tensor of an unknown type")
@@ -218,7 +221,7 @@ class Reader:
 
 
 def tensor_view(storage: Tensor, offset: int, size: tuple, stride: tuple) -> Tensor:
-    """The tensor of a shape and stride in a storage; Refused if it would leave it."""
+    """Return the tensor of a shape and stride in a storage; Refused if it would leave it."""
     if not isinstance(storage, Tensor) or len(size) != len(stride) or min((offset, *size, *stride), default=0) < 0:
         raise Refused("a tensor with a wrong shape")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
@@ -291,7 +294,7 @@ MOST_MODULES, DEEPEST = 10_000, 32
 
 
 def modules(root: StandIn) -> Iterator[tuple[str, StandIn]]:
-    """Every module of a pickled torch module with its dotted path, in order; Refused for an endless tree."""
+    """Yield every module of a pickled torch module with its dotted path, in order; Refused for an endless tree."""
     seen = 0
     todo = [("", root, 0)]
     while todo:
@@ -306,7 +309,7 @@ def modules(root: StandIn) -> Iterator[tuple[str, StandIn]]:
 
 
 def parameter(module: StandIn, name: str) -> Tensor | None:
-    """A parameter or buffer of a pickled module in float32, or None."""
+    """Return a parameter or buffer of a pickled module in float32, or None."""
     for store in ("_parameters", "_buffers"):
         value = (module.get(store) or {}).get(name)
         if isinstance(value, Tensor):

@@ -19,7 +19,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 
 
 def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, whatever the file is; UserError if it is none of them.
+    """Return the contents of a checkpoint of this project, whatever the file is; UserError if it is none of them.
 
     `cfg` is the .cfg of Darknet .weights (default: the file beside them, else told from their length); `cutoff` the
     number of layers that a truncated .weights holds (default: from a name such as darknet53.conv.74).
@@ -42,7 +42,10 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
 
 
 def load_detector(contents: dict[str, Any], config: Config, where: str) -> AnyDetector:
-    """The detector of a checkpoint's contents, in evaluation mode; UserError if tensors are missing or do not fit."""
+    """Return the detector of a checkpoint's contents, in evaluation mode.
+
+    UserError if tensors are missing or do not fit.
+    """
     held, described = sum(value.numel() for value in contents["model"].values()), least_numbers(config)
     if described > held:
         raise UserError(
@@ -74,12 +77,12 @@ def least_numbers(config: Config) -> int:
 
 
 def is_nameless(contents: dict[str, Any]) -> bool:
-    """Whether the class names are only numbers, since Darknet's files hold none."""
+    """Tell whether the class names are only numbers, since Darknet's files hold none."""
     return contents["names"] == [f"class{number}" for number in range(len(contents["names"]))]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, from what export.py --format safetensors wrote."""
+    """Return the contents of a checkpoint of this project, from what export.py --format safetensors wrote."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
@@ -99,7 +102,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a PyTorch archive says that this project wrote it."""
+    """Tell whether a PyTorch archive says that this project wrote it."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickle, _ = pickle_bytes(archive)

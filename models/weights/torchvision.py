@@ -11,7 +11,7 @@ from utils.errors import UserError, printable
 
 
 def read_torchvision(path: str | Path) -> dict[str, Any]:
-    """The contents {model, config} of a checkpoint of this project, or of a state dict that torchvision saved.
+    """Return the contents {model, config} of a checkpoint of this project, or of a state dict that torchvision saved.
 
     Classification weights get the names of a detector's backbone. UserError for anything else.
     """
@@ -26,7 +26,10 @@ def read_torchvision(path: str | Path) -> dict[str, Any]:
 
 
 def with_detector_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet's or VGG16's classification weights by their names in a detector's backbone; others as they are."""
+    """Return a ResNet's or VGG16's classification weights by their names in a detector's backbone.
+
+    Others as they are.
+    """
     if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
         return {f"backbone.body.{name}": value for name, value in state.items() if not name.startswith("fc.")}
     if "features.28.weight" in state and "classifier.0.weight" in state:

@@ -20,7 +20,10 @@ LEAKY_SLOPE = 0.1
 
 
 def read_ultralytics(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, from a .pt of ultralytics/yolov3; UserError for another model."""
+    """Return the contents of a checkpoint of this project, from a .pt of ultralytics/yolov3.
+
+    UserError for another model.
+    """
     contents = read_foreign(path)
     try:
         return _converted(contents, path)
@@ -52,7 +55,7 @@ def _converted(contents: Any, path: Path) -> dict[str, Any]:
 
 
 def _pickled_model(contents: Any) -> StandIn:
-    """The model in a checkpoint: its averaged weights if it holds both."""
+    """Return the model in a checkpoint: its averaged weights if it holds both."""
     candidates = [contents.get("ema"), contents.get("model")] if isinstance(contents, dict) else [contents]
     for model in candidates:
         if isinstance(model, StandIn) and model.get("_modules"):
@@ -68,7 +71,7 @@ def _config(
     contents: Any,
     path: Path,
 ) -> Config:
-    """The config that the pickled model means."""
+    """Return the config that the pickled model means."""
     cfg = next((name for name, count in BLOCKS.items() if count == len(convs)), None)
     if cfg is None:
         raise Refused(f"a model of {len(convs)} convolution blocks: expected one of {', '.join(BLOCKS)}")
@@ -92,7 +95,7 @@ def _config(
 
 
 def _channels(convs: list[StandIn], tiny: bool) -> list[int]:
-    """The channels of the stem and of every stage, from the blocks' weights."""
+    """Return the channels of the stem and of every stage, from the blocks' weights."""
     counts = [len(_wanted(block.get("_modules")["conv"], "weight")) for block in convs]
     if tiny:
         return counts[:7]
@@ -112,7 +115,7 @@ def _wanted(module: StandIn, name: str) -> Tensor:
 
 
 def _activation(tree: list[tuple[str, StandIn]]) -> str:
-    """The one activation of all blocks."""
+    """Return the one activation of all blocks."""
     kinds = {m.kind.split(".")[-1] for path, m in tree if path.split(".")[-1] == "act"}
     slopes = {m.get("negative_slope") for _, m in tree if m.kind.endswith(".LeakyReLU")}
     if kinds == {"SiLU"}:
@@ -123,7 +126,7 @@ def _activation(tree: list[tuple[str, StandIn]]) -> str:
 
 
 def _names(model: StandIn, detect: StandIn) -> tuple[str, ...]:
-    """The class names, as a list or by number, as many as the head has classes."""
+    """Return the class names, as a list or by number, as many as the head has classes."""
     names, count = model.get("names"), detect.get("nc")
     if isinstance(names, Mapping):
         names = [names[number] for number in range(len(names))]
@@ -133,7 +136,7 @@ def _names(model: StandIn, detect: StandIn) -> tuple[str, ...]:
 
 
 def _run(contents: Any, cfg: str) -> RunConfig:
-    """The image size it was trained at, where the checkpoint says it."""
+    """Return the image size it was trained at, where the checkpoint says it."""
     options = contents.get("opt") or contents.get("train_args") if isinstance(contents, dict) else None
     size = options.get("imgsz") if isinstance(options, (dict, StandIn)) else None
     if not isinstance(size, int) or not 32 <= size <= 8192 or size % 32:
@@ -142,7 +145,7 @@ def _run(contents: Any, cfg: str) -> RunConfig:
 
 
 def _state(network: Network, convs: list[StandIn], detect: StandIn) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors by name: both networks run their blocks in the same order."""
+    """Yield our tensors by name: both networks run their blocks in the same order."""
     ours = [(name, module) for name, module in network.named_modules() if isinstance(module, ConvBlock)]
     for (name, block), theirs in zip(ours, convs, strict=True):
         parts = theirs.get("_modules")

@@ -9,7 +9,7 @@ RESTARTS, ROUNDS = 8, 50
 
 
 def fit_anchors(sizes: Tensor, levels: int, per_level: int, seed: int = 0) -> list[list[list[float]]]:
-    """k-means of truth sides (T, 2) under shape IoU -> [width, height] pixels per level, smallest first (YOLOv2).
+    """Fit anchors to truth sides (T, 2) by k-means under shape IoU: [width, height] per level (YOLOv2).
 
     The best of several starts by mean IoU. Raises ValueError with fewer different sizes than anchors.
     """
@@ -24,7 +24,7 @@ def fit_anchors(sizes: Tensor, levels: int, per_level: int, seed: int = 0) -> li
 
 
 def _start(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each further mean is drawn by how badly the ones so far fit a size."""
+    """Return k-means++: each further mean is drawn by how badly the ones so far fit a size."""
     means = sizes[torch.randint(len(sizes), (1,), generator=generator)]
     while len(means) < count:
         misfit = (1 - shape_iou(sizes[:, None], means).amax(1)).clamp(min=1e-9).square()
@@ -33,7 +33,7 @@ def _start(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _refined(sizes: Tensor, means: Tensor) -> Tensor:
-    """Lloyd's rounds with the median of each cluster, until nothing moves."""
+    """Return Lloyd's rounds with the median of each cluster, until nothing moves."""
     for _ in range(ROUNDS):
         nearest = shape_iou(sizes[:, None], means).argmax(1)
         clusters = [sizes[nearest == k] for k in range(len(means))]

@@ -21,7 +21,7 @@ class Darknet53(nn.Module):
         self.stage5 = Downsample(c4, c5, 4, activation, cpu_kernels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of strides 8, 16 and 32."""
+        """Return features of strides 8, 16 and 32."""
         c2 = self.stage2(self.stage1(self.stem(images)))
         c3 = self.stage3(c2)
         c4 = self.stage4(c3)
@@ -50,7 +50,7 @@ class DarknetTiny(nn.Module):
         self.conv6 = ConvBlock(c5, c6, 3, 1, activation, cpu_kernels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of strides 16 and 32."""
+        """Return features of strides 16 and 32."""
         x = self.conv0(images, self.pool)
         x = self.conv1(x, self.pool)
         x = self.conv2(x, self.pool)

@@ -15,7 +15,7 @@ class SiLU(nn.Module):
     """x * sigmoid(x); in place where no gradient is wanted: with one, torch would copy x before it overwrites it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
+        """Keep the shape."""
         return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -78,7 +78,7 @@ class Residual(nn.Module):
         self.expand = ConvBlock(channels // 2, channels, 3, activation=activation, cpu_kernels=cpu_kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape (B, channels, H, W)."""
+        """Keep the shape (B, channels, H, W)."""
         return self.expand(self.reduce(x), added=x)
 
 
@@ -100,6 +100,6 @@ class SpatialPyramidPooling(nn.Module):
         self.merge = ConvBlock(inputs // 2 * 4, outputs, 1, activation=activation, cpu_kernels=cpu_kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        """Return (B, inputs, H, W) -> (B, outputs, H, W)."""
         x = self.reduce(x)
         return self.merge(torch.cat([x, *(pool(x) for pool in self.pools)], dim=1))

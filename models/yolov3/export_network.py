@@ -18,7 +18,7 @@ NetworkKind = TypeVar("NetworkKind", bound=nn.Module)
 
 
 def folded(network: NetworkKind) -> NetworkKind:
-    """A copy of the network in evaluation mode, its batch normalisation folded into the convolutions."""
+    """Return a copy of the network in evaluation mode, its batch normalisation folded into the convolutions."""
     network = copy.deepcopy(network).eval().float().requires_grad_(False)
     for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:
         block.conv = fuse_conv_bn_eval(block.conv, block.norm)
@@ -38,7 +38,7 @@ class Bfloat16Network(nn.Module):
         self.network.head.float()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to raw outputs (B, A, 5 + C) in float32."""
+        """Turn images (B, 3, H, W) into raw outputs (B, A, 5 + C) in float32."""
         network = self.network
         with torch.autocast(images.device.type, enabled=False):
             features = network.neck(*network.backbone(images.to(torch.bfloat16)))
@@ -61,7 +61,7 @@ class ZeroPaddedPool(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape (B, C, H, W)."""
+        """Keep the shape (B, C, H, W)."""
         x = torch.maximum(x, functional.pad(x[:, :, :, 1:], (0, 1, 0, 0)))
         return torch.maximum(x, functional.pad(x[:, :, 1:], (0, 0, 0, 1)))
 
@@ -84,7 +84,7 @@ class ExportNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """The outputs of all levels, finest first, each in the order (anchor, row, column)."""
+        """Return the outputs of all levels, finest first, each in the order (anchor, row, column)."""
         features = self.network.neck(*self.network.backbone(images))
         levels = torch.cat(self._levels(features), dim=1)
         return levels if self.raw else levels.transpose(1, 2)

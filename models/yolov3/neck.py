@@ -36,7 +36,7 @@ class Lateral(nn.Module):
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """(B, inputs, H/2, W/2), (B, C, H, W) -> (B, outputs + C, H, W)."""
+        """Return (B, inputs, H/2, W/2), (B, C, H, W) -> (B, outputs + C, H, W)."""
         return torch.cat([self.upsample(self.reduce(coarse)), fine], dim=1)
 
 
@@ -57,7 +57,7 @@ class YOLOv3Neck(nn.Module):
         self.out_channels = (c3, c4, c5)
 
     def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of strides 8, 16 and 32."""
+        """Return features of strides 8, 16 and 32."""
         m5 = self.convs5(c5)
         m4 = self.convs4(self.lateral4(m5, c4))
         m3 = self.convs3(self.lateral3(m4, c3))
@@ -79,7 +79,7 @@ class TinyNeck(nn.Module):
         self.out_channels = (c5 // 4, c5 // 2)
 
     def forward(self, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of strides 16 and 32."""
+        """Return features of strides 16 and 32."""
         m5 = self.reduce5(c5)
         return self.out4(self.lateral4(m5, c4)), self.out5(m5)
 

@@ -23,7 +23,7 @@ class Head(nn.Module):
         self.convs = nn.ModuleList(convs)
 
     def _start_rare(self, bias: Tensor, stride: int, num_classes: int) -> None:
-        """Starts objectness at about 8 objects in a 640 px image, and classes at .6 / C (RetinaNet, section 3.3)."""
+        """Start objectness at about 8 objects in a 640 px image, and classes at .6 / C (RetinaNet, section 3.3)."""
         with torch.no_grad():
             per_anchor = bias.view(-1, self.outputs)
             per_anchor[:, 4] += math.log(8 / (640 / stride) ** 2)
@@ -67,5 +67,5 @@ class Network(nn.Module):
                 module.eps = norm_eps
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw outputs (B, A, 5 + C)."""
+        """Return raw outputs (B, A, 5 + C)."""
         return self.head(self.neck(*self.backbone(images)))

@@ -45,7 +45,7 @@ class Frame:
 
 
 def frames(steps: tuple[int, ...] = FRAME_STEPS) -> list[Frame]:
-    """The boxes of every loss at the given steps."""
+    """Return the boxes of every loss at the given steps."""
     starts = torch.tensor(STARTS)
     truths = torch.tensor(TRUTH).expand_as(starts)
     boxes, shown = dict.fromkeys(LOSSES, starts), []
@@ -57,12 +57,12 @@ def frames(steps: tuple[int, ...] = FRAME_STEPS) -> list[Frame]:
 
 
 def mean_iou(boxes: Tensor) -> float:
-    """Mean IoU of boxes (N, 4) with the truth."""
+    """Return the mean IoU of boxes (N, 4) with the truth."""
     return iou(boxes, torch.tensor(TRUTH)).mean().item()
 
 
 def draw_panel(axes: Axes, name: str, boxes: Tensor) -> None:
-    """One loss: the truth filled, the boxes as outlines, the mean IoU as a bar below."""
+    """Draw one loss: the truth filled, the boxes as outlines, the mean IoU as a bar below."""
     left, top, right, bottom = TRUTH
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor="#c8c8c8", edgecolor="black"))
     for (x1, y1, x2, y2), color in zip(boxes.tolist(), COLORS, strict=True):
@@ -75,7 +75,7 @@ def draw_panel(axes: Axes, name: str, boxes: Tensor) -> None:
 
 
 def picture(frame: Frame) -> Image.Image:
-    """A frame as an image."""
+    """Return a frame as an image."""
     figure = Figure(figsize=(8, 4.9), dpi=90, layout="constrained")
     for axes, name in zip(figure.subplots(2, 3).flat, LOSSES, strict=True):
         draw_panel(axes, name, frame.boxes[name])
@@ -87,7 +87,7 @@ def picture(frame: Frame) -> Image.Image:
 
 
 def write_gif(shown: list[Frame], path: Path) -> None:
-    """Writes the frames as an endless GIF with one palette."""
+    """Write the frames as an endless GIF with one palette."""
     images = [picture(frame) for frame in shown]
     palette = images[len(images) // 3].quantize(PALETTE, dither=Image.Dither.NONE)
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
@@ -98,6 +98,6 @@ def write_gif(shown: list[Frame], path: Path) -> None:
 
 
 def run(settings: StudyConfig) -> None:
-    """Writes converging_boxes.gif."""
+    """Write converging_boxes.gif."""
     steps = FRAME_STEPS[::3] if settings.quick else FRAME_STEPS
     write_gif(frames(steps), Path(settings.out) / "converging_boxes.gif")

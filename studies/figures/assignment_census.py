@@ -50,7 +50,7 @@ class Setting:
 
 
 def thresholds(positive: float, negative: float, least: int, **more: float) -> dict:
-    """Settings of a threshold assigner."""
+    """Return settings of a threshold assigner."""
     return {"positive": positive, "negative": negative, "min_positives": least, **more}
 
 
@@ -109,7 +109,7 @@ class Counts:
 
 
 def dense_owners(anchors: Anchors, targets: Targets, images: int, setting: Setting) -> tuple[Tensor, Tensor]:
-    """(anchor, truth) of every anchor at or above the threshold, reachable or not, each to its best truth."""
+    """Return (anchor, truth) of every anchor at or above the threshold, reachable or not, each to its best truth."""
     metric = functools.partial(ggiou, **setting.metric)
     near = near_pairs(anchors, targets.boxes, setting.settings["positive"], Metric(**setting.metric))
     values = metric(anchors.boxes[near.anchor], targets.boxes[near.truth])
@@ -125,14 +125,14 @@ def dense_owners(anchors: Anchors, targets: Targets, images: int, setting: Setti
 
 
 def unreachable_pairs(anchors: Anchors, targets: Targets, anchor: Tensor, truth: Tensor) -> Tensor:
-    """Whether the head cannot decode the truth from its dense anchor (N,)."""
+    """Tell whether the head cannot decode the truth from its dense anchor (N,)."""
     low, high = targets.boxes[truth].split(2, dim=-1)
     apart = ((low + high) / 2 - anchors.centers[anchor]).abs() >= (0.5 + REACH) * anchors.strides[anchor, None]
     return (apart | (high - low >= 4 * anchors.sizes[anchor])).any(-1)
 
 
 def count_part(anchors: Anchors, targets: Targets, images: int, setting: Setting) -> Counts:
-    """The counts of a few images."""
+    """Return the counts of a few images."""
     entry, context = ASSIGNERS[setting.assigner], Context(anchors, targets, images)
     assignment = entry.bind(**setting.settings)(context)
     total = len(targets.boxes)
@@ -162,7 +162,7 @@ def count_part(anchors: Anchors, targets: Targets, images: int, setting: Setting
 
 
 def count(anchors: Anchors, indices: list[LabelIndex], setting: Setting) -> Counts:
-    """The counts of whole splits."""
+    """Return the counts of whole splits."""
     parts = []
     for index in indices:
         for start in range(0, len(index), CHUNK):
@@ -174,7 +174,7 @@ def count(anchors: Anchors, indices: list[LabelIndex], setting: Setting) -> Coun
 
 
 def truth_groups(indices: list[LabelIndex]) -> dict[str, Tensor]:
-    """Masks (T,) of the truths by side ratio, by COCO's sizes and of those below 16 px, at the network's input."""
+    """Return masks (T,) of truths by side ratio, by COCO's sizes and of those below 16 px, at the network's input."""
     boxes = torch.cat([letterboxed_targets(index, range(len(index)), IMAGE_SIZE).boxes for index in indices])
     width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6).unbind(1)
     ratio, area = torch.maximum(width / height, height / width), width * height
@@ -190,7 +190,7 @@ def truth_groups(indices: list[LabelIndex]) -> dict[str, Tensor]:
 
 
 def row(model: str, strides: tuple[int, ...], setting: Setting, counts: Counts, groups: dict, images: int) -> dict:
-    """One line of the census."""
+    """Return one line of the census."""
     far = dict(zip(strides, counts.unreachable.tolist(), strict=True))
 
     def mean(values: Tensor, mask: Tensor | None = None) -> float:
@@ -226,7 +226,7 @@ def row(model: str, strides: tuple[int, ...], setting: Setting, counts: Counts, 
 
 
 def census(indices: list[LabelIndex], models: tuple[str, ...] = ("yolov3", "yolov3-tiny")) -> list[dict]:
-    """One row per model and assigner."""
+    """Return one row per model and assigner."""
     groups, images = truth_groups(indices), sum(map(len, indices))
     rows = []
     for name in models:
@@ -239,7 +239,7 @@ def census(indices: list[LabelIndex], models: tuple[str, ...] = ("yolov3", "yolo
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Positives per truth by side ratio and by size, a panel per model and kind."""
+    """Draw positives per truth by side ratio and by size, a panel per model and kind."""
     models = list(dict.fromkeys(each["model"] for each in rows))
     kinds = {
         "by side ratio of the truth": {
@@ -266,7 +266,10 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def open_splits(settings: StudyConfig) -> tuple[str, list[LabelIndex]]:
-    """The name of the data set and its train and val splits: what was asked for, else coco128, else the shapes."""
+    """Return the name of the data set and its train and val splits.
+
+    What was asked for, else coco128, else the shapes.
+    """
     root = data_root(settings.data_root)
     name = settings.data or ("coco128" if (root / "coco128").is_dir() else "shapes")
     spec = open_data(name, root)
@@ -274,7 +277,7 @@ def open_splits(settings: StudyConfig) -> tuple[str, list[LabelIndex]]:
 
 
 def run(settings: StudyConfig) -> None:
-    """Writes assignment_census.csv, on coco128 assignment_census_expected.csv, and assignment_census.png."""
+    """Write assignment_census.csv, on coco128 assignment_census_expected.csv, and assignment_census.png."""
     out = Path(settings.out)
     name, indices = open_splits(settings)
     rows = census(indices)

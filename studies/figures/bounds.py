@@ -31,19 +31,19 @@ CHUNK = 1_000_000
 
 
 def iou_bounds(side_overlap: Tensor, overlapping: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest IoU that boxes of this SO (N,) can have; without overlap it is 0."""
+    """Return least and largest IoU that boxes of this SO (N,) can have; without overlap it is 0."""
     upper = torch.where(overlapping, side_overlap / (4 - side_overlap), 0.0)
     return (side_overlap - 1).clamp(min=0), upper
 
 
 def giou_bounds(side_overlap: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest GIoU that boxes of this SO (N,) can have."""
+    """Return least and largest GIoU that boxes of this SO (N,) can have."""
     below_zero = (1 + side_overlap / 2).square() - 1
     return (side_overlap - 1).clamp(min=-1), torch.where(side_overlap < 0, below_zero, side_overlap.square() / 4)
 
 
 def random_pairs(count: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Pairs of random boxes (count, 4), float64; with a `spread` above 1 most of them lie apart."""
+    """Return pairs of random boxes (count, 4), float64; with a `spread` above 1 most of them lie apart."""
     generator = torch.Generator().manual_seed(seed)
     pred, target = (random_boxes(count, generator).double() for _ in range(2))
     shift = (torch.rand(count, 2, generator=generator).double() - 0.5) * 2 * (spread - 1)
@@ -51,7 +51,7 @@ def random_pairs(count: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Te
 
 
 def violations(pred: Tensor, target: Tensor) -> dict[str, int]:
-    """How many pairs break a bound."""
+    """Count the pairs that break a bound."""
     side_overlap, overlap, generalized = so(pred, target) + 1, iou(pred, target), giou(pred, target)
     (iou_low, iou_high), (giou_low, giou_high) = iou_bounds(side_overlap, overlap > 0), giou_bounds(side_overlap)
     broken = {
@@ -66,13 +66,16 @@ def violations(pred: Tensor, target: Tensor) -> dict[str, int]:
 
 
 def shape_similarity(pred: Tensor, target: Tensor) -> Tensor:
-    """Smaller over larger width times smaller over larger height (N,)."""
+    """Return smaller over larger width times smaller over larger height (N,)."""
     size, other = pred[:, 2:] - pred[:, :2], target[:, 2:] - target[:, :2]
     return (torch.minimum(size, other) / torch.maximum(size, other)).prod(-1)
 
 
 def gap_by_shape(pred: Tensor, target: Tensor, bins: int = 10) -> list[dict]:
-    """Mean gap IoU + 1 - SO of overlapping pairs by the similarity of their shapes: tighter on average only."""
+    """Return the mean gap IoU + 1 - SO of overlapping pairs by the similarity of their shapes.
+
+    Tighter on average only.
+    """
     overlap = iou(pred, target)
     kept = overlap > 0
     gap = (overlap - so(pred, target))[kept]
@@ -91,7 +94,7 @@ def gap_by_shape(pred: Tensor, target: Tensor, bins: int = 10) -> list[dict]:
 
 
 def examples() -> list[dict]:
-    """Pairs that say where the paper's sentences about SO hold and where not."""
+    """Return pairs that say where the paper's sentences about SO hold and where not."""
     unit = (0.0, 0.0, 1.0, 1.0)
     cases = {
         "same shape, shifted by half in both axes: wide gap": ((0.5, 0.5, 1.5, 1.5), unit),
@@ -109,7 +112,7 @@ def examples() -> list[dict]:
 
 
 def draw(path: Path, pairs: int) -> None:
-    """Density of the pairs and the bounds."""
+    """Draw the density of the pairs and the bounds."""
     parts = [random_pairs(pairs // 2, 0), random_pairs(pairs - pairs // 2, 1, spread=3.0)]
     pred, target = (torch.cat(part) for part in zip(*parts, strict=True))
     side_overlap = (so(pred, target) + 1).numpy()
@@ -133,7 +136,7 @@ def draw(path: Path, pairs: int) -> None:
 
 
 def run(settings: StudyConfig) -> None:
-    """Writes bounds.csv, bounds_gap.csv, bounds_examples.csv and bounds.png."""
+    """Write bounds.csv, bounds_gap.csv, bounds_examples.csv and bounds.png."""
     out, pairs = Path(settings.out), CHUNK if settings.quick else 4 * CHUNK
     rows = []
     for name, spread in (("as in Figure 1", 1.0), ("mostly apart", 3.0)):

@@ -44,18 +44,18 @@ SHAPES = (
 
 
 def centered(size: tuple[float, float], shift: Tensor) -> Tensor:
-    """Boxes (..., 4) of one size around shifted centres (..., 2)."""
+    """Return boxes (..., 4) of one size around shifted centres (..., 2)."""
     half = shift.new_tensor(size) / 2
     return torch.cat([shift - half, shift + half], dim=-1)
 
 
 def metric_at(shape: Shape, shift: Tensor, alpha: float) -> Tensor:
-    """The metric of anchors shifted by (..., 2) from their truth: (...)."""
+    """Return the metric of anchors shifted by (..., 2) from their truth: (...)."""
     return ggiou(centered(shape.anchor, shift), centered(shape.truth, torch.zeros_like(shift)), alpha=alpha)
 
 
 def crossing(metric: Callable[[float], float], threshold: float, low: float = 0.0, high: float = 4.0) -> float | None:
-    """Where a falling metric reaches a threshold, by bisection; None where it starts below."""
+    """Find where a falling metric reaches a threshold, by bisection; None where it starts below."""
     if metric(low) < threshold:
         return None
     for _ in range(60):
@@ -80,7 +80,10 @@ def crossings(shape: Shape) -> list[dict]:
 
 
 def area_above(shape: Shape, alpha: float, threshold: float, cells: int = 800, extent: float = 2.0) -> float:
-    """Area of the shifts with a metric at or above a threshold, in areas of the truth: anchors it gets where dense."""
+    """Return the area of the shifts with a metric at or above a threshold, in areas of the truth.
+
+    Anchors it gets where dense.
+    """
     line = ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 - 1) * extent
     y, x = torch.meshgrid(line, line, indexing="ij")
     above = metric_at(shape, torch.stack([x, y], dim=-1), alpha) >= threshold
@@ -88,7 +91,10 @@ def area_above(shape: Shape, alpha: float, threshold: float, cells: int = 800, e
 
 
 def figure_1a() -> list[dict]:
-    """The paper's eight pairs: the ceiling IoU^(1 - alpha), Dc at alpha .5, and GGIoU redone at alpha .3 with it."""
+    """Return the paper's eight pairs.
+
+    The ceiling IoU^(1 - alpha), Dc at alpha .5, and GGIoU redone at alpha .3 with it.
+    """
     rows = []
     for overlap, printed in FIGURE_1A:
         gaussian = printed**2 / overlap
@@ -105,14 +111,14 @@ def figure_1a() -> list[dict]:
 
 
 def fitted_exponent() -> float:
-    """1 - alpha by least squares of ln GGIoU on ln IoU over the first seven pairs, whose Dc is one."""
+    """Return 1 - alpha by least squares of ln GGIoU on ln IoU over the first seven pairs, whose Dc is one."""
     points = torch.tensor(FIGURE_1A[:7], dtype=torch.float64).log()
     x, y = (points - points.mean(0)).unbind(1)
     return ((x * y).sum() / x.square().sum()).item()
 
 
 def draw_planes(path: Path, cells: int = 241) -> None:
-    """Heat maps, a row per metric and a column per shape, with both thresholds as contours."""
+    """Draw heat maps, a row per metric and a column per shape, with both thresholds as contours."""
     figure = new_figure(11, 7.6)
     panels = figure.subplots(len(ALPHAS), len(SHAPES), sharex=True, sharey=True)
     line = ((torch.arange(cells) + 0.5) / cells * 2 - 1) * 1.2
@@ -142,7 +148,7 @@ def draw_planes(path: Path, cells: int = 241) -> None:
 
 
 def draw_figure_1a(rows: list[dict], path: Path) -> None:
-    """Bars of the eight anchors: IoU, GGIoU as printed, GGIoU at the paper's own default alpha."""
+    """Draw bars of the eight anchors: IoU, GGIoU as printed, GGIoU at the paper's own default alpha."""
     figure = new_figure(9, 3.8)
     axes = figure.add_subplot()
     kinds = {

@@ -31,14 +31,14 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:
-    """xyxy boxes (count, 4) whose centre and sides are uniform in 0 to 1."""
+    """Return xyxy boxes (count, 4) whose centre and sides are uniform in 0 to 1."""
     center = torch.rand(count, 2, generator=generator)
     half = torch.rand(count, 2, generator=generator) / 2
     return torch.cat([center - half, center + half], dim=-1)
 
 
 def gradient_lengths(similarity: Callable[[Tensor, Tensor], Tensor], pred: Tensor, target: Tensor) -> Tensor:
-    """Length of the gradient with respect to the corners of pred: (N, 4), (N, 4) -> (N,)."""
+    """Return the length of the gradient with respect to the corners of pred: (N, 4), (N, 4) -> (N,)."""
     pred = pred.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(similarity(pred, target).sum(), pred)
     return gradient.norm(dim=-1)
@@ -47,7 +47,7 @@ def gradient_lengths(similarity: Callable[[Tensor, Tensor], Tensor], pred: Tenso
 def gradient_table(
     similarities: Mapping[str, Callable[[Tensor, Tensor], Tensor]], pairs: int, seed: int = 0
 ) -> list[dict]:
-    """One row per IoU interval of .1: number of pairs, mean gradient length of each loss and its standard error.
+    """Return one row per IoU interval of .1: number of pairs, mean gradient length of each loss and its standard error.
 
     The pairs overlap; other draws are thrown away.
     """
@@ -77,7 +77,7 @@ def gradient_table(
 
 
 def with_paper(rows: list[dict]) -> list[dict]:
-    """The rows with the values that were read off the paper's figure."""
+    """Return the rows with the values that were read off the paper's figure."""
     return [
         {**row, **{f"{name} (paper's figure)": values[number] for name, values in PAPER.items()}}
         for number, row in enumerate(rows)
@@ -85,13 +85,13 @@ def with_paper(rows: list[dict]) -> list[dict]:
 
 
 def deviation(rows: list[dict], name: str, paper_name: str, least_pairs: int = 1) -> float:
-    """Largest relative deviation from the paper's figure over the intervals with so many pairs."""
+    """Return largest relative deviation from the paper's figure over the intervals with so many pairs."""
     both = zip(rows, PAPER[paper_name], strict=True)
     return max(abs(row[name] / value - 1) for row, value in both if row["pairs"] >= least_pairs)
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Curves of every loss, the paper's points on them."""
+    """Draw curves of every loss, the paper's points on them."""
     figure = new_figure(9, 4.6)
     axes = figure.add_subplot()
     middle = [(row["iou_from"] + row["iou_to"]) / 2 for row in rows]
@@ -107,7 +107,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def run(settings: StudyConfig) -> None:
-    """Writes gradient_magnitude.csv and .png.
+    """Write gradient_magnitude.csv and .png.
 
     Of the paper's 1,000,000 pairs a few dozen lie above IoU .9, too few for 5 %; ten times as many give that interval.
     """

@@ -54,14 +54,17 @@ MATCHED = {"plain, rate .2 / (initial loss / IoU's)": Descent(0.2, matched=True)
 
 
 def sides(lengths: tuple[float, ...], ratios: tuple[float, ...]) -> Tensor:
-    """Width and height (K, 2) of every length (root of the area) with every side ratio."""
+    """Return width and height (K, 2) of every length (root of the area) with every side ratio."""
     root = torch.tensor(ratios).sqrt()
     length = torch.tensor(lengths)[:, None]
     return torch.stack([length * root, length / root], dim=-1).reshape(-1, 2)
 
 
 def anchors_and_truths(limit: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The 20 x 20 x 3 x 3 anchors paired with each of the 5 truths: (18000, 4) twice, or a random `limit` of them."""
+    """Return the 20 x 20 x 3 x 3 anchors paired with each of the 5 truths.
+
+    (18000, 4) twice, or a random `limit` of them.
+    """
     line = ((torch.arange(GRID_CELLS) + 0.5) / GRID_CELLS - 0.5) * GRID_WIDTH
     y, x = torch.meshgrid(line, line, indexing="ij")
     center = torch.stack([x, y], dim=-1).reshape(-1, 1, 1, 2)
@@ -78,7 +81,7 @@ def anchors_and_truths(limit: int | None = None, seed: int = 0) -> tuple[Tensor,
 
 
 def step(boxes: Tensor, truths: Tensor, similarity: Similarity, descent: Descent) -> Tensor:
-    """The boxes (N, 4) after one step of gradient descent on 1 - similarity by their corners."""
+    """Return the boxes (N, 4) after one step of gradient descent on 1 - similarity by their corners."""
     boxes = boxes.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(similarity(boxes, truths).sum(), boxes)
     boxes = boxes.detach()
@@ -89,7 +92,7 @@ def step(boxes: Tensor, truths: Tensor, similarity: Similarity, descent: Descent
 def converge(
     boxes: Tensor, truths: Tensor, similarity: Similarity, descent: Descent, steps: int = STEPS
 ) -> tuple[dict[int, float], Tensor]:
-    """Mean IoU at every 50th step, and the last IoUs (N,)."""
+    """Return the mean IoU at every 50th step, and the last IoUs (N,)."""
     curve = {}
     for number in range(steps + 1):
         if number % RECORD_EVERY == 0:
@@ -102,7 +105,7 @@ def converge(
 def curves(
     similarities: Mapping[str, Similarity], descent: Descent, limit: int | None, steps: int = STEPS
 ) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
-    """Mean IoU by step for every similarity, and the share of boxes that end below an IoU of .01."""
+    """Return the mean IoU by step for every similarity, and the share of boxes that end below an IoU of .01."""
     boxes, truths = anchors_and_truths(limit)
     initial_iou_loss = (1 - iou(boxes, truths)).mean().item()
     found = {}
@@ -115,19 +118,19 @@ def curves(
 
 
 def ordering_holds(at_step: Mapping[str, float]) -> bool:
-    """The paper's order of mean IoUs: SCA > SO > GIoU and DIoU, and those > IoU."""
+    """Return the paper's order of mean IoUs: SCA > SO > GIoU and DIoU, and those > IoU."""
     middle = (at_step["giou"], at_step["diou"])
     return at_step["sca"] > at_step["so"] > max(middle) and min(middle) > at_step["iou"]
 
 
 def table(by_name: Mapping[str, dict[int, float]]) -> list[dict]:
-    """One row per recorded step."""
+    """Return one row per recorded step."""
     steps = next(iter(by_name.values()))
     return [{"step": number, **{name: curve[number] for name, curve in by_name.items()}} for number in steps]
 
 
 def draw_alignment(by_name: Mapping[str, dict[int, float]], path: Path) -> None:
-    """Figure 1, right: centre against corners."""
+    """Draw Figure 1, right: centre against corners."""
     figure = new_figure(9, 4.2)
     axes = figure.add_subplot()
     looks = ({"color": "#2ca02c"}, {"color": "#8c564b"}, {"color": "#e377c2"}, {"color": "#8c564b", "linestyle": "--"})
@@ -143,7 +146,7 @@ def draw_alignment(by_name: Mapping[str, dict[int, float]], path: Path) -> None:
 
 
 def draw(by_descent: Mapping[str, Mapping[str, dict[int, float]]], path: Path) -> None:
-    """Figure 5b in every set-up."""
+    """Draw Figure 5b in every set-up."""
     figure = new_figure(13, 4.2)
     panels = figure.subplots(1, len(by_descent), sharey=True)
     for axes, (title, by_name) in zip(panels, by_descent.items(), strict=True):
@@ -157,7 +160,7 @@ def draw(by_descent: Mapping[str, Mapping[str, dict[int, float]]], path: Path) -
 
 
 def run(settings: StudyConfig) -> None:
-    """Writes regression_alignment.csv and .png (Figure 1, right); regression.csv, _stranded.csv, .png (Figure 5b)."""
+    """Write regression_alignment.csv and .png (Figure 1, right); regression.csv, _stranded.csv, .png (Figure 5b)."""
     limit, out = 1200 if settings.quick else None, Path(settings.out)
     alignment, _ = curves(ALIGNMENTS, DESCENTS["DIoU's rule, rate .1 x (2 - IoU)"], limit)
     save_rows(table(alignment), out / "regression_alignment.csv")

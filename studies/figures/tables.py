@@ -20,7 +20,7 @@ class Comparison:
     printed: dict[str, tuple[float, ...]]
 
     def relative_improvements(self, loss: str) -> list[float]:
-        """100 (value / base - 1) of a loss."""
+        """Return 100 (value / base - 1) of a loss."""
         base = next(iter(self.values.values()))
         return [100 * (value / first - 1) for value, first in zip(self.values[loss], base, strict=True)]
 
@@ -199,18 +199,18 @@ GGIOU_CLASSES = {
 
 
 def differences(pair: tuple[tuple[float, ...], tuple[float, ...]]) -> list[float]:
-    """With the method minus without, column by column."""
+    """Return with the method minus without, column by column."""
     return [after - before for before, after in zip(*pair, strict=True)]
 
 
 def figure_3() -> list[float]:
-    """Mean improvement of AP50 to AP95 on SCD over the four backbones of Table 8."""
+    """Return the mean improvement of AP50 to AP95 on SCD over the four backbones of Table 8."""
     gains = [differences(pair)[1:] for pair in SCD.values()]
     return [sum(column) / len(gains) for column in zip(*gains, strict=True)]
 
 
 def improvement_rows() -> list[dict]:
-    """Every relative improvement that SCALoss prints, recomputed."""
+    """Return every relative improvement that SCALoss prints, recomputed."""
     return [
         {"table": table.name, "loss": loss, "column": column, "printed": printed, "recomputed": recomputed}
         for table in SCALOSS
@@ -220,7 +220,7 @@ def improvement_rows() -> list[dict]:
 
 
 def run(settings: StudyConfig) -> None:
-    """Writes tables_scaloss.csv and tables_figure_3.csv."""
+    """Write tables_scaloss.csv and tables_figure_3.csv."""
     out, rows = Path(settings.out), improvement_rows()
     save_rows(rows, out / "tables_scaloss.csv")
     worst = max(abs(row["printed"] - row["recomputed"]) for row in rows)

@@ -62,9 +62,8 @@ def test_every_link_of_the_site_leads_somewhere(site, pages):
 
 def test_nothing_is_fetched_from_elsewhere(pages):
     """No font, script or picture of another host: the site works without a network."""
-    fetched = (
-        r'<(?:script|img|source)[^>]* src="(?:https?:)?//|<link[^>]* rel="(?:style|pre)\w+"[^>]* href="(?:https?:)?//'
-    )
+    script, style = r'<(?:script|img|source)[^>]* src="', r'<link[^>]* rel="(?:style|pre)\w+"[^>]* href="'
+    fetched = rf"(?:{script}|{style})(?:https?:)?//"
     for path in pages:
         assert not re.findall(fetched, path.read_text("utf-8")), path
 

@@ -59,5 +59,5 @@ def _check_all_read(settings: ExportConfig, graphs: list[ExportFormat]) -> None:
 
 
 def _names(able: Callable[[ExportFormat], bool]) -> str:
-    """The formats with a graph that can do something, as a sentence has them."""
+    """Return the formats with a graph that can do something, as a sentence has them."""
     return listed([entry.name for entry in EXPORT_FORMATS.values() if entry.graph and able(entry)])

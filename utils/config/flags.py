@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print below its usage."""
+        """Raise what argparse would print below its usage."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             flag = unknown.split()[0]
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str, Sequence[str]]) -> None:
-    """Adds a flag per field of a config dataclass; what is not given stays out of the parsed values."""
+    """Add a flag per field of a config dataclass; what is not given stays out of the parsed values."""
     hints = typing.get_type_hints(kind)
     for knob in dataclasses.fields(kind):
         names = ["--" + knob.name.replace("_", "-"), *aliases.get(knob.name, ())]

@@ -37,7 +37,7 @@ def knob(
     choices: tuple = (),
     shown: tuple = (),
 ) -> Any:
-    """A field with its meaning and its closed range or its choices, of which lists show `shown`, else all."""
+    """Return a field with its meaning and its closed range or its choices, of which lists show `shown`, else all."""
     limits = {"low": low, "high": high, "choices": choices, "shown": shown or choices}
     return field(default=default, metadata={"meaning": meaning, **limits})
 
@@ -88,7 +88,7 @@ class TorchvisionConfig:
     scratch_hyp: str = knob("", "--hyp to take without pretrained weights, with --optimizer adamw; the demo's")
 
     def __post_init__(self):
-        """Checks what no single range can say."""
+        """Check what no single range can say."""
         wanted = ("vgg16",) if self.detector == "ssd" else RESNETS
         if self.backbone not in wanted:
             raise UserError(f"backbone is {self.backbone!r}: {self.detector} has {', '.join(wanted)}")
@@ -245,7 +245,7 @@ class Hyperparameters:
     )
 
     def __post_init__(self):
-        """Checks what no single range can say."""
+        """Check what no single range can say."""
         if self.assign_negative > self.assign_positive:
             raise UserError(
                 f"assign_negative {self.assign_negative} is above assign_positive {self.assign_positive}: "
@@ -325,7 +325,7 @@ class RunConfig:
     plots: bool = knob(True, "draw plots and batch pictures")
 
     def __post_init__(self):
-        """Checks what no single range can say."""
+        """Check what no single range can say."""
         if not 1 <= len(self.imgsz) <= 2:
             raise UserError(f"imgsz has {len(self.imgsz)} numbers: expected one side, or height and width")
         if self.batch_size == 0:
@@ -524,7 +524,7 @@ class Config:
         return self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types only."""
+        """Return plain JSON types only."""
         return {
             "run": plain(self.run),
             "model": plain(self.model),
@@ -534,7 +534,7 @@ class Config:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], where: str) -> "Config":
-        """The inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
+        """Return the inverse of to_dict; UserError names `where` if a key or value is not one of ours."""
         names = values.get("names")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"{where}: names in its config: expected a list of class names")
@@ -546,12 +546,12 @@ class Config:
 
 
 def model_kind(values: Mapping[str, Any]) -> type:
-    """The dataclass that describes a model YAML's contents."""
+    """Return the dataclass that describes a model YAML's contents."""
     return TorchvisionConfig if "detector" in values else ModelConfig
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON types: tuples become lists."""
+    """Return a dataclass as plain JSON types: tuples become lists."""
 
     def listed(value: Any) -> Any:
         return [listed(part) for part in value] if isinstance(value, (tuple, list)) else value
@@ -560,7 +560,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """A config dataclass from a mapping; a wrong key, type or value is a UserError that names `where`."""
+    """Return a config dataclass from a mapping; a wrong key, type or value is a UserError that names `where`."""
     try:
         return kind(**checked(kind, values, where))
     except UserError as error:
@@ -569,7 +569,10 @@ def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values with the types and in the ranges of the dataclass's knobs; UserError names `where` and the key."""
+    """Return the values with the types and in the ranges of the dataclass's knobs.
+
+    UserError names `where` and the key.
+    """
     known = {each.name: each for each in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
@@ -579,7 +582,7 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 
 
 def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
-    """The value converted to the knob's type and found in its range; UserError otherwise."""
+    """Return the value converted to the knob's type and found in its range; UserError otherwise."""
     flag = f"--{knob_field.name.replace('_', '-')}"
     place, limits = (where if where == flag else f"{where}: {knob_field.name}"), knob_field.metadata
     if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
@@ -601,7 +604,7 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
 
 
 def convert(hint: Any, value: Any, place: str) -> Any:
-    """The value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
+    """Return the value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         try:

@@ -18,7 +18,10 @@ MODELS, HYPS, DATA = ROOT / "models", ROOT / "data" / "hyps", ROOT / "data"
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`key=value` strings as a mapping, values read as YAML; UserError with the nearest name for an unknown key."""
+    """Return `key=value` strings as a mapping, values read as YAML.
+
+    UserError with the nearest name for an unknown key.
+    """
     known = {
         each.name for kind in (Hyperparameters, ModelConfig, TorchvisionConfig) for each in dataclasses.fields(kind)
     }
@@ -37,7 +40,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> Hyperparameters:
-    """The hyperparameters of a YAML over those of `base` (defaults for ""), with overrides; foreign keys only warn."""
+    """Return the hyperparameters of a YAML over those of `base` (defaults for ""), with overrides.
+
+    Foreign keys only warn.
+    """
     values: dict[str, Any] = {}
     where = "--set"
     for name in filter(None, (base, hyp)):
@@ -52,7 +58,7 @@ def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> H
 
 
 def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | TorchvisionConfig:
-    """The model of a YAML, with overrides; UserError for one that this kind of model does not have."""
+    """Return the model of a YAML, with overrides; UserError for one that this kind of model does not have."""
     path = find_yaml(cfg, MODELS, "model YAML")
     values = read_mapping(path)
     kind = model_kind(values)
@@ -64,10 +70,10 @@ def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | Torchv
 
 
 def _keys(kind: type) -> list[str]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return [each.name for each in dataclasses.fields(kind)]
 
 
 def _only(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values whose keys are fields of a dataclass."""
+    """Return the values whose keys are fields of a dataclass."""
     return {key: value for key, value in values.items() if key in _keys(kind)}

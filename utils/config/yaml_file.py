@@ -11,7 +11,7 @@ MAX_BYTES = 4 * 2**20
 
 
 def find_yaml(name: str, folder: Path, what: str) -> Path:
-    """The file a flag means: a path (anything with a suffix or a slash), or the name of a YAML in `folder`."""
+    """Return the file a flag means: a path (anything with a suffix or a slash), or the name of a YAML in `folder`."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():
@@ -28,7 +28,7 @@ class PlainLoader(yaml.SafeLoader):
     """Safe YAML without repeated keys (PyYAML would keep the last) and without merges (they can grow without bound)."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Called by PyYAML for each mapping; merge keys (`<<`) stay as they are, and its constructor refuses them."""
+        """Leave merge keys (`<<`) as they are: the constructor refuses them. PyYAML calls this for each mapping."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -39,7 +39,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def read_mapping(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file; UserError with file:line where there is none."""
+    """Return the mapping in a YAML file; UserError with file:line where there is none."""
     shown = printable(path)
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -62,7 +62,7 @@ def read_mapping(path: Path) -> dict[Any, Any]:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, without walking into it: nested aliases can be astronomically long."""
+    """Return what a value is, without walking into it: nested aliases can be astronomically long."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

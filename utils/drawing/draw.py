@@ -18,7 +18,7 @@ GREY = 114  # the padding of letterboxed images
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """A class's RGB colour, the same in every picture: hues a golden ratio apart, in three shades."""
+    """Return a class's RGB colour, the same in every picture: hues a golden ratio apart, in three shades."""
     saturation, value = ((0.85, 0.95), (0.55, 1.0), (0.9, 0.7))[label % 3]
     red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN_RATIO % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -27,7 +27,10 @@ def class_color(label: int) -> tuple[int, int, int]:
 def draw_boxes(
     image: NDArray, boxes: ArrayLike, labels: ArrayLike, names: Sequence[str], scores: ArrayLike | None = None
 ) -> NDArray:
-    """A copy of the image with boxes (K, 4) xyxy pixels, names and scores (K,); without boxes that are not finite."""
+    """Return a copy of the image with boxes (K, 4) xyxy pixels, names and scores (K,).
+
+    Without boxes that are not finite.
+    """
     boxes, labels = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(labels, np.int64)
     order = np.arange(len(labels)) if scores is None else np.argsort(np.asarray(scores), kind="stable")
     order = order[np.isfinite(boxes[order]).all(1)]  # by rising score, so that the surest lies on top
@@ -47,7 +50,7 @@ def draw_boxes(
 
 
 def image_grid(images: Sequence[NDArray], columns: int) -> NDArray:
-    """One picture of several, row by row, each centred in a grey cell as large as the largest."""
+    """Return one picture of several, row by row, each centred in a grey cell as large as the largest."""
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     grid = np.full((-(-len(images) // columns) * height, min(columns, len(images)) * width, 3), GREY, np.uint8)
     for number, image in enumerate(images):
@@ -58,19 +61,24 @@ def image_grid(images: Sequence[NDArray], columns: int) -> NDArray:
 
 
 def write_image(path: Path, image: NDArray) -> None:
-    """Writes a .jpg or .png, to any path that the system knows."""
+    """Write a .jpg or .png, to any path that the system knows."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix in (".jpg", ".jpeg") else []
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     path.write_bytes(encoded.tobytes())
 
 
-@cache
 def drawable(name: str, instead: str) -> str:
-    """The name on one line, or `instead` when the font lacks one of its characters."""
-    name, font = printable(name, 40), _font(16)
-    missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))
-    lacks = any((font.getmask(c).getbbox(), bytes(font.getmask(c))) == missing for c in set(name))
-    return instead if lacks else name
+    """Return the name on one line, or `instead` when the font lacks one of its characters."""
+    name = printable(name, 40)
+    return name if all(map(_has_glyph, name)) else instead
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    """Say whether the font draws a character as something else than its mark for missing ones."""
+    font = _font(16)
+    mask, missing = font.getmask(character), font.getmask("\uffff")
+    return (mask.getbbox(), bytes(mask)) != (missing.getbbox(), bytes(missing))
 
 
 def _draw_text(
@@ -81,7 +89,7 @@ def _draw_text(
     color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
-    """Text on a filled patch above the box's corner, or inside the box where there is no room, within the image."""
+    """Draw text on a filled patch above the box's corner, or inside the box where there is no room."""
     ascent, descent = font.getmetrics()
     margin = max(1, descent // 3)
     height, width = ascent + descent, round(font.getlength(text)) + 2 * margin
@@ -93,7 +101,7 @@ def _draw_text(
 
 
 def _inside(box: NDArray, size: tuple[int, int]) -> list[int]:
-    """The box in whole pixels, clipped to the image, with ordered corners."""
+    """Return the box in whole pixels, clipped to the image, with ordered corners."""
     last = np.tile(np.asarray(size) - 1, 2)
     left, top, right, bottom = box.round().clip(0, last).astype(int).tolist()
     return [left, top, max(left, right), max(top, bottom)]
@@ -101,5 +109,5 @@ def _inside(box: NDArray, size: tuple[int, int]) -> list[int]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Pillow's own font and cv2's know ASCII only."""
+    """Return DejaVu Sans, which comes with matplotlib: Pillow's own font and cv2's know ASCII only."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

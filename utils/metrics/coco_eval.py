@@ -112,13 +112,13 @@ def tide_errors(truths: Boxes, detections: Boxes, num_classes: int) -> Errors:
 
 
 def side_ratios(xywh: NDArray) -> NDArray:
-    """Long over short side (K,) of boxes (K, 4)."""
+    """Return long over short side (K,) of boxes (K, 4)."""
     sides = np.maximum(xywh[:, 2:], 1e-9)
     return sides.max(1, initial=0) / sides.min(1, initial=np.inf)
 
 
 def counted_detections(detections: Boxes, truths: Truths) -> Boxes:
-    """What COCO counts: the 100 highest scores of each image and class; LVIS: the 300 highest of each image, of classes
+    """Keep what COCO counts: the 100 best scores of each image and class; LVIS: the 300 best of each image, of classes
     that are known to be present or absent there. Of equal scores the earlier ones, in the order given.
     """
     if truths.federated is None:
@@ -130,7 +130,7 @@ def counted_detections(detections: Boxes, truths: Truths) -> Boxes:
 
 
 def among(boxes: Boxes, pairs: NDArray) -> NDArray:
-    """Which boxes (K,) stand in one of the pairs (P, 2) of image and label."""
+    """Return which boxes (K,) stand in one of the pairs (P, 2) of image and label."""
     step = 1 + max(boxes.labels.max(initial=0), pairs[:, 1].max(initial=0))
     return np.isin(boxes.image * step + boxes.labels, pairs[:, 0] * step + pairs[:, 1])
 

@@ -68,7 +68,7 @@ class Metrics:
         return self.matches.confusion(self.confidence)
 
     def to_json(self) -> dict:
-        """Plain types only, with None where undefined; the overall columns are at the top."""
+        """Return plain types only, with None where undefined; the overall columns are at the top."""
         per_class = {name: _plain(values) for name, values in self.per_class.items()}
         values = {**_plain(self.overall), "confidence": self.confidence, "counts": self.counts, "per_class": per_class}
         if self.at_iou:
@@ -78,12 +78,12 @@ class Metrics:
         return values
 
     def rows(self) -> list[dict]:
-        """One row for all classes and one per class, for a CSV file; None where undefined."""
+        """Return one row for all classes and one per class, for a CSV file; None where undefined."""
         overall = {"class": "all", "labels": self.counts["labels"], **self.overall}
         return [_plain(row) for row in (overall, *({"class": name, **row} for name, row in self.per_class.items()))]
 
     def table(self, per_class: bool = True) -> str:
-        """A text table in percent of at most 120 columns, with the overall row last."""
+        """Return a text table in percent of at most 120 columns, with the overall row last."""
         lines = [_table_line("class", "labels", TABLE_HEADS)]
         if per_class:
             lines += [_table_line(name, row["labels"], _percents(row)) for name, row in self.per_class.items()]
@@ -125,7 +125,7 @@ class CocoMetrics:
         names: Sequence[str],
         ious: Sequence[float] = (),
     ):
-        """Takes the truths: sizes (N, 2); boxes (M, 4) xyxy original pixels and labels (M,).
+        """Take the truths: sizes (N, 2); boxes (M, 4) xyxy original pixels and labels (M,).
 
         Those of image i stand from starts[i] to starts[i + 1]. `ious` are more thresholds to report AP at.
         """
@@ -136,7 +136,10 @@ class CocoMetrics:
 
     @classmethod
     def of(cls, truths: Truths, names: Sequence[str], ious: Sequence[float] = ()) -> "CocoMetrics":
-        """The same for truths that know more: crowds, difficult objects, areas and ids of a COCO or LVIS file."""
+        """Return the same for truths that know more.
+
+        Crowds, difficult objects, areas and ids of a COCO or LVIS file.
+        """
         collector = cls.__new__(cls)
         collector._begin(truths, names, ious)
         return collector
@@ -154,7 +157,7 @@ class CocoMetrics:
         return len(self.names)
 
     def add(self, image: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
-        """Adds an image's detections, once: boxes (K, 4) xyxy original pixels, scores (K,), labels (K,)."""
+        """Add an image's detections, once: boxes (K, 4) xyxy original pixels, scores (K,), labels (K,)."""
         ids = _int64(labels)
         part = Boxes(np.full(len(ids), image), _float64(boxes).reshape(-1, 4), ids, _float64(scores))
         if image in self._parts or not 0 <= image < self.num_images:
@@ -166,12 +169,12 @@ class CocoMetrics:
         self._parts[image] = part
 
     def take_over(self, others: Sequence["CocoMetrics"]) -> None:
-        """Adds what other processes have collected of the same data set; an image that is here already stays."""
+        """Add what other processes have collected of the same data set; an image that is here already stays."""
         for other in others:
             self._parts = {**other._parts, **self._parts}
 
     def detections_of(self, image: int) -> Boxes:
-        """The detections of one image."""
+        """Return the detections of one image."""
         return self._parts.get(image, Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
 
     def compute(self, by_ratio: bool = False, errors: bool = False) -> Metrics:
@@ -216,7 +219,7 @@ class CocoMetrics:
         )
 
     def _counts(self, labels: NDArray, finite: NDArray) -> dict[str, int]:
-        """How much there is: labels (C,) that count, and which detections (D,) are finite."""
+        """Count what there is: labels (C,) that count, and which detections (D,) are finite."""
         return {
             "images": self.num_images,
             "labels": int(labels.sum()),
@@ -229,14 +232,14 @@ class CocoMetrics:
         }
 
     def detections(self) -> Boxes:
-        """All that was added; the order matters only within an image, where it decides between equal scores."""
+        """Return all that was added; the order matters only within an image, where it decides between equal scores."""
         if not self._parts:
             return Boxes(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
         return Boxes(*map(np.concatenate, zip(*self._parts.values(), strict=True)))
 
 
 def match_boxes(boxes: NDArray, scores: NDArray, group: NDArray, truth_boxes: NDArray, truth_group: NDArray) -> NDArray:
-    """COCO's greedy matching at IoU .5 within groups: (D, 4), (D,), (D,), (T, 4), (T,) -> (D,) truth index or -1.
+    """Match greedily as COCO at IoU .5 within groups: (D, 4), (D,), (D,), (T, 4), (T,) -> (D,) truth or -1.
 
     By falling score, each detection takes the free truth of its group with the largest IoU; of equal ones the last.
     """
@@ -273,12 +276,12 @@ class Matches:
     by_class: NDArray
 
     def confusion(self, confidence: float | None) -> NDArray:
-        """The confusion matrix (C + 1, C + 1) of the detections with at least this confidence."""
+        """Return the confusion matrix (C + 1, C + 1) of the detections with at least this confidence."""
         return confusion_matrix(self.detections, self.truths, self.truth, confidence, len(self.labels))
 
 
 def match_truths(detections: Boxes, truths: Boxes, details: Truths, num_classes: int) -> Matches:
-    """Matches within each image and class at IoU .5; what then lies on an ignored truth is left out."""
+    """Match within each image and class at IoU .5; what then lies on an ignored truth is left out."""
     counting = truths.take(~details.ignored)
     group, truth_group = (part.image * num_classes + part.labels for part in (detections, counting))
     matched = match_boxes(detections.boxes, detections.scores, group, counting.boxes, truth_group)
@@ -295,7 +298,10 @@ def match_truths(detections: Boxes, truths: Boxes, details: Truths, num_classes:
 
 
 def _lies_on(detections: Boxes, truths: Boxes, num_classes: int, crowd: bool) -> NDArray:
-    """Which detections (D,) overlap a truth of their image and class by .5: its IoU, or for a crowd their own share."""
+    """Return which detections (D,) overlap a truth of their image and class by .5.
+
+    Its IoU, or for a crowd their own share.
+    """
     group, truth_group = (part.image * num_classes + part.labels for part in (detections, truths))
     detection, truth = _pairs(group, truth_group)
     overlap = _paired_iou(detections.boxes[detection], truths.boxes[truth], crowd)
@@ -305,7 +311,7 @@ def _lies_on(detections: Boxes, truths: Boxes, num_classes: int, crowd: bool) ->
 
 
 def pairwise_best_iou(detections: Boxes, truths: Boxes, num_classes: int) -> NDArray:
-    """The largest IoU (D,) of each detection with a truth of its image, and of its class unless num_classes is 0."""
+    """Return the largest IoU (D,) of detections with a truth of their image, and class unless num_classes is 0."""
     group, truth_group = (
         part.image * max(num_classes, 1) + part.labels * (num_classes > 0) for part in (detections, truths)
     )
@@ -316,7 +322,7 @@ def pairwise_best_iou(detections: Boxes, truths: Boxes, num_classes: int) -> NDA
 
 
 def _pairs(group: NDArray, truth_group: NDArray) -> tuple[NDArray, NDArray]:
-    """All pairs (K,), (K,) of a detection and a truth of the same group: (D,), (T,)."""
+    """Return all pairs (K,), (K,) of a detection and a truth of the same group: (D,), (T,)."""
     truth_order = np.argsort(truth_group, kind="stable")
     # Most detections stand in a group without truths, and need not be searched for.
     rows = np.flatnonzero(np.isin(group, truth_group))
@@ -392,7 +398,10 @@ def _ranked(detections: Boxes) -> tuple[NDArray, NDArray]:
 
 
 def _running_f1(labels: NDArray, correct: NDArray, num_labels: NDArray) -> NDArray:
-    """F1 of a class after each of its detections, which stand together by falling score: (D,), (D,), (C,) -> (D,)."""
+    """Return F1 of a class after each of its detections, which stand together by falling score.
+
+    (D,), (D,), (C,) -> (D,).
+    """
     counts = np.bincount(labels, minlength=len(num_labels))
     start = np.repeat(np.cumsum(counts) - counts, counts)
     found = np.arange(len(labels)) - start + 1
@@ -404,7 +413,7 @@ def _running_f1(labels: NDArray, correct: NDArray, num_labels: NDArray) -> NDArr
 def confusion_matrix(
     detections: Boxes, truths: Boxes, matched: NDArray, confidence: float | None, num_classes: int
 ) -> NDArray:
-    """Counts (C + 1, C + 1), predicted x true, from `confidence` on; last row missed, last column false alarms.
+    """Count (C + 1, C + 1), predicted x true, from `confidence` on; last row missed, last column false alarms.
 
     Matches within a class (D,) come first, so the diagonal is what precision and recall count; what is left of
     detections and truths is then matched whatever the class.
@@ -433,7 +442,7 @@ def _unfound(truth_of: NDArray, count: int) -> NDArray:
 
 
 def _average_precisions(precision: NDArray) -> NDArray:
-    """Columns ap, ap50 to ap95, ap_small, ap_medium, ap_large (C, 14) of COCO's precision (10, 101, C, 4)."""
+    """Return columns ap, ap50 to ap95, ap_small, ap_medium, ap_large (C, 14) of COCO's precision (10, 101, C, 4)."""
     everywhere, by_area = precision[..., 0], precision[..., 1:]
     return np.column_stack([everywhere.mean((0, 1)), everywhere.mean(1).T, by_area.mean((0, 1))])
 
@@ -452,7 +461,7 @@ def _curves(precision: NDArray, matches: Matches) -> Curves:
 
 
 def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray:
-    """IoU, or with a crowd the share of the box, of aligned pairs: (K, 4), (K, 4) -> (K,), NaN without area."""
+    """Return IoU, or with a crowd the share of the box, of aligned pairs: (K, 4), (K, 4) -> (K,), NaN without area."""
     overlap = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
     intersection = overlap.clip(0).prod(1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(1)
@@ -463,14 +472,14 @@ def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray
 
 
 def _mean_of_defined(values: NDArray) -> NDArray:
-    """Mean over the first axis of what is not NaN; NaN where nothing is."""
+    """Return the mean over the first axis of what is not NaN; NaN where nothing is."""
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0).sum(0) / defined.sum(0)
 
 
 def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
-    """LVIS's AP (C,) of rare, common and frequent classes; nothing for other data sets."""
+    """Return LVIS's AP (C,) of rare, common and frequent classes; nothing for other data sets."""
     if truths.federated is None:
         return {}
     frequency = np.array(truths.federated.frequency)
@@ -481,7 +490,7 @@ def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
 
 
 def _by_side_ratio(truths: Truths, detections: Boxes, num_classes: int) -> dict[str, float]:
-    """AP, AP50 and AP75 of the objects in each of RATIO_BINS, the mean over classes that have some."""
+    """Return AP, AP50 and AP75 of the objects in each of RATIO_BINS, the mean over classes that have some."""
     ap = precision_by_ratio(truths, detections, num_classes, list(RATIO_BINS.values())).mean(1)
     columns = {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5]}
     return {
@@ -492,7 +501,7 @@ def _by_side_ratio(truths: Truths, detections: Boxes, num_classes: int) -> dict[
 
 
 def _float64(values: ArrayLike) -> NDArray:
-    """On the CPU in double precision; torch would read a list of Python's numbers as float32."""
+    """Copy to the CPU in double precision; torch would read a list of Python's numbers as float32."""
     return np.asarray(
         values.detach().to("cpu", torch.float64) if isinstance(values, torch.Tensor) else values, np.float64
     )
@@ -503,18 +512,18 @@ def _int64(values: ArrayLike) -> NDArray:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, with the class number appended to those that occur more than once."""
+    """Return the names, with the class number appended to those that occur more than once."""
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
 def _plain(row: dict) -> dict:
-    """The same row with None for NaN."""
+    """Return the same row with None for NaN."""
     return {key: None if value != value else value for key, value in row.items()}
 
 
 def _percents(row: dict) -> list[str]:
-    """The metric columns of a row as short percentages."""
+    """Return the metric columns of a row as short percentages."""
     return [_percent(row[key]) for key in COLUMNS]
 
 
@@ -523,5 +532,5 @@ def _percent(value: float) -> str:
 
 
 def _table_line(name: str, labels: object, cells: Sequence[str]) -> str:
-    """One line of the table: name (20), labels (8) and 18 cells of 5 characters."""
+    """Return one line of the table: name (20), labels (8) and 18 cells of 5 characters."""
     return f"{printable(name, 20):<20}{labels:>8}" + "".join(f"{cell:>5}" for cell in cells)

@@ -9,7 +9,10 @@ ENOUGH_CONFIDENCE = 0.01
 
 
 def diagnose(collected: CocoMetrics, precision: str) -> str:
-    """What can be said of a validation whose AP50 is 0; `precision` names the number format it was computed in."""
+    """Return what can be said of a validation whose AP50 is 0.
+
+    `precision` names the number format it was computed in.
+    """
     found, truths = collected.detections(), collected.truths
     finite = np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)
     broken, found = int(np.count_nonzero(~finite)), found.take(finite)
@@ -32,7 +35,7 @@ def _best(ious: NDArray) -> float:
 
 
 def _cause(labels: int, found, best: float, best_any: float, broken: int) -> str:
-    """The likeliest cause, in one line."""
+    """Return the likeliest cause, in one line."""
     if not labels:
         return "there is nothing to find: the split has no labels, so every detection is a false alarm"
     if not len(found.labels):

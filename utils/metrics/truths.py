@@ -52,7 +52,7 @@ class Truths:
 
 
 def plain_truths(starts: NDArray, boxes: NDArray, labels: NDArray, num_classes: int) -> Truths:
-    """The truths of YOLO labels; images and classes are numbered from 1, as pycocotools expects."""
+    """Return the truths of YOLO labels; images and classes are numbered from 1, as pycocotools expects."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     xywh = to_xywh(boxes)
     none = np.zeros(len(boxes), bool)
@@ -71,12 +71,12 @@ def plain_truths(starts: NDArray, boxes: NDArray, labels: NDArray, num_classes: 
 
 
 def to_xywh(boxes: NDArray) -> NDArray:
-    """Boxes (M, 4) xyxy as left, top, width, height."""
+    """Return boxes (M, 4) xyxy as left, top, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def ragged(lists: Sequence[Sequence[int]]) -> NDArray:
-    """Lists of labels per image as pairs (K, 2) of image and label."""
+    """Return lists of labels per image as pairs (K, 2) of image and label."""
     image = np.repeat(np.arange(len(lists)), [len(each) for each in lists])
     labels = np.fromiter((label for each in lists for label in each), np.int64, len(image))
     return np.column_stack([image, labels])

@@ -11,7 +11,7 @@ PIXEL = 1e-3  # mmdetection's epsilon in pixels, with which results were publish
 
 @full_precision
 def bounded_iou(pred: Tensor, target: Tensor, beta: float = 0.2) -> Tensor:
-    """1 less the four coordinates' Huber losses of 1 - their bound, in [1 - 4 (1 - beta / 2), 1].
+    """Return 1 less the four coordinates' Huber losses of 1 - their bound, in [1 - 4 (1 - beta / 2), 1].
 
     The bounds are max(0, (W - 2 |dx|) / (W + 2 |dx|)) and min(w / W, W / w), and their like for y and h. Without
     gradient in x where the centre is W / 2 away. mmdetection returns the four terms; the loss is their sum.

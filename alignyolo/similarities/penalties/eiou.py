@@ -12,7 +12,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def eiou(pred: Tensor, target: Tensor) -> Tensor:
-    """Efficient IoU, in (-3, 1]: IoU - DIoU's centre term - (w - W)^2 / cw^2 - (h - H)^2 / ch^2.
+    """Return the efficient IoU, in (-3, 1]: IoU - DIoU's centre term - (w - W)^2 / cw^2 - (h - H)^2 / ch^2.
 
     cw and ch are the sides of the enclosing box; where that has none, the term is 0.
     """
@@ -27,7 +27,7 @@ def _eiou(pair: Pair) -> Tensor:
 
 @full_precision
 def focal_eiou(pred: Tensor, target: Tensor, gamma: float = 0.5) -> Tensor:
-    """1 - IoU^gamma (1 - EIoU), in (0, 1], its weight IoU^gamma detached.
+    """Return 1 - IoU^gamma (1 - EIoU), in (0, 1], its weight IoU^gamma detached.
 
     The paper marks no detached term, but without that every pair of IoU 0 has a gradient of NaN. Disjoint boxes have
     loss 0 and no gradient, as good as a perfect match: the paper's own weight. A step against the gradient raises the

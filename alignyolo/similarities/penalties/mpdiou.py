@@ -8,7 +8,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def mpdiou(pred: Tensor, target: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """IoU less the squared distances of both corners over that of the image's diagonal, (height, width) in pixels.
+    """Subtract from IoU the squared distances of both corners over the image's squared diagonal (pixels).
 
     In (-2, 1] for boxes inside the image; without a limit below it for boxes outside. Forks divide by height x width,
     or by the enclosing box's diagonal: not the paper's.

@@ -8,7 +8,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def shape_iou(pred: Tensor, target: Tensor, scale: float = 0.0) -> Tensor:
-    """IoU - (hh dx^2 + ww dy^2) / c^2 - half the sum of (1 - exp(-hh |w - W| / max))^4 and its like for h, in (-3, 1].
+    """Return IoU - (hh dx^2 + ww dy^2) / c^2 - half of (1 - exp(-hh |w - W| / max))^4 and its like for h.
 
     ww = 2 W^scale / (W^scale + H^scale), hh its like for H; the paper takes scale 0 (both 1) up to 1.5 by data set.
     A side of zero counts as 1e-7.

@@ -11,7 +11,7 @@ from alignyolo.similarities.pair import Pair
 
 @full_precision
 def siou(pred: Tensor, target: Tensor) -> Tensor:
-    """SCYLLA-IoU, IoU - (D + O) / 2, in about (-1.02, 1].
+    """Return SCYLLA-IoU, IoU - (D + O) / 2, in about (-1.02, 1].
 
     D = 2 - exp(-g (dx / cw)^2) - exp(-g (dy / ch)^2) with g = 2 - sin 2a, a the angle of the line between the centres:
     sin 2a = 2 |dx dy| / (dx^2 + dy^2), 0 where the centres meet. O sums (1 - exp(-|w - W| / max(w, W)))^4 over the

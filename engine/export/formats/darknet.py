@@ -9,10 +9,10 @@ from models.weights.darknet import write_darknet
 
 
 def write(path: Path, job: Job) -> None:
-    """Writes both files."""
+    """Write both files."""
     write_darknet(path, job.detector.network, job.config, job.contents.get("darknet"))
 
 
 def open_file(path: Path, precision: str) -> Backend:
-    """The files in PyTorch."""
+    """Open the files in PyTorch."""
     return open_weights(path, precision=precision)

@@ -12,7 +12,7 @@ from utils.errors import UserError, printable
 
 
 def write(path: Path, job: Job) -> None:
-    """Writes the graph with its metadata."""
+    """Write the graph with its metadata."""
     from engine.export.graph.onnx_graph import build_graph, write_onnx
 
     # ultralytics looks at the graph itself: telling it a fixed size would only make it split batches.
@@ -20,7 +20,7 @@ def write(path: Path, job: Job) -> None:
 
 
 def open_file(path: Path, precision: str) -> Backend:
-    """An ONNX file in onnxruntime."""
+    """Open an ONNX file in onnxruntime."""
     onnxruntime = silent_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -37,5 +37,5 @@ def open_file(path: Path, precision: str) -> Backend:
 
 
 def _exceptions(module: Any) -> tuple[type[Exception], ...]:
-    """All exceptions that a module defines."""
+    """Return all exceptions that a module defines."""
     return tuple(each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Exception))

@@ -28,7 +28,7 @@ RAN = {"f32": "float32", "f16": "float16"}
 
 
 def write(path: Path, job: Job) -> None:
-    """Writes the folder, by way of the ONNX graph."""
+    """Write the folder, by way of the ONNX graph."""
     from engine.export.graph.onnx_graph import build_graph
 
     graph = build_graph(replace(job, settings=replace(job.settings, int8=False)))

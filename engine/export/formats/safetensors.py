@@ -9,7 +9,7 @@ from engine.export.weights import open_weights
 
 
 def write(path: Path, job: Job) -> None:
-    """Writes the network's tensors."""
+    """Write the network's tensors."""
     from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in job.detector.network.state_dict().items()}
@@ -21,5 +21,5 @@ def write(path: Path, job: Job) -> None:
 
 
 def open_file(path: Path, precision: str) -> Backend:
-    """The file in PyTorch."""
+    """Open the file in PyTorch."""
     return open_weights(path, precision=precision)

@@ -15,7 +15,7 @@ from utils.errors import UserError, printable
 
 
 def write(path: Path, job: Job) -> None:
-    """Writes the traced network; its metadata is the extra file config.txt."""
+    """Write the traced network; its metadata is the extra file config.txt."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(job.network(), job.example(), check_trace=False)
@@ -28,7 +28,7 @@ def write(path: Path, job: Job) -> None:
 
 
 def open_file(path: Path, precision: str) -> Backend:
-    """A TorchScript file in PyTorch."""
+    """Open a TorchScript file in PyTorch."""
     extra = {"config.txt": ""}
     with path.open("rb") as file:
         reason = damage(file)  # torch takes a flipped bit for another number

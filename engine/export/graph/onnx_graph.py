@@ -21,7 +21,7 @@ from models.yolov3.export_network import ExportNetwork
 
 
 def build_graph(job: Job) -> onnx.ModelProto:
-    """The ONNX graph that the flags ask for, at half precision or with NMS where they say so."""
+    """Return the ONNX graph that the flags ask for, at half precision or with NMS where they say so."""
     settings = job.settings
     model = trace_onnx(job.network(), job.example(), settings.opset, settings.dynamic)
     if settings.half:
@@ -34,7 +34,7 @@ def build_graph(job: Job) -> onnx.ModelProto:
 
 
 def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
-    """The graph of the network, simplified if onnxslim is installed."""
+    """Return the graph of the network, simplified if onnxslim is installed."""
     buffer, axes = io.BytesIO(), {0: "batch", 2: "height", 3: "width"}
     output_axes = {0: "batch", 1: "anchors"} if network.raw else {0: "batch", 2: "anchors"}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -60,7 +60,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
 
 
 def with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its Constant nodes as initializers."""
+    """Return the same graph with its Constant nodes as initializers."""
     graph, nodes = model.graph, []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -76,7 +76,7 @@ def with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, metadata: Mapping[str, object]) -> None:
-    """Writes the graph with its metadata."""
+    """Write the graph with its metadata."""
     del model.metadata_props[:]
     helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
     onnx.checker.check_model(model)
@@ -84,7 +84,7 @@ def write_onnx(model: onnx.ModelProto, path: Path, metadata: Mapping[str, object
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and features in half precision; inputs, outputs and the decoding stay float32."""
+    """Return weights and features in half precision; inputs, outputs and the decoding stay float32."""
     graph = model.graph
     decoding = after_last_convolutions(graph)
     features = [node for node in graph.node if node.output[0] not in decoding]

@@ -29,7 +29,7 @@ def to_int8(model: onnx.ModelProto, photos: Sequence[np.ndarray]) -> onnx.ModelP
             self.left = iter(photos)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            """The next batch, None after the last."""
+            """Return the next batch, None after the last."""
             batch = next(self.left, None)
             return None if batch is None else {name: batch}
 

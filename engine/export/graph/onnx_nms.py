@@ -17,18 +17,18 @@ class _Writer:
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, name: str, value: object, dtype: type) -> str:
-        """Adds a constant and returns its name; the same name again is the same constant."""
+        """Add a constant and return its name; the same name again is the same constant."""
         name = f"nms_{name}"
         if all(each.name != name for each in self.constants):
             self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
     def axis(self, number: int) -> str:
-        """A constant of one integer."""
+        """Return a constant of one integer."""
         return self.constant(f"int{number}", [number], np.int64)
 
     def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
-        """Adds a node and returns its first output."""
+        """Add a node and return its first output."""
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=f"nms/{outputs[0]}", **attributes))
         return outputs[0]
 
@@ -36,7 +36,7 @@ class _Writer:
 def append_nms(
     model: onnx.ModelProto, confidence: float, iou: float, max_detections: int, num_classes: int
 ) -> onnx.ModelProto:
-    """The decoded graph (B, 4 + C, A) followed by class-aware NMS of every box's best class, with fixed-size outputs.
+    """Add class-aware NMS of every box's best class, with fixed-size outputs, to the graph (B, 4 + C, A).
 
     detections (B, M, 6) xyxy pixels, score, label, as ultralytics takes them, and the same in parts:
     boxes (B, M, 4), scores (B, M), labels (B, M) and count (B,): best first, zeros after `count`.
@@ -64,7 +64,7 @@ def append_nms(
 
 
 def _select(write: _Writer, confidence: float, iou: float, max_detections: int, num_classes: int) -> list[str]:
-    """NMS over all images: their columns image, label and anchor, and nms_score, of all that is kept."""
+    """Add NMS over all images: their columns image, label and anchor, and nms_score, of all that is kept."""
     split = write.constant("split", [4, num_classes], np.int64)
     write.op("Split", ["output0", split], "nms_cxcywh", "nms_scores", axis=1)
     write.op("Transpose", ["nms_cxcywh"], "nms_rows", perm=[0, 2, 1])
@@ -86,7 +86,7 @@ def _select(write: _Writer, confidence: float, iou: float, max_detections: int, 
 
 
 def _rank_by_image(write: _Writer, image: str, max_detections: int) -> None:
-    """Per image its own detections, others pushed below all, and the best of them: nms_best, nms_place."""
+    """Rank each image's own detections above all others, and keep the best: nms_best, nms_place."""
     zero, one = write.constant("zero", 0, np.int64), write.constant("one", 1, np.int64)
     empty = write.constant("padding", np.full(max_detections, SUPPRESSED), np.float32)
     below = write.constant("below", SUPPRESSED, np.float32)
@@ -104,7 +104,7 @@ def _rank_by_image(write: _Writer, image: str, max_detections: int) -> None:
 
 
 def _write_outputs(write: _Writer, columns: list[str], max_detections: int) -> None:
-    """The outputs boxes, scores, labels and count, zero beyond the detections of an image."""
+    """Write the outputs boxes, scores, labels and count, zero beyond the detections of an image."""
     zero, nothing = write.constant("zero", 0, np.int64), write.constant("zero_float", 0.0, np.float32)
     zeros = write.constant("zeros", np.zeros(max_detections), np.int64)
     write.op("Greater", ["nms_best", nothing], "nms_valid")

@@ -4,7 +4,7 @@ import onnx
 
 
 def after_last_convolutions(graph: onnx.GraphProto) -> set[str]:
-    """The nodes between the outputs and the last convolutions, by their first output."""
+    """Return the nodes between the outputs and the last convolutions, by their first output."""
     producers = {name: node for node in graph.node for name in node.output}
     after, todo = set(), [value.name for value in graph.output]
     while todo:
@@ -16,7 +16,10 @@ def after_last_convolutions(graph: onnx.GraphProto) -> set[str]:
 
 
 def float_nodes(graph: onnx.GraphProto) -> list[str]:
-    """The nodes that stay float in an int8 graph: the first and the last convolutions, and all after the last."""
+    """Return the nodes that stay float in an int8 graph.
+
+    The first and the last convolutions, and all after the last.
+    """
     after = after_last_convolutions(graph)
     ends = {name for node in graph.node if node.output[0] in after for name in node.input}
     images = {value.name for value in graph.input}
