@@ -240,11 +240,9 @@ def through_weights(work: Any, tile: Any) -> None:
         if part >= field(work, PARTS):
             return
         for row in range(part * size, min((part + 1) * size, field(work, ROWS))):
-            c = 0
-            while c < channels:
-                c = min(c, channels - LANES)
+            for block in range((channels + LANES - 1) // LANES):
+                c = min(block * LANES, channels - LANES)
                 tile(work, row * 9 * channels + c, plane, row * channels + c)
-                c += LANES
 
 
 def weight_tiles(work: Any) -> None:
