@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import DEFAULT_CFG
 
 from alignyolo.anchors import DenseAnchors
@@ -223,6 +224,17 @@ class AlignTrainer(DetectionTrainer):
             return super().save_model()
         finally:
             average.criterion = kept
+
+    def final_eval(self) -> None:
+        """Validate the best weights, and keep the choices in the checkpoints, out of which ultralytics strips them."""
+        super().final_eval()
+        chosen = {key: getattr(self.args, key) for key in (LOSS, ASSIGN) if hasattr(self.args, key)}
+        for path in (self.last, self.best):
+            if path.exists() and chosen:
+                checkpoint, _ = torch_safe_load(path)  # written a moment ago
+                checkpoint["train_args"] = {**checkpoint["train_args"], **chosen}
+                torch.save(checkpoint, path.with_suffix(".part"))
+                path.with_suffix(".part").replace(path)
 
 
 def main(arguments: list[str]) -> None:

@@ -19,7 +19,8 @@ from utils.config.knobs import LARGEST_PHOTO
 from utils.errors import printable
 from utils.regular_file import require_regular
 
-FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"]
+# The usual ones first: they are tried in this order.
+FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000"]
 # What OpenCV does not read, or not always: by the first bytes.
 GIF, ISO_MEDIA, HEIF_BRANDS = b"GIF8", b"ftyp", (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc")
 TIFF, PNG = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x89PNG"
@@ -223,7 +224,7 @@ def _reduced(image: np.ndarray, reduce: int) -> np.ndarray:
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Read the (h, w) of the upright photo from its header alone; ImageError if there is none."""
-    (height, width), orientation = _header(path, Path(path))
+    (height, width), orientation = _header(path, path if isinstance(path, Path) else Path(path))
     return (width, height) if orientation >= 5 else (height, width)
 
 

@@ -34,6 +34,12 @@ def attempt(what: str, action: Callable[..., object], *arguments: object) -> Non
         print(f"warning: {what} could not be written: {printable(error)}", file=sys.stderr)
 
 
+def left_out(row: Mapping[str, Any]) -> str:
+    """Say how many truths of a row of results.csv have no positive, and how many were served with one."""
+    counts = [f"{row[name]:.0f} {name}" for name in ("unmatched", "served") if row.get(name)]
+    return f" ({', '.join(counts)} of {row['truths']:.0f})" if counts else ""
+
+
 def picture(path: Path, images: list[np.ndarray]) -> None:
     """Write up to 16 images as one picture, four in a row."""
     write_image(path, image_grid(images, columns=4))
@@ -188,7 +194,8 @@ class Records:
         return (
             f"epoch {epoch + 1:>3}/{self.config.run.epochs}  {clock(values['seconds']):>6}  "
             f"box {shown('box_loss', 4)} (raw {shown('raw_box_loss', 3)})  obj {shown('objectness_loss', 4)}  "
-            f"cls {shown('class_loss', 4)}  IoU {shown('mean_iou', 3)}  pos/truth {shown('positives_per_truth', 1)}  "
+            f"cls {shown('class_loss', 4)}  IoU {shown('mean_iou', 3)}  pos/truth {shown('positives_per_truth', 1)}"
+            f"{left_out(values)}  "
             f"AP {shown('ap', 4)}  AP50 {shown('ap50', 4)}  {shown('images_per_second', 1)} img/s"
         )
 

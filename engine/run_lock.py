@@ -34,7 +34,11 @@ def only_writer(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in HELD:
-                raise UserError(f"{printable(folder)}: another process writes in this folder{_holder(file)}") from None
+                who = _holder(file)
+                who = f" ({who})" if who else ""
+                raise UserError(
+                    f"{printable(folder)}: another process writes in this folder{who}: wait for it, or stop it"
+                ) from None
             if error.errno not in UNKNOWN:
                 raise
             print(
@@ -48,11 +52,28 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
+def writer_of(folder: Path) -> str:
+    """Say which process writes in a folder, as its lock does; empty where none does, or where that cannot be told.
+
+    Not for a process that holds the lock itself: looking would give it up.
+    """
+    try:
+        import fcntl
+
+        with (folder / NAME).open("r+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return (_holder(file) or "a process") if error.errno in HELD else ""
+    except (ImportError, OSError):
+        pass
+    return ""
+
+
 def _holder(file: TextIO) -> str:
-    """Say which process holds the lock, as it wrote into the file; nothing where that cannot be read."""
+    """Say which process holds the lock, as it wrote into the file; empty where that cannot be read."""
     try:
         file.seek(0)
-        said = file.read(200)
+        return printable(file.read(200))
     except (OSError, UnicodeDecodeError):
         return ""
-    return f" ({printable(said)}): wait for it, or stop it" if said else ": wait for it, or stop it"

@@ -55,7 +55,9 @@ def nearest(name: str, choices: Iterable[str], shown: Iterable[str] = ()) -> str
 
 def printable(text: object, limit: int = 300) -> str:
     """Return text of files or flags on one line, without control characters, shortened to `limit` characters."""
-    line = "".join(character if character.isprintable() else "?" for character in str(text))
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(character if character.isprintable() else "?" for character in line)
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 

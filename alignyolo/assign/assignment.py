@@ -32,7 +32,11 @@ class Context(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Positive pairs as indices anchor, image, target (P,) with their metric (P,); ignored (B, A); unmatched (T,)."""
+    """Positive pairs as indices anchor, image, target (P,) with their metric (P,); ignored (B, A); unmatched (T,).
+
+    `served` (T,) marks the truths that a rule had left without an anchor and that were given one (the setting `serve`);
+    None where the rule serves none.
+    """
 
     anchor: Tensor
     image: Tensor
@@ -40,10 +44,11 @@ class Assignment(NamedTuple):
     metric: Tensor
     ignored: Tensor
     unmatched: Tensor
+    served: Tensor | None = None
 
     def to(self, device: torch.device) -> "Assignment":
         """Copy the assignment to `device` without blocking."""
-        return Assignment(*(sent(part, device) for part in self))
+        return Assignment._make(None if part is None else sent(part, device) for part in self)
 
 
 class Assigner(Protocol):
@@ -84,12 +89,17 @@ def strides_of(anchors: Anchors | DenseAnchors) -> tuple[float, ...]:
 
 
 def assignment_of(
-    context: Context, pairs: Pairs, ignored: Tensor | None = None, metric: Tensor | None = None
+    context: Context,
+    pairs: Pairs,
+    ignored: Tensor | None = None,
+    metric: Tensor | None = None,
+    before: Pairs | None = None,
 ) -> Assignment:
     """Complete positive pairs of truth and anchor to an Assignment.
 
     `ignored` (B, A) marks the anchors that are left out unless they are positive, none by default; `metric` (P,) is
-    the plain IoU by default.
+    the plain IoU by default; `before` are the pairs of the rule, where truths without any were
+    served.
     """
     boxes, targets = context.anchors.boxes, context.targets
     image = targets.image[pairs.truth]
@@ -99,9 +109,16 @@ def assignment_of(
         ignored = torch.zeros(context.batch_size, len(boxes), dtype=torch.bool, device=image.device)
     else:
         ignored[image, pairs.anchor] = False
-    unmatched = torch.ones(len(targets.boxes), dtype=torch.bool, device=image.device)
-    unmatched[pairs.truth] = False
-    return Assignment(pairs.anchor, image, pairs.truth, metric, ignored, unmatched)
+    unmatched = without_anchor(context, pairs)
+    served = None if before is None else without_anchor(context, before) & ~unmatched
+    return Assignment(pairs.anchor, image, pairs.truth, metric, ignored, unmatched, served)
+
+
+def without_anchor(context: Context, pairs: Pairs) -> Tensor:
+    """Return a mask (T,) of the truths that are in none of the pairs."""
+    missing = torch.ones(len(context.targets.boxes), dtype=torch.bool, device=context.targets.boxes.device)
+    missing[pairs.truth] = False
+    return missing
 
 
 def marked(context: Context, pairs: Pairs) -> Tensor:

@@ -26,7 +26,7 @@ from data.photo_files import in_users_words
 from data.pixel_limit import part_of_key
 from utils.errors import printable
 from utils.hardware import usable_cores
-from utils.regular_file import require_regular
+from utils.regular_file import read_regular
 
 SCHEMA = 3
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
@@ -293,17 +293,14 @@ def _shared(splits: Sequence[Split]) -> list[Finding]:
 def _digest_of_ends(path: Path) -> bytes:
     """Return a digest of the first and last bytes; empty for a file that cannot be read."""
     try:
-        with require_regular(path).open("rb") as file:
-            start = file.read(END)
-            file.seek(-min(END, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            return hashlib.blake2b(start + file.read(), digest_size=16).digest()
+        return hashlib.blake2b(read_regular(path, END), digest_size=16).digest()
     except OSError:
         return b""
 
 
 def _digest_of_all(path: Path) -> bytes:
     try:
-        return hashlib.blake2b(require_regular(path).read_bytes(), digest_size=16).digest()
+        return hashlib.blake2b(read_regular(path), digest_size=16).digest()
     except OSError:
         return b""
 

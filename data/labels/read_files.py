@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from data.images import ImageError, image_size
 from utils.errors import UserError, printable
-from utils.regular_file import require_regular
+from utils.regular_file import read_regular
 
 CHUNK = 512
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 def read_text(path: Path) -> bytes | None:
     """Read a label file's bytes; None if there is no such file, UserError if it cannot be read."""
     try:
-        return require_regular(path).read_bytes()
+        return read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

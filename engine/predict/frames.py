@@ -32,7 +32,8 @@ class Frames:
             else:
                 listed = self._listed(Path(source)) if source.lower().endswith(".txt") else None
                 self.files = files_of(source, recursive, listed)
-                self.loader = file_loader(self.files.videos, vid_stride) if self.files.videos else None
+                videos = [path for path in self.files.videos if self._is_file(path)]
+                self.loader = file_loader(videos, vid_stride) if videos else None
         except ConnectionError:
             raise UserError(f"--source {printable(source)}: no such webcam or stream, or it sends nothing") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -58,6 +59,14 @@ class Frames:
         if not files:
             raise FileNotFoundError(f"a list of {len(names)} files, none of which exists")
         return files
+
+    def _is_file(self, path: str) -> bool:
+        """Tell whether a video can be opened; one that is a pipe or a device is said, as a damaged one is."""
+        try:
+            return require_regular(path).is_file()
+        except OSError:
+            self._said(path, "no video, or a damaged one")
+            return False
 
     def _said(self, path: str, reason: str) -> None:
         self.unread += 1

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from alignyolo.assign.assignment import Assignment
 from alignyolo.targets import Targets, occurrences
+from engine.run_files import left_out
 from utils.distributed import Group
 from utils.metrics.coco_eval import RATIO_BINS
 
@@ -57,6 +58,8 @@ class EpochReport:
             iou=ious.nan_to_num(0, 0, 0).sum(),
             raw_box=(1 - similarities).nan_to_num(0, 0, 0).sum(),
         )
+        if assignment.served is not None:
+            self._count(served=assignment.served.sum())
         for values, bins in ((torch.maximum(width / height, height / width), RATIO_BINS), (width * height, SIZE_BINS)):
             for name, (low, high) in bins.items():
                 inside = (values >= low) & (values < high)
@@ -86,6 +89,8 @@ class EpochReport:
             row[f"positives_per_truth_{name}"] = mean(f"positives_{name}", f"truths_{name}")
         for name in ("truths", "unmatched", "claimed_twice", "ignored"):
             row[name] = sums.get(name, 0.0)
+        if "served" in sums:  # a column of runs that serve alone: older ones are resumed without it
+            row["served"] = sums["served"]
         return row
 
     def line(self) -> str:
@@ -98,5 +103,5 @@ class EpochReport:
         return (
             f"box {shown('box_loss', 4)} (raw {shown('raw_box_loss', 3)}, IoU {shown('mean_iou', 3)})  "
             f"obj {shown('objectness_loss', 4)}  cls {shown('class_loss', 4)}  "
-            f"pos/truth {shown('positives_per_truth', 1)}"
+            f"pos/truth {shown('positives_per_truth', 1)}{left_out(row)}"
         )

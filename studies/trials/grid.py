@@ -8,11 +8,13 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from engine.run_lock import NAME as LOCK
+from engine.run_lock import writer_of
 from studies.comparison.runs import Run, commands, note_request
-from studies.trials.jobs import Commands, Job, unlocked
+from studies.trials.jobs import Commands, Job, locked, unlocked
 from studies.trials.shared_study import EXIT_CODE, SharedStudy, Timing, journal_in, open_study, process_label
 from studies.trials.workers import work
-from utils.errors import CommandError, DivergedError
+from utils.errors import CommandError, DivergedError, UserError, printable
 
 RUN = "run"
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
@@ -34,6 +36,7 @@ def perform_all(
     """
     if not any(lacking(run) for run in runs):
         return
+    require_free([run for run in runs if lacking(run)])
     study, new = open_study(study_name(runs, into), storage, journal_in(into), timing or Timing(), direction="maximize")
     grid = Grid(study, runs, lacking, threads, steps)
     # Of several workers that start together the one that makes the study adds the runs.
@@ -43,6 +46,27 @@ def perform_all(
     if grid.failed:
         logs = ", ".join(str(grid.runs[key].log) for key in list(grid.failed)[:3])
         raise CommandError(f"{len(grid.failed)} of {len(runs)} runs failed and have to be started again; see {logs}")
+
+
+def require_free(runs: Sequence[Run]) -> None:
+    """Raise UserError where a process that is no worker's of this comparison trains in the folder of a run.
+
+    Those of its workers hold the lock of the run's log too; where one of them has outlived its worker, its run waits
+    until it has ended, which is a step later.
+    """
+    for run in runs:
+        if not (run.folder / LOCK).is_file():
+            continue
+        log = locked(run.log)
+        if log is None:
+            continue
+        # With the log's lock in hand no worker starts a training there that this look could disturb.
+        with log:
+            writer = writer_of(run.folder)
+        if writer:
+            raise UserError(
+                f"{printable(run.folder)}: another process writes in this folder ({writer}): wait for it, or stop it"
+            )
 
 
 def study_name(runs: Sequence[Run], into: Path) -> str:

@@ -60,6 +60,8 @@ def test_matches_equal_public_code(key, kind):
 
     served = DENSE_ASSIGNERS[name].bind(**settings, serve="on")(context)
     assert not served.unmatched.any()
+    assert found.served is None
+    assert torch.equal(served.served, found.unmatched)
     assert len(served.anchor) == len(found.anchor) + LEFT_OUT[key]
     pairs, more = (set(zip(each.target.tolist(), each.anchor.tolist(), strict=True)) for each in (found, served))
     assert len({truth for truth, _ in more - pairs}) >= LEFT_OUT[key]

@@ -1,9 +1,12 @@
 """The plug-in for torchvision's stock detectors: what it replaces, what it leaves, and that they learn from it."""
 
+import itertools
+
 import pytest
 import torch
 from torchvision.models import detection
 
+from alignyolo.registry import DYNAMIC_ASSIGNERS
 from alignyolo.torchvision import use
 
 BUILT = {
@@ -67,10 +70,65 @@ def test_matching_by_iou_is_torchvisions_own_and_by_ggiou_another(name):
     assert any(not torch.allclose(by_ggiou[key], value) for key, value in stock.items())
 
 
+QUICK = [("retinanet", "tal_ggiou"), ("fcos", "simota"), ("ssd", "simota"), ("fasterrcnn", "atss_ggiou")]
+SLOW = [pair for pair in itertools.product(BUILT, DYNAMIC_ASSIGNERS) if pair not in QUICK]
+
+
+@pytest.mark.parametrize(("name", "assign"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)])
+def test_assigners_by_predictions(name, assign):
+    """Faster R-CNN assigns before it predicts, and says so; the others have finite losses, unlike torchvision's own."""
+    if name == "fasterrcnn" and not assign.startswith("atss"):
+        with pytest.raises(ValueError, match="assigns before it predicts"):
+            losses_of(name, assign=assign)
+        return
+    stock, _ = losses_of(name)
+    losses, model = losses_of(name, assign=assign, loss="giou")
+    assert all(value.isfinite() for value in losses.values())
+    assert any(not torch.allclose(losses[key], value) for key, value in stock.items())
+    sum(losses.values()).backward()
+    slopes = [each.grad for each in model.parameters() if each.grad is not None]
+    assert all(slope.isfinite().all() for slope in slopes)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "ssd"])
+def test_what_the_assigner_says_is_what_the_model_matches(name):
+    """The assigner is asked with the model's own boxes and scores, and every image gets its own truths."""
+    _, model = losses_of(name, assign="atss")
+    asked = {}
+    rule = model.aligned.dynamic
+
+    class Spy:
+        needs_predictions = False
+
+        def __call__(self, context):
+            asked.update(context=context, found=rule(context))
+            return asked["found"]
+
+    model.aligned.dynamic = Spy()
+    handed = []
+    stock = model.head.compute_loss if name == "retinanet" else None
+    if stock:
+        model.head.compute_loss = lambda targets, outputs, anchors, matches: (
+            handed.extend(matches) or stock(targets, outputs, anchors, matches)
+        )
+    model([torch.rand(3, 128, 128) for _ in TARGETS], [dict(each) for each in TARGETS][::-1])
+    context, found = asked["context"], asked["found"]
+    assert sum(context.anchors.counts) == len(context.anchors.boxes) == context.predictions.boxes.shape[1]
+    assert len(context.anchors.level_strides) == len(context.anchors.counts)
+    assert found.image.unique().tolist() == [1]
+    if handed:
+        assert (handed[0] < 0).all()
+        assert handed[1][found.anchor].tolist() == found.target.tolist()
+
+
 def test_mistakes_are_said():
     with pytest.raises(ValueError, match="loss 'scaa': expected one of iou"):
         losses_of("fcos", loss="scaa")
-    with pytest.raises(ValueError, match="FCOS has no anchors"):
+    with pytest.raises(ValueError, match="FCOS has no anchors to match by a threshold; it takes atss"):
         losses_of("fcos", assign="ggiou")
+    with pytest.raises(ValueError, match="assigns before it predicts; it takes atss"):
+        losses_of("fasterrcnn", assign="tal")
+    with pytest.raises(ValueError, match="assign 'max': expected one of iou"):
+        losses_of("ssd", assign="max")
     with pytest.raises(ValueError, match="Linear: expected RetinaNet"):
         use(torch.nn.Linear(1, 1), loss="sca")

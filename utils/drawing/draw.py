@@ -67,13 +67,18 @@ def write_image(path: Path, image: NDArray) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-@cache
 def drawable(name: str, instead: str) -> str:
     """Return the name on one line, or `instead` when the font lacks one of its characters."""
-    name, font = printable(name, 40), _font(16)
-    missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))
-    lacks = any((font.getmask(c).getbbox(), bytes(font.getmask(c))) == missing for c in set(name))
-    return instead if lacks else name
+    name = printable(name, 40)
+    return name if all(map(_has_glyph, name)) else instead
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    """Say whether the font draws a character as something else than its mark for missing ones."""
+    font = _font(16)
+    mask, missing = font.getmask(character), font.getmask("\uffff")
+    return (mask.getbbox(), bytes(mask)) != (missing.getbbox(), bytes(missing))
 
 
 def _draw_text(

@@ -48,11 +48,11 @@ class ATSS:
         ignored = marked(context, pairs.where(wanted & ~can))
         pairs, metric = pairs.where(wanted & can), metric[wanted & can]
         everywhere = targets.image[pairs.truth] * len(anchors.boxes) + pairs.anchor
-        positives = pairs.where(best_of_each(everywhere, metric, 1))
+        positives, before = pairs.where(best_of_each(everywhere, metric, 1)), None
         if self.serve == "on":
-            positives = served(context, positives, self.reach)
+            positives, before = served(context, positives, self.reach), positives
         values = measure.values(anchors.boxes[positives.anchor], boxes[positives.truth])
-        return assignment_of(context, positives, ignored, values)
+        return assignment_of(context, positives, ignored, values, before)
 
 
 def mean_and_deviation(group: Tensor, value: Tensor, groups: int) -> Tensor:

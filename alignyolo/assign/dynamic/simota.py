@@ -53,11 +53,12 @@ class SimOTA:
         _, number = torch.unique(row * predictions.boxes.shape[1] + pairs.anchor, return_inverse=True)
         times = torch.zeros_like(number).index_add_(0, number, chosen.long())
         chosen = torch.where(times[number] > 1, best_of_each(number, -cost, 1), chosen)
-        positives = pairs.where(chosen)
+        positives, before = pairs.where(chosen), None
         if self.serve == "on":
-            positives = served(context, positives, self.reach)
+            positives, before = served(context, positives, self.reach), positives
         found = predictions.boxes[image[positives.truth], positives.anchor]
-        return assignment_of(context, positives, metric=plain_iou(found, boxes[positives.truth]).clamp(min=0))
+        metric = plain_iou(found, boxes[positives.truth]).clamp(min=0)
+        return assignment_of(context, positives, metric=metric, before=before)
 
     def candidates(self, context: Context, boxes: Tensor) -> tuple[Pairs, Tensor]:
         """Return the pairs that come into question, and which lie both in the truth and in its centre's square."""

@@ -60,10 +60,11 @@ class TaskAligned:
         chosen = self.choose(pairs, everywhere, aligned, overlap)
         positives = pairs.where(chosen)
         metric = target_scores(positives.truth, aligned[chosen], overlap[chosen], len(boxes))
+        before = None
         if self.serve == "on":
-            more = served(context, positives, self.reach)
-            positives, metric = more, with_zeros(positives, metric, more, predictions.boxes.shape[1])
-        return assignment_of(context, positives, metric=metric)
+            positives, before = served(context, positives, self.reach), positives
+            metric = with_zeros(before, metric, positives, predictions.boxes.shape[1])
+        return assignment_of(context, positives, metric=metric, before=before)
 
     def choose(self, pairs: Pairs, everywhere: Tensor, aligned: Tensor, overlap: Tensor) -> Tensor:
         """Mark the pairs (N,) that become positive; `everywhere` numbers the anchors of all images."""

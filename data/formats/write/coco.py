@@ -13,6 +13,7 @@ from utils.errors import printable
 from utils.run_folder import json_text
 
 IDS = "ids.json"
+DECIMALS = 6
 
 
 def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
@@ -30,9 +31,10 @@ def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
         images.append({"id": image, "file_name": photo.name, "height": height, "width": width})
         for item in (*photo.objects, *photo.ignored):
             w, h = item.width * width, item.height * height
-            box = [item.x * width - w / 2, item.y * height - h / 2, w, h]
+            # Whole pixels come back whole: fractions of the photo are off by some 1e-14 of it.
+            box = [round(side, DECIMALS) for side in (item.x * width - w / 2, item.y * height - h / 2, w, h)]
             entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": image, "category_id": numbers[item.label]}
-            entry |= {"bbox": box, "area": w * h, "iscrowd": int(item.kind == "crowd")}
+            entry |= {"bbox": box, "area": round(w * h, DECIMALS), "iscrowd": int(item.kind == "crowd")}
             entry |= {"ignore": 1} if item.kind == "difficult" else {}
             annotations.append(entry | ({} if item.score is None else {"score": item.score}))
     categories = [{"id": number, "name": name} for number, name in zip(numbers, found.names, strict=True)]

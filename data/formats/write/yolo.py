@@ -54,8 +54,12 @@ def _write_photos(found: AnnotationSet, draft: Path, images: str) -> None:
 
 
 def label_text(objects: list[LabelledObject]) -> str:
-    """Write objects as lines `class cx cy w h`; seven digits are a thousandth of a pixel of the largest photos."""
-    return "".join(f"{item.label} {item.x:.7f} {item.y:.7f} {item.width:.7f} {item.height:.7f}\n" for item in objects)
+    """Write objects as lines `class cx cy w h`, with so many digits that whole pixels are whole when they are read."""
+    return "".join(f"{item.label} {' '.join(map(_fraction, item[1:5]))}\n" for item in objects)
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.10f}".rstrip("0").removesuffix(".")
 
 
 def _write_truths(found: AnnotationSet, draft: Path, target: Path) -> dict[str, Path]:

@@ -337,6 +337,7 @@ def test_the_same_weights_have_the_same_ap_by_each_route(name, tmp_path, monkeyp
     specs = list(routes(name, tmp_path))
     shared = {"workers": 0, "device": "cpu", "plots": False}
     demo = {"imgsz": [160], "batch_size": 8, "optimizer": "adamw", "hyp": "scratch", "amp": "off"}
+    demo["set"] = ["channels=[8,16,32,64,64,128,128]"]
     epochs = {"coco128": 12, "bccd": 6, "neu-det": 3}[name]
     data = str(tmp_path / "yolo" / "data.yaml") if name != "coco128" else "coco128"
     roots = {"data_root": str(SHARED_DATA)} if name == "coco128" else {}

@@ -1,6 +1,7 @@
 """Workers that share a comparison: nothing is done twice, nothing is lost when they or their database die."""
 
 import contextlib
+import fcntl
 import json
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import time
 import optuna
 import pytest
 
-from studies.trials.grid import perform_all, study_name
+from studies.trials.grid import perform_all, require_free, study_name
 from studies.trials.shared_study import open_storage
+from tests.engine.test_run_lock import holder
 from tests.paths import ROOT
 from tests.processes import end_group
 from tests.studies.trials.postgresql import Server
 from tests.studies.trials.stub_worker import FAST, stub_runs, stub_steps
-from utils.errors import CommandError
+from utils.errors import CommandError, UserError
 
 
 @contextlib.contextmanager
@@ -120,6 +122,36 @@ def test_several_at_the_same_time_and_one_that_fails(tmp_path, capsys):
     assert json.loads(runs[0].request.read_text())["exit_code"] == 1
     perform_all(runs, lambda run: not run.done, tmp_path, timing=FAST, steps=steps)
     check_everything_happened_once(runs, 2)
+
+
+def test_a_run_that_somebody_else_trains_is_refused_until_it_ends(tmp_path):
+    """As where a trainer was started by hand, or lives on a machine whose locks of logs do not reach this one."""
+    first, second = stub_runs(tmp_path, 2)
+    second.folder.mkdir(parents=True)
+    other = holder(second.folder)
+    try:
+        told = rf"seed1: another process writes in this folder \(process {other.pid} on .*\): wait for it, or stop it"
+        with pytest.raises(UserError, match=told):
+            perform_all([first, second], lambda run: not run.done, tmp_path, timing=FAST, steps=stub_steps(1, 0))
+        assert not first.folder.exists()
+    finally:
+        other.kill()
+        other.communicate()
+    perform_all([first, second], lambda run: not run.done, tmp_path, timing=FAST, steps=stub_steps(1, 0))
+    check_everything_happened_once([first, second], 1)
+
+
+def test_a_trainer_of_this_comparison_is_waited_for(tmp_path):
+    """Of a worker that was killed: it holds the run's log until it has ended too."""
+    (run,) = stub_runs(tmp_path, 1)
+    run.folder.mkdir(parents=True)
+    log = run.log.open("a")
+    fcntl.flock(log, fcntl.LOCK_EX)
+    other = holder(run.folder)
+    require_free([run])
+    other.kill()
+    other.communicate()
+    log.close()
 
 
 @pytest.fixture

@@ -99,6 +99,22 @@ def test_labels_counts_classes_and_slender_objects(tmp_path, drawn):
     assert "pixels" in sizes.get_xlabel()
 
 
+@pytest.mark.parametrize("most", [3000, pytest.param(2, marks=pytest.mark.slow)], ids=["one above all", "evenly"])
+def test_bars_of_many_classes_are_those_of_matplotlib(most, tmp_path, monkeypatch):
+    labels = np.concatenate([np.arange(500), np.zeros(most, int), np.arange(0, 500, 7)])
+    boxes = np.tile([0, 0, 30.0, 20.0], (len(labels), 1))
+    names = [str(number) for number in range(500)]
+    pictures = []
+    for limit in (plots.MOST_BARS, 500):
+        monkeypatch.setattr(plots, "MOST_BARS", limit)
+        plots.plot_labels(boxes, labels, names, tmp_path / "labels.png")
+        pictures.append(cv2.imread(str(tmp_path / "labels.png")).astype(int))
+    first, second = pictures
+    assert first.shape == second.shape
+    # The edges of bars a pixel wide are smoothed in another way.
+    assert np.abs(first - second).mean() < 1
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_labels_of_hardly_any_box(tmp_path, count):
     plots.plot_labels(np.array([[0, 0, 0, 5.0]])[:count], np.zeros(count, int), NAMES, tmp_path / "labels.png")
