@@ -60,7 +60,7 @@ def trace_onnx(network: ExportNetwork, example: torch.Tensor, opset: int, dynami
 
 
 def with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same graph with its Constant nodes as initializers."""
+    """Turn a graph's Constant nodes into initializers."""
     graph, nodes = model.graph, []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
