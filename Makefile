@@ -1,5 +1,6 @@
 # make train   a virtual environment, the requirements, and YOLOv3-tiny with SCALoss on the embedded shapes
 # make test    the whole test suite and the linter, in the same environment
+# make test-all also the slow tests, and exports of labelling tools, which it installs into an environment of their own
 # make torture kills runs and spoils checkpoints at random, for at most two hours; docs/long-runs.md says what came out
 # make docs    the site, into runs/site/html; warnings are errors
 # make docs-serve    the same, shown at http://localhost:8000
@@ -21,8 +22,9 @@ train: $(VENV)/installed
 test: $(VENV)/installed-dev lint
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/installed-dev lint
+test-all: $(VENV)/installed-dev $(VENV)/interop/installed lint
 	$(PYTEST)
+	$(VENV)/interop/bin/python -m pytest tests/data/formats/test_interop.py
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -57,6 +59,12 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	touch $@
 
 # Not all of requirements.txt, and nothing compiled beforehand: installing is most of the time that make docs takes.
+# Of its own: labelling tools ask for other versions of what the project uses.
+$(VENV)/interop/installed: requirements-interop.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/interop
+	$(VENV)/interop/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-interop.txt
+	touch $@
+
 $(VENV)/installed-docs: requirements-docs.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-docs.txt
 	touch $@

@@ -38,7 +38,7 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
     Args:
         model: RetinaNet, FCOS, SSD or Faster R-CNN; it is changed in place.
         loss: Any name of `--loss`; None leaves torchvision's own.
-        assign: `iou` or `ggiou`, at the thresholds that the model has, or `atss`, `atss_ggiou`, `simota`, `tal` or
+        assign: `iou` or `ggiou`, at the thresholds that the model has, or `atss`, `atss_ggiou`, `simota`, `tal`,
             `tal_ggiou`; None leaves torchvision's own.
         settings: Keywords of the loss's function.
 
@@ -46,8 +46,8 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
         The same model.
 
     Raises:
-        ValueError: A name is unknown, or the model cannot have it: FCOS has no anchors for a threshold, and Faster
-            R-CNN assigns before it predicts, so that it takes ATSS, in its first stage.
+        ValueError: A name is unknown, or the model cannot have it: FCOS has no anchors for a threshold; Faster R-CNN
+            assigns before it predicts, so that it takes ATSS alone, in its first stage.
     """
     if loss is not None and loss not in SIMILARITIES:
         raise ValueError(f"loss {loss!r}: expected one of {', '.join(SIMILARITIES)}")

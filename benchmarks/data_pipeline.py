@@ -103,7 +103,7 @@ def same_augmentation() -> dict[str, float]:
 
 
 def endless(loader: DataLoader) -> Iterator:
-    """Yield its batches, epoch after epoch."""
+    """Yield the loader's batches, epoch after epoch."""
     for epoch in itertools.count():
         if hasattr(loader.sampler, "set_epoch"):
             loader.sampler.set_epoch(epoch)

@@ -94,7 +94,7 @@ def crowded(rows: int, objects: int = 40) -> torch.Tensor:
 
 
 def nms_sides(output: torch.Tensor, confidence: float, multi_label: bool) -> dict[str, Callable[[], int]]:
-    """Return both sides' way from a decoded output to detections, as functions that give their number."""
+    """Return a function for each side that turns a decoded output into detections and counts them."""
     # Room for every candidate, as the peer has it: fewer would be less work.
     postprocess = Postprocess(confidence, 0.45, 300, top_k=30_000, multi_label=multi_label)
     theirs = inference_peer().non_max_suppression

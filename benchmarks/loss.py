@@ -61,7 +61,7 @@ def our_step(settings: Namespace, assigner: str) -> Callable[[Targets], None]:
 
 
 def peer_step(settings: Namespace) -> Callable[[Targets], None]:
-    """Return the same of the peer, on outputs as its network in training gives them."""
+    """Return a function that does the peer's loss and its backward pass, on outputs like its network's."""
     peer, side = benchmark_peer(), settings.imgsz
     model = peer.Model("yolov3-tiny.yaml", nc=CLASSES, verbose=False).train()
     model.args = peer.get_cfg(overrides={"task": "detect"})
@@ -87,7 +87,7 @@ def peer_step(settings: Namespace) -> Callable[[Targets], None]:
 
 
 def yolov5_step(settings: Namespace) -> Callable[[Targets], None]:
-    """Return the same of the yolov5 package with the gains of its hyperparameters, on random raw outputs."""
+    """Return a function that does the yolov5 package's loss, with its own gains, on random raw outputs."""
     with silence():
         from yolov5.models.yolo import DetectionModel
         from yolov5.utils.loss import ComputeLoss

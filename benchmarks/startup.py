@@ -48,7 +48,7 @@ def seconds_of(command: Sequence[str], until: str = "") -> tuple[float, float]:
 
 
 def first_step() -> tuple[float, float]:
-    """Return the same until the optimiser has made its first step, in a fresh folder."""
+    """Time train.py until the optimiser has made its first step, in a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
         given = ["--data-root", f"{folder}/data", "--project", f"{folder}/runs"]
         return seconds_of([sys.executable, "-c", FIRST_STEP, *given], SHOWN)

@@ -88,7 +88,7 @@ def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
 
 
 def peers(data: Path, imgsz: int, photos: Tensor, rect: bool) -> Callable[[], list[float]]:
-    """Return the same of the peer."""
+    """Return a function that validates with the peer and returns images per second."""
     peer = benchmark_peer()
     model = peer.Model("yolov3-tiny.yaml", nc=CLASSES, verbose=False).eval()
     classes = [branch[-1].bias for branch in model.model[-1].cv3]

@@ -35,7 +35,7 @@ def attempt(what: str, action: Callable[..., object], *arguments: object) -> Non
 
 
 def left_out(row: Mapping[str, Any]) -> str:
-    """Say how many truths of a row of results.csv have no positive, and how many were served with one."""
+    """Tell from a row of results.csv how many truths have no positive, and how many were served with one."""
     counts = [f"{row[name]:.0f} {name}" for name in ("unmatched", "served") if row.get(name)]
     return f" ({', '.join(counts)} of {row['truths']:.0f})" if counts else ""
 

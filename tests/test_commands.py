@@ -90,7 +90,7 @@ def one_line_error(result):
         (["--los", "sca"], "unknown flag --los; did you mean '--loss'?"),
         (["--loss", "scaa"], "did you mean 'sca'?"),
         (["--assign", "gggiou"], "did you mean 'ggiou'?"),
-        (["--epochs", "many"], "epochs is 'many': expected int"),
+        (["--epochs", "many"], "--epochs is 'many': expected a whole number"),
         (["--epochs", "0"], "epochs is 0: expected"),
         (["--set", "boxx=1"], "unknown key 'boxx'; did you mean 'box'?"),
         (["--hyp", "bazeline"], "did you mean 'baseline'?"),

@@ -11,6 +11,19 @@ from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets, sent
 
 
+class LogitScores:
+    """Class probabilities (B, A, C) of logits, computed where they are looked at alone: `scores[image, anchor]`.
+
+    An assigner asks for a few hundred of the tens of thousands of anchors.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def __getitem__(self, index: tuple[Tensor, ...]) -> Tensor:
+        return self.logits[index].sigmoid()
+
+
 class Predictions(NamedTuple):
     """What the network says of every anchor, without gradient: boxes (B, A, 4) xyxy pixels of the network input.
 
@@ -18,7 +31,7 @@ class Predictions(NamedTuple):
     """
 
     boxes: Tensor
-    scores: Tensor
+    scores: Tensor | LogitScores
     objectness: Tensor | None = None
 
 
@@ -101,12 +114,13 @@ def assignment_of(
     the plain IoU by default; `before` are the pairs of the rule, where truths without any were
     served.
     """
-    boxes, targets = context.anchors.boxes, context.targets
+    targets = context.targets
     image = targets.image[pairs.truth]
     if metric is None:
-        metric = iou(boxes[pairs.anchor], targets.boxes[pairs.truth])
+        metric = iou(context.anchors.boxes[pairs.anchor], targets.boxes[pairs.truth])
     if ignored is None:
-        ignored = torch.zeros(context.batch_size, len(boxes), dtype=torch.bool, device=image.device)
+        count = sum(context.anchors.counts)
+        ignored = torch.zeros(context.batch_size, count, dtype=torch.bool, device=image.device)
     else:
         ignored[image, pairs.anchor] = False
     unmatched = without_anchor(context, pairs)
@@ -123,8 +137,7 @@ def without_anchor(context: Context, pairs: Pairs) -> Tensor:
 
 def marked(context: Context, pairs: Pairs) -> Tensor:
     """Return a mask (B, A) that is true at the anchors of the given pairs."""
-    mask = torch.zeros(
-        context.batch_size, len(context.anchors.boxes), dtype=torch.bool, device=context.targets.boxes.device
-    )
+    count = sum(context.anchors.counts)
+    mask = torch.zeros(context.batch_size, count, dtype=torch.bool, device=context.targets.boxes.device)
     mask[context.targets.image[pairs.truth], pairs.anchor] = True
     return mask

@@ -31,15 +31,19 @@ class Candidates(NamedTuple):
 def candidates_of(context: Context, pairs: Pairs, metric: Metric) -> Candidates:
     """Gather on the host what decides between the reachable pairs (N,) of a batch."""
     anchors, targets = context.anchors, context.targets
-    anchor_boxes, truth_boxes = anchors.boxes[pairs.anchor], targets.boxes[pairs.truth]
+    truth_boxes, anchor_centers, anchor_sizes = (
+        targets.boxes[pairs.truth],
+        anchors.centers[pairs.anchor],
+        anchors.sizes[pairs.anchor],
+    )
+    anchor_boxes = torch.cat([anchor_centers - anchor_sizes / 2, anchor_centers + anchor_sizes / 2], dim=-1)
     center, size = center_and_size(truth_boxes)
     parts = (
         pairs.truth,
-        targets.image[pairs.truth] * len(anchors.boxes) + pairs.anchor,
-        metric.values(anchor_boxes, truth_boxes),
-        metric.logarithms(anchor_boxes, truth_boxes),
-        shape_iou(size, anchors.sizes[pairs.anchor]),
-        (anchors.centers[pairs.anchor] - center).square().sum(-1),
+        targets.image[pairs.truth] * sum(anchors.counts) + pairs.anchor,
+        *metric.values_and_logarithms(anchor_boxes, truth_boxes),
+        shape_iou(size, anchor_sizes),
+        (anchor_centers - center).square().sum(-1),
         size.prod(-1),
     )
     return Candidates(*(part.cpu() for part in parts))

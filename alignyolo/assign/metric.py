@@ -35,6 +35,11 @@ class Metric:
         """Return the metric's logarithm, which tells pairs apart whose metric is rounded to 0; -inf without overlap."""
         return log_ggiou(anchors, truths, self.alpha, self.beta, self.sigma)
 
+    def values_and_logarithms(self, anchors: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `values` and `logarithms`, computed once where one follows from the other."""
+        logarithms = self.logarithms(anchors, truths)
+        return (logarithms.exp() if self.alpha > 0 else self.values(anchors, truths)), logarithms
+
     def ranking(self, anchors: Tensor, truths: Tensor) -> Tensor:
         """Return numbers in the metric's order, -inf without overlap; `of_ranking` turns them into the metric."""
         if self.alpha > 0:

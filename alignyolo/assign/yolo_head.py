@@ -45,8 +45,7 @@ class MetricThreshold:
         candidates = candidates_of(context, reachable, metric)
         chosen = match(candidates, len(targets.boxes), thresholds, self.min_positives)
         positives = reachable.where(chosen.to(boxes.device))
-        values = metric.values(boxes[positives.anchor], targets.boxes[positives.truth])
-        return assignment_of(context, positives, ignored, values)
+        return assignment_of(context, positives, ignored, candidates.metric[chosen].to(boxes.device))
 
 
 def match(candidates: Candidates, num_truths: int, thresholds: Thresholds, min_positives: int) -> Tensor:

@@ -64,7 +64,7 @@ class Recipes(NamedTuple):
         return Recipes(torch.from_numpy(photos), placed, share, gains, recipes[0].layouts[0].size)
 
     def to(self, device: torch.device) -> "Recipes":
-        """Return the same on another device, without waiting for it."""
+        """Copy all parts to another device, without waiting for it."""
         gains = None if self.gains is None else sent(self.gains, device)
         photos, inverses, share = (sent(part, device) for part in (self.photos, self.inverses, self.share))
         return Recipes(photos, inverses, share, gains, self.size)

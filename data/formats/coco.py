@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
 from data.formats.photo_finder import NOT_FOUND, PhotoFinder
-from data.formats.reading import BadAnnotation, clipped_box, frame, place_in_set
+from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, place_in_set
 from data.images import ImageError
 from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, printable
@@ -281,7 +281,7 @@ def _objects(
             findings.append(Finding("dropped", *where, CROWD if item.crowd else DIFFICULT, values))
             continue
         if (item.category, item.xywh) in seen:
-            findings.append(Finding("noted", *where, "the same box of the same class stands here twice", values))
+            findings.append(Finding("noted", *where, TWICE, values))
         seen.add((item.category, item.xywh))
         objects.append(LabelledObject(labels[item.category], *box))
     return objects, ignored

@@ -7,6 +7,8 @@ from data.formats.annotation_set import Finding, LabelledPhoto
 from data.images import image_size
 from utils.errors import printable
 
+TWICE = "the same box of the same class stands here twice"
+
 
 class BadAnnotation(Exception):
     """An annotation that cannot be used, why, and details; the conversion goes on without it."""

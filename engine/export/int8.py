@@ -86,7 +86,7 @@ def compare(chosen: Format, path: Path, job: Job, trial: Trial) -> str:
 
 
 def _bf16(chosen: Format, plain: Path, job: Job) -> dict[str, Backend]:
-    """Return the same in bf16 where this CPU has it: by the format's runtime, or else by PyTorch."""
+    """Open the model in bf16 where this CPU has it: by the format's runtime, or else by PyTorch."""
     if not cpu_has_bf16():
         return {}
     if "bf16" in chosen.facts.precisions:

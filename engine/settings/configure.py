@@ -116,10 +116,10 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
     """Raise UserError for a loss, an assigner or a flag that the model's kind does not have."""
     family = family_of(model)
     if hyper.box_loss not in family.box_losses:
-        raise UserError(f"box_loss {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
+        raise UserError(f"--loss (box_loss) {hyper.box_loss}: for torchvision's detectors alone, such as retinanet")
     if hyper.assigner not in family.assigners:
         others = ", ".join(family.assigners)
-        raise UserError(f"assigner {hyper.assigner}: not one of {model.detector}'s; expected one of {others}")
+        raise UserError(f"--assign (assigner) {hyper.assigner}: not one of {model.detector}'s; expected {others}")
     if run.multi_scale and family.one_size:
         raise UserError(f"--multi-scale: {model.detector} has one input size, {max(model.strides)} px; leave it out")
     if family.fits_anchors:

@@ -118,7 +118,7 @@ def _has_assigner(title: str, name: str) -> Callable[[Choices], bool]:
 
 
 def unread(keys: Collection[str], chosen: Choices) -> list[str]:
-    """Return those of the keys, in their order, that no part of the run reads."""
+    """Return the keys, in their order, that no part of the run reads."""
     read = frozenset().union(*(reader.keys for reader in readers() if reader.takes_part(chosen)))
     return [key for key in keys if key not in read]
 

@@ -23,7 +23,7 @@ from models.kernels.work_order import WorkOrder
 # What kernels are compiled for, as numba calls its memory (it has no bf16), and what it is computed in.
 STORED = {torch.bfloat16: "uint16", torch.float32: "float32", torch.float64: "float64"}
 COMPUTED = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
-SOURCES = ("norm_loops.py", "vectors.py", "work_order.py")
+SOURCES = ("norm_loops.py", "tile_loops.py", "vectors.py", "work_order.py")
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _COMPILING = threading.Lock()
 
@@ -53,7 +53,7 @@ def _parallel() -> Any:
 
 
 def run_together(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
-    """Run a function of norm_loops.py on all of torch's threads; they share the parts of the work."""
+    """Run a kernel ("norm_loops.statistics") on all of torch's threads; they share the parts of the work."""
     order.set(NEXT=0)
     threads = torch.get_num_threads()
     if threads == 1:
@@ -64,19 +64,20 @@ def run_together(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
 
 
 def run_alone(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
-    """Run a function of norm_loops.py in this thread."""
+    """Run a kernel in this thread."""
     _FUNCTION(_kernel(kernel, dtype).address)(order.fields)
 
 
 @functools.cache
 def _kernel(name: str, dtype: torch.dtype) -> Any:
-    """Return a kernel for numbers of this type: compiled, or read from the user's cache."""
+    """Return a kernel ("file.function") for numbers of this type: compiled, or read from the user's cache."""
     with _COMPILING:
         import numba
 
         settings: Any = numba.config
         settings.CACHE_DIR = settings.CACHE_DIR or str(_cache_folder())
-        loops = getattr(importlib.import_module("models.kernels.norm_loops"), name)
+        room, _, function = name.partition(".")
+        loops = getattr(importlib.import_module(f"models.kernels.{room}"), function)
         pointer = numba.types.CPointer(getattr(numba.types, STORED[dtype]))
         return numba.cfunc(numba.types.void(pointer), cache=True, error_model="numpy")(loops)
 

@@ -68,17 +68,17 @@ class _NormAct(torch.autograd.Function):
         deviations = x.new_empty(channels, dtype=compiled.COMPUTED[x.dtype])
         table = deviations.new_empty(TABLE_ROWS, channels * copies)
         order = _Order(x, table, slope)
-        order.sums("statistics", x, copies)
+        order.sums("norm_loops.statistics", x, copies)
         order.set(WEIGHT=weight, BIAS=bias, DEVIATIONS=deviations)
         order.set(RUNNING_MEAN=norm.running_mean, RUNNING_VARIANCE=norm.running_var, EPS=norm.eps)
         order.set(MOMENTUM=norm.momentum)
-        compiled.run_alone("finish_statistics", x.dtype, order)
+        compiled.run_alone("norm_loops.finish_statistics", x.dtype, order)
         ctx.slope, ctx.copies = slope, copies
         if pool:
             out = torch.empty_like(x[:, :, : height // 2, : width // 2], memory_format=torch.channels_last)
             chosen, places = torch.empty_like(out), torch.empty_like(out, dtype=torch.uint8)
             order.set(HEIGHT=height, WIDTH=width, OUT=out, CHOSEN=chosen, PLACES=places)
-            order.run("forward_pool", batch * (height // 2), PART // (2 * width * channels), channels)
+            order.run("norm_loops.forward_pool", batch * (height // 2), PART // (2 * width * channels), channels)
             ctx.save_for_backward(x, table, deviations, chosen, places)
             return out
         out = torch.empty_like(x)
@@ -98,12 +98,14 @@ class _NormAct(torch.autograd.Function):
         of_weight, of_bias, out = torch.empty_like(deviations), torch.empty_like(deviations), torch.empty_like(x)
         order = _Order(pooled[0] if pooled else x, table, ctx.slope)
         order.set(GRADIENT=gradient, OUT=out, TABLE_COPIES=ctx.copies, COUNT=batch * height * width)
-        order.sums("gradient_sums", gradient, min(_copies(gradient.numel() // channels, channels), ctx.copies))
+        order.sums(
+            "norm_loops.gradient_sums", gradient, min(_copies(gradient.numel() // channels, channels), ctx.copies)
+        )
         order.set(WEIGHT=of_weight, BIAS=of_bias, DEVIATIONS=deviations)
-        compiled.run_alone("finish_gradient_sums", x.dtype, order)
+        compiled.run_alone("norm_loops.finish_gradient_sums", x.dtype, order)
         if pooled:
             order.set(X=x, CHOSEN=pooled[0], PLACES=pooled[1], HEIGHT=height, WIDTH=width)
-            order.run("backward_pool", batch * -(-height // 2), PART // (2 * width * channels), channels)
+            order.run("norm_loops.backward_pool", batch * -(-height // 2), PART // (2 * width * channels), channels)
         else:
             order.run_through(x, ctx.copies)
         found = (out, of_weight, of_bias, gradient)
@@ -136,7 +138,7 @@ class _Order(WorkOrder):
     def run_through(self, x: Tensor, copies: int) -> None:
         """Go through all pixels of x (B, C, H, W), so many of them to a row."""
         wide = x.shape[1] * copies
-        self.run("through", x.numel() // wide, PART // wide, wide)
+        self.run("norm_loops.through", x.numel() // wide, PART // wide, wide)
 
     def sums(self, kernel: str, x: Tensor, copies: int) -> None:
         """Run a kernel that adds up over the pixels of x, part by part."""

@@ -1,8 +1,10 @@
 """Which of this room's arithmetic a run has, for its record."""
 
+import torch
 from torch import device, nn
 
 from models.kernels import compiled
+from models.kernels.compiled_winograd import wide_enough
 from models.kernels.fused_norm import LEAST_CHANNELS
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d
 from models.kernels.winograd import WinogradConv2d
@@ -22,6 +24,8 @@ def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[s
         "compiled normalisation, activation and pool": max(channels) >= LEAST_CHANNELS and compiled.available(),
         "recomputed normalisation and activation": any(getattr(module, "recomputes", False) for module in modules),
         "max-pools that keep places": any(isinstance(module, LowMemoryMaxPool2d) for module in modules),
+        "compiled Winograd convolutions": compiled.available()
+        and any(isinstance(module, WinogradConv2d) and wide_enough(module, torch.bfloat16) for module in modules),
         "Winograd convolutions in float32": any(isinstance(module, WinogradConv2d) for module in modules),
         "freed memory kept": True,
     }

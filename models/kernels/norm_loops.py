@@ -10,8 +10,6 @@ pixel overlaps the one before.
 import math
 from typing import Any
 
-from numba import njit
-
 from models.kernels.vectors import (
     channels_at,
     choose,
@@ -22,6 +20,7 @@ from models.kernels.vectors import (
     moved,
     next_part,
     number,
+    piece,
     pixels_at,
     places_at,
     single,
@@ -62,8 +61,6 @@ from models.kernels.work_order import (
 MEAN, SCALE, SHIFT, FACTOR, CONSTANT = range(5)
 BLOCK, LANES = 64, 16
 SILU, LEAKY = 0, 1
-
-piece = njit(error_model="numpy", forceinline=True)
 
 
 @piece

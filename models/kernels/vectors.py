@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.core.imputils import lower_builtin
 from numba.core.types.misc import CPointer
@@ -17,6 +18,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+# What kernels are made of, put into them by LLVM.
+piece = njit(error_model="numpy", forceinline=True)
 # Sums of products may be fused: one rounding instead of two.
 FUSED = ("contract",)
 INT32 = ir.IntType(32)

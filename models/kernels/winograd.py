@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from models.kernels import compiled_winograd
+
 # Below so many pixels of a batch the sums of the weights cost more than what is saved, below so many channels (inputs
 # and outputs as resistors in parallel) those of the pixels.
 LEAST_PIXELS = 800
@@ -25,9 +27,12 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, inputs, H, W) -> (B, outputs, H', W')."""
-        if not _pays(self, x):
+        if _plain(self, x) and compiled_winograd.pays(self, x):
+            y = compiled_winograd.convolved(x, self.weight)
+        elif _pays(self, x):
+            y = winograd(x, self.weight)
+        else:
             return super().forward(x)
-        y = winograd(x, self.weight)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 
@@ -39,16 +44,20 @@ def winograd(x: Tensor, weight: Tensor) -> Tensor:
     return _Winograd.apply(x, weight)
 
 
-def _pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Tell whether it is a plain 3x3 convolution, large enough, in the float32 of a CPU.
+def _plain(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Tell whether it is a plain 3x3 convolution on a CPU.
 
-    Elsewhere torch's own: oneDNN multiplies bf16 in hardware, a GPU's library chooses for itself, and what is traced or
-    compiled shall be one operation.
+    Elsewhere torch's own: a GPU's library chooses for itself, and what is traced or compiled shall be one operation.
     """
     plain = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
     if plain != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or x.device.type != "cpu":
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def _pays(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Tell whether it is a plain 3x3 convolution, large enough, in float32: oneDNN multiplies bf16 in hardware."""
+    if not _plain(conv, x) or torch.is_autocast_enabled("cpu"):
         return False
     if x.dtype != torch.float32 or not x.is_contiguous(memory_format=torch.channels_last):
         return False

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignyolo.anchors import Anchors, take
-from alignyolo.assign.assignment import Assigner, Assignment, Context, Predictions
+from alignyolo.assign.assignment import Assigner, Assignment, Context, LogitScores, Predictions
 from alignyolo.balance import Balance
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets, occurrences
@@ -163,7 +163,7 @@ class DetectionLoss:
     def predictions(self, raw: Tensor, anchors: Anchors) -> Predictions:
         """Decode raw outputs (B, A, 5 + C) for an assigner that looks at predictions."""
         boxes = self.decoding.boxes(raw[..., :4], anchors)
-        return Predictions(boxes, raw[..., 5:].sigmoid(), raw[..., 4].sigmoid())
+        return Predictions(boxes, LogitScores(raw[..., 5:]), raw[..., 4].sigmoid())
 
     def forward(self, raw: Tensor, anchors: Anchors, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
         """Compute the losses in full precision: decode the positives, compare them with their truths.

@@ -199,7 +199,7 @@ GGIOU_CLASSES = {
 
 
 def differences(pair: tuple[tuple[float, ...], tuple[float, ...]]) -> list[float]:
-    """Return with the method minus without, column by column."""
+    """Subtract the row without the method from the row with it, column by column."""
     return [after - before for before, after in zip(*pair, strict=True)]
 
 

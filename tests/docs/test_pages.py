@@ -29,7 +29,13 @@ MOST_WORDS_A_SENTENCE = 30
 MOST_ROWS = 12  # of the page about performance
 NOT_PROSE = ("report.md",)  # what studies.compare writes: tables, and lines of provenance
 # Modules of ours whose flags have no page.
-NO_PARSER = ("python -m examples.", "python -m benchmarks.", "python -m utils.checkpoint", "python -m pip")
+NO_PARSER = (
+    "python -m examples.",
+    "python -m benchmarks.",
+    "python -m utils.checkpoint",
+    "python -m pip",
+    "python -m alignyolo.ultralytics",
+)
 
 
 def named(path: Path) -> str:

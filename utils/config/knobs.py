@@ -603,6 +603,9 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
     return converted
 
 
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
 def convert(hint: Any, value: Any, place: str) -> Any:
     """Return the value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -629,4 +632,4 @@ def convert(hint: Any, value: Any, place: str) -> Any:
                 return hint(number)
         except (TypeError, ValueError, OverflowError):
             pass
-    raise UserError(f"{place} is {printable(value)!r}: expected {getattr(hint, '__name__', hint)}")
+    raise UserError(f"{place} is {printable(value)!r}: expected {EXPECTED.get(hint, hint)}")

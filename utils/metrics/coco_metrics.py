@@ -136,7 +136,7 @@ class CocoMetrics:
 
     @classmethod
     def of(cls, truths: Truths, names: Sequence[str], ious: Sequence[float] = ()) -> "CocoMetrics":
-        """Return the same for truths that know more.
+        """Begin with truths that know more than boxes and labels.
 
         Crowds, difficult objects, areas and ids of a COCO or LVIS file.
         """
@@ -518,7 +518,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _plain(row: dict) -> dict:
-    """Return the same row with None for NaN."""
+    """Replace NaN by None in a row."""
     return {key: None if value != value else value for key, value in row.items()}
 
 

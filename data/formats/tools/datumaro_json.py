@@ -8,19 +8,8 @@ from typing import Any
 from data.formats.annotation_set import AnnotationSet
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
-from data.formats.tools.shapes import (
-    SUBSETS,
-    Corners,
-    DrawnPhoto,
-    Shape,
-    absolute,
-    annotation_set,
-    around,
-    head_of,
-    json_files,
-    number,
-    pixels,
-)
+from data.formats.tools.json_files import head_of, json_files, number, pixels
+from data.formats.tools.shapes import SUBSETS, Corners, DrawnPhoto, Shape, absolute, annotation_set, around
 from utils.errors import UserError, printable
 
 BEGINS = re.compile(rb'"dm_format_version"|"categories"\s*:\s*\{\s*("label")?')

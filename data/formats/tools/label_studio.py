@@ -10,6 +10,7 @@ from data.formats.annotation_set import AnnotationSet, Finding
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.reading import BadAnnotation
+from data.formats.tools.json_files import head_of, json_files, number, pixels
 from data.formats.tools.shapes import (
     Corners,
     DrawnPhoto,
@@ -17,10 +18,6 @@ from data.formats.tools.shapes import (
     absolute,
     annotation_set,
     around,
-    head_of,
-    json_files,
-    number,
-    pixels,
     turned_around,
     used_names,
 )

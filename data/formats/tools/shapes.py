@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.photo_finder import PhotoFinder
-from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each, place_in_set
+from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.images import ImageError
 from utils.errors import UserError, printable
-from utils.regular_file import require_regular
 
 SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-HEAD = 2**16
 
 Corners = tuple[float, float, float, float]
 
@@ -85,6 +83,9 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
         if clipped:
             values = " ".join(f"{side:g}" for side in shape.corners)
             found.findings.append(Finding("clipped", *where, str(number), "box reaches beyond the photo", values))
+        if LabelledObject(label, *box) in objects:
+            found.findings.append(Finding("dropped", *where, kind, TWICE))
+            continue
         objects.append(LabelledObject(label, *box))
     for kind, count in skipped.items():
         reason = f"{printable(kind)}: no box can be made of it"
@@ -107,40 +108,9 @@ def turned_around(corner: tuple[float, float], sides: tuple[float, float], degre
     return around(points)
 
 
-def number(value: object) -> float:
-    """Read a finite number of a JSON file; ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
-        raise ValueError("no number")
-    return float(value)
-
-
-def pixels(height: object, width: object) -> tuple[int, int]:
-    """Read a photo's (height, width); zeros for what is none."""
-    sides = [side if type(side) is int and 0 < side < 10**6 else 0 for side in (height, width)]
-    return (sides[0], sides[1]) if all(sides) else (0, 0)
-
-
 def used_names(photos: Iterable[DrawnPhoto]) -> tuple[str, ...]:
     """Name the classes of all shapes, sorted: for tools that do not say which there are."""
     return tuple(sorted({shape.name for photo in photos for shape in photo.shapes if shape.name}))
-
-
-def json_files(source: Path, deep: bool = False) -> list[Path]:
-    """List a JSON file itself, or those of a folder, or with `deep` of its sub-folders too."""
-    if source.is_file():
-        return [source] if source.suffix.lower() == ".json" else []
-    if not source.is_dir():
-        return []
-    return sorted(source.rglob("*.json") if deep else source.glob("*.json"))
-
-
-def head_of(path: Path) -> bytes:
-    """Read the beginning of a file, spaces left out; nothing where it cannot be read."""
-    try:
-        with require_regular(path).open("rb") as file:
-            return file.read(HEAD).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except OSError:
-        return b""
 
 
 def absolute(source: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
-from data.formats.reading import BadAnnotation, clipped_box, frame, one_label_each
+from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each
 from data.formats.voc.layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
 from data.formats.voc.xml_file import Seen, VocObject, choose_origin, read_annotation
 from data.images import ImageError
@@ -206,6 +206,7 @@ def _labelled(
     ids = {name: index for index, name in enumerate(names)}
     height, width = photo.frame
     objects, ignored = [], []
+    seen: set[LabelledObject] = set()
     for number, item in enumerate(photo.objects, 1):
         where = (photo.split, printable(photo.xml), f"{number} {item.name}")
         reason = _why_dropped(item, ids, photo.frame, origin)
@@ -218,6 +219,10 @@ def _labelled(
         if clipped:
             findings.append(Finding("clipped", *where, "box reaches beyond the photo", f"{values} in {width}x{height}"))
         labelled = LabelledObject(ids[item.name], *box, kind="difficult" if item.difficult else "")
+        if labelled in seen:
+            findings.append(Finding("dropped", *where, TWICE, values))
+            continue
+        seen.add(labelled)
         if item.difficult and not keep_difficult:
             findings.append(Finding("dropped", *where, DIFFICULT, values))
             ignored.append(labelled)

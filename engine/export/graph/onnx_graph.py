@@ -62,7 +62,7 @@ def trace_onnx(network: nn.Module, example: torch.Tensor, opset: int, dynamic: b
 
 
 def with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same graph with its Constant nodes as initializers."""
+    """Turn a graph's Constant nodes into initializers."""
     graph, nodes = model.graph, []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":

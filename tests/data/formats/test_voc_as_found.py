@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from data.data_yaml import read_data_yaml
+from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_voc
 from data.formats.voc.xml_file import Seen, choose_origin
+from data.split import load_split
 from tests.data.formats.small_sets import photo, read_back
 from utils.errors import UserError
 
@@ -159,3 +162,24 @@ def test_fractions_and_few_boxes_tell_nothing():
     boxes = drawn_boxes("from 1")
     assert choose_origin([Seen(boxes[:10], (200, 200), False, "")], "auto")[0] == 0
     assert choose_origin([Seen([*boxes, (1.5, 1, 9, 9)], (200, 200), False, "")], "auto")[0] == 0
+
+
+def test_an_object_that_stands_twice_counts_once_in_labels_and_truths(tmp_path):
+    """Labels would drop it when they are read: the truths that know the difficult objects must not keep it."""
+    photo(tmp_path / "voc" / "JPEGImages" / "a.jpg")
+    entry = "<object><name>cat</name><difficult>{}</difficult><bndbox><xmin>10</xmin><ymin>20</ymin>"
+    entry += "<xmax>50</xmax><ymax>60</ymax></bndbox></object>"
+    entries = entry.format(0) * 2 + entry.replace("<xmin>10", "<xmin>5").format(1) * 2
+    for folder, text in (
+        ("Annotations/a.xml", f"<annotation>{entries}</annotation>"),
+        ("ImageSets/Main/val.txt", "a\n"),
+    ):
+        (tmp_path / "voc" / folder).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "voc" / folder).write_text(text)
+    found = convert_voc(tmp_path / "voc", tmp_path / "yolo")
+    assert found.reasons()["dropped", "the same box of the same class stands here twice"] == 2
+    spec = read_data_yaml(str(tmp_path / "yolo" / "data.yaml"), tmp_path)
+    index = load_split(spec, "val", tmp_path)
+    truths = split_truths(spec, "val", index)
+    assert (len(index.labels), index.report.duplicates) == (1, 0)
+    assert sorted(truths.difficult.tolist()) == [False, True]

@@ -352,12 +352,12 @@ def test_without_pretrained_weights_a_recipe_is_taken_or_named(cfg, tmp_path):
             "retinanet_resnet18_fpn",
             {"assigner": "anchor_ratio"},
             {},
-            "not one of retinanet's; expected one of iou, ggiou, atss",
+            "not one of retinanet's; expected iou, ggiou, atss",
         ),
         ("retinanet_resnet18_fpn", {"box_gain_match": "iou"}, {}, "measured for YOLOv3 alone"),
         ("retinanet_resnet18_fpn", {}, {"autoanchor": True}, "anchors of its own"),
-        ("ssd300_vgg16", {"assigner": "best_anchor"}, {}, "not one of ssd's; expected one of iou, ggiou, atss"),
-        ("yolov3-tiny", {"box_loss": "l1"}, {}, "box_loss l1: for torchvision's detectors alone"),
+        ("ssd300_vgg16", {"assigner": "best_anchor"}, {}, "not one of ssd's; expected iou, ggiou, atss"),
+        ("yolov3-tiny", {"box_loss": "l1"}, {}, "--loss (box_loss) l1: for torchvision's detectors alone"),
     ],
 )
 def test_what_a_detector_does_not_have_is_said(cfg, changes, flags, message):

@@ -98,12 +98,12 @@ def test_mistakes_in_a_recipe_are_named(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--losses", "iou", "scaloss"], "losses is 'scaloss'; did you mean 'sca'"),
+        (["--losses", "iou", "scaloss"], "--losses is 'scaloss'; did you mean 'sca'"),
         (["--losses", "iou", "--epoch", "3"], "unknown flag --epoch; did you mean '--epochs'"),
         (["--losses", "iou", "--seed", "3"], "--seed is set for every run"),
         (["--losses", "iou", "--loss", "sca"], "--loss is set for every run"),
         (["--losses", "iou", "--name", "x"], "--name is set for every run"),
-        (["--losses", "iou", "--seeds", "one"], "seeds is 'one': expected int"),
+        (["--losses", "iou", "--seeds", "one"], "--seeds is 'one': expected a whole number"),
     ],
 )
 def test_mistakes_in_the_flags_are_named(arguments, message):

@@ -1,0 +1,149 @@
+"""winograd.py's convolutions with compiled sums and differences, for training: in bf16 too, and with fewer channels.
+
+In bf16 tiles and their products are rounded to bf16, after sums in float32 and from the float32 weights: outputs and
+gradients are 2 to 3 times as far from exact ones as a convolution in bf16 is, about half a per cent. Evaluation is left
+to torch's convolutions, and so are CPUs with AMX: there, multiplications cost less than reading memory.
+"""
+
+import functools
+import math
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.kernels import compiled
+from models.kernels.work_order import WorkOrder
+
+# Numbers that a thread takes at a time, and those of a vector.
+PART, LANES = 1 << 14, 16
+# Below so many channels (inputs and outputs as resistors in parallel) or tiles the sums cost more than what is saved.
+LEAST_CHANNELS = {torch.bfloat16: 40, torch.float32: 64}
+LEAST_TILES = 100
+_BUFFERS = threading.local()
+
+
+def pays(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU is for training, and faster so."""
+    if not torch.is_grad_enabled() or conv.weight.dtype is not torch.float32 or not wide_enough(conv, x.dtype):
+        return False
+    if torch.is_autocast_enabled("cpu") != (x.dtype is torch.bfloat16) or x.numel() < 4 * LEAST_TILES * x.shape[1]:
+        return False
+    fast = x.dtype is torch.float32 or bf16_pays()
+    return fast and x.is_contiguous(memory_format=torch.channels_last) and compiled.available()
+
+
+def wide_enough(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Tell whether a 3 x 3 convolution has the channels for it."""
+    channels, outputs = conv.in_channels, conv.out_channels
+    least = LEAST_CHANNELS.get(dtype, math.inf)
+    return min(channels, outputs) >= LANES and channels * outputs >= least * (channels + outputs)
+
+
+@functools.cache
+def bf16_pays() -> bool:
+    """Tell whether this CPU multiplies bf16 in its vectors, and not in matrices."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
+
+
+def convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute conv2d(x, weight, padding=1), channels-last: (B, C, H, W) and (K, C, 3, 3) -> (B, K, H, W)."""
+    return _Winograd.apply(x, weight)
+
+
+class _Winograd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        tiles, weights = _to_tiles("tile_loops.input_tiles", x, "input"), _weight_tiles(weight, x.dtype)
+        products = _product(tiles, weights.transpose(1, 2), "output")
+        return _to_images("tile_loops.output_of_tiles", products, x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight = ctx.needs_input_grad
+        of_x = of_weight = None
+        tiles = _to_tiles("tile_loops.output_tiles_gradient", gradient, "output")
+        if wants_weight:
+            of_tiles = _product(tiles.transpose(1, 2), _to_tiles("tile_loops.input_tiles", x, "input"), "weight")
+            of_weight = _weight_gradient(of_tiles, weight)
+        if wants_x:
+            of_tiles = _product(tiles, _weight_tiles(weight, x.dtype), "input")
+            of_x = _to_images("tile_loops.input_gradient", of_tiles, x.shape)
+        return of_x, of_weight
+
+
+def _product(one: Tensor, other: Tensor, where: str) -> Tensor:
+    """Multiply the matrices of two batches of them."""
+    out = _scratch(where, (len(one), one.shape[1], other.shape[2]), one.dtype)
+    return torch.bmm(one, other, out=out)
+
+
+def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return memory that this thread reuses: fetched anew for each convolution, its holes took 200 MB of a step."""
+    size, buffers = math.prod(shape) * dtype.itemsize, _BUFFERS.__dict__
+    if name not in buffers or buffers[name].numel() < size:
+        buffers.pop(name, None)
+        buffers[name] = torch.empty(size, dtype=torch.uint8)
+    return buffers[name][:size].view(dtype).view(shape)
+
+
+def _to_tiles(kernel: str, images: Tensor, where: str) -> Tensor:
+    """Turn (B, C, H, W) into (16, tiles, C)."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = images.shape
+    rows, columns = batch * ((height + 1) // 2), (width + 1) // 2
+    tiles = _scratch(where, (16, rows * columns, channels), images.dtype)
+    _through(kernel, images, tiles, images.shape)
+    return tiles
+
+
+def _to_images(kernel: str, tiles: Tensor, shape: torch.Size) -> Tensor:
+    """Turn (16, tiles, C) into (B, C, H, W), of which `shape` has all but C."""
+    batch, _, height, width = shape
+    images = tiles.new_empty(batch, height, width, tiles.shape[2]).permute(0, 3, 1, 2)
+    _through(kernel, tiles, images, images.shape)
+    return images
+
+
+def _through(kernel: str, x: Tensor, out: Tensor, shape: torch.Size) -> None:
+    """Run a kernel that goes through all tiles of images of a shape (B, C, H, W)."""
+    batch, channels, height, width = shape
+    rows, columns = batch * ((height + 1) // 2), (width + 1) // 2
+    order = _Order(x.dtype, rows, columns * channels * 4, channels)
+    order.set(X=x, OUT=out, HEIGHT=height, WIDTH=width)
+    compiled.run_together(kernel, x.dtype, order)
+
+
+class _Order(WorkOrder):
+    """A work order of tile_loops.py: so many rows with so many numbers in each."""
+
+    def __init__(self, dtype: torch.dtype, rows: int, numbers: int, channels: int):
+        super().__init__()
+        part_rows = max(1, PART // numbers)
+        self.set(PARTS=-(-rows // part_rows), PART_ROWS=part_rows, ROWS=rows, CHANNELS=channels)
+
+
+def _weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn (K, C, 3, 3) into (16, K, C)."""
+    outputs, channels = weight.shape[:2]
+    tiles = _scratch("weight", (16, outputs, channels), dtype)
+    order = _Order(dtype, outputs, 16 * channels, channels)
+    order.set(WEIGHT=weight.detach().contiguous(memory_format=torch.channels_last), OUT=tiles)
+    compiled.run_together("tile_loops.weight_tiles", dtype, order)
+    return tiles
+
+
+def _weight_gradient(tiles: Tensor, weight: Tensor) -> Tensor:
+    """Turn (16, K, C) into (K, C, 3, 3), channels-last, as the weights are."""
+    outputs, channels = tiles.shape[1:]
+    gradient = torch.empty_like(weight, memory_format=torch.channels_last)
+    order = _Order(tiles.dtype, outputs, 16 * channels, channels)
+    order.set(X=tiles, WEIGHT=gradient)
+    compiled.run_together("tile_loops.weight_gradient", tiles.dtype, order)
+    return gradient
