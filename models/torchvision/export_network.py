@@ -1,5 +1,6 @@
 """torchvision's detectors as they leave the project: one output of decoded boxes and class scores, as YOLOv3's have."""
 
+import copy
 from typing import Any
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor, nn
 
 from models.torchvision.dense_detectors import DenseDetector
 from models.torchvision.faster_rcnn import TwoStageDetector
-from models.yolov3.export_network import for_detection
 from utils.config.knobs import Config
 
 
@@ -18,7 +18,7 @@ class DenseExport(nn.Module):
 
     def __init__(self, detector: DenseDetector):
         super().__init__()
-        self.network: Any = for_detection(detector.network)
+        self.network: Any = still(detector.network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Decode what the network says of every anchor."""
@@ -38,7 +38,7 @@ class TwoStageExport(nn.Module):
 
     def __init__(self, detector: TwoStageDetector):
         super().__init__()
-        self.network: Any = for_detection(detector.network)
+        self.network: Any = still(detector.network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Decode what the second stage says of the proposals."""
@@ -48,6 +48,11 @@ class TwoStageExport(nn.Module):
         scores = proposals.logits.softmax(-1)[:, 1:]
         single = scores.unsqueeze(-1) * torch.eye(scores.shape[1])
         return decoded(boxes.flatten(0, 1)[None], single.flatten(0, 1)[None])
+
+
+def still(network: nn.Module) -> nn.Module:
+    """Copy a network, in evaluation mode and in float32, for its weights to be written."""
+    return copy.deepcopy(network).eval().float().requires_grad_(False)
 
 
 def decoded(boxes: Tensor, scores: Tensor) -> Tensor:

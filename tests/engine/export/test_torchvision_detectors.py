@@ -83,6 +83,7 @@ def test_val_and_detect_take_them(tmp_path):
     ]
     assert measured[1].overall["ar"] == pytest.approx(measured[0].overall["ar"], abs=1e-3)
     flags = {"source": str(data.parent / "images" / "val"), "project": str(tmp_path / "found"), "save_json": True}
+    flags["precision"] = "float32"
     rows = [
         json.loads((detect(weights=str(each), conf=0.04, save=False, **flags) / "detections.json").read_text())
         for each in (weights, file, whole)

@@ -337,7 +337,9 @@ def test_without_pretrained_weights_a_recipe_is_taken_or_named(cfg, tmp_path):
     model, demo = model_config(cfg, {}), plan_run({"cfg": cfg, "data_root": str(tmp_path)}).config
     assert (demo.run.optimizer, demo.run.hyp, demo.hyper.lr_schedule) == ("adamw", model.scratch_hyp, "linear")
     assert demo.hyper.lr0 < 0.002 and demo.hyper.assigner == "iou" and advice(demo) == ""
-    pretrained = plan_run({"cfg": cfg, "data_root": str(tmp_path), "set": ["backbone_weights=a.pth"]}).config
+    (tmp_path / "a.pth").touch()
+    chosen = [f"backbone_weights={tmp_path / 'a.pth'}"]
+    pretrained = plan_run({"cfg": cfg, "data_root": str(tmp_path), "set": chosen}).config
     assert (pretrained.run.optimizer, pretrained.hyper.lr_schedule, advice(pretrained)) == ("sgd", "steps", "")
     bare = replace(demo, run=replace(demo.run, optimizer="sgd", hyp=""))
     assert f"--optimizer adamw --hyp {model.scratch_hyp}" in advice(bare)
@@ -357,7 +359,7 @@ def test_without_pretrained_weights_a_recipe_is_taken_or_named(cfg, tmp_path):
         ("retinanet_resnet18_fpn", {"box_gain_match": "iou"}, {}, "measured for YOLOv3 alone"),
         ("retinanet_resnet18_fpn", {}, {"autoanchor": True}, "anchors of its own"),
         ("ssd300_vgg16", {"assigner": "best_anchor"}, {}, "not one of ssd's; expected iou, ggiou, atss"),
-        ("yolov3-tiny", {"box_loss": "l1"}, {}, "--loss (box_loss) l1: for torchvision's detectors alone"),
+        ("yolov3-tiny", {"box_loss": "l1"}, {}, r"--loss \(box_loss\) l1: for torchvision's detectors alone"),
     ],
 )
 def test_what_a_detector_does_not_have_is_said(cfg, changes, flags, message):

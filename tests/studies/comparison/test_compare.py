@@ -279,6 +279,7 @@ def test_a_comparison_trains_once_and_continues(tmp_path, small_shapes, capfd):
 
 def test_a_failed_run_is_named_after_the_rest(tmp_path, small_shapes):
     config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path / "runs"))
+    (tmp_path / "none.pt").write_text("no weights at all")
     with pytest.raises(CommandError, match="1 of 1 runs failed"):
         compare(config, ["--data", str(small_shapes), *FAST, "--weights", str(tmp_path / "none.pt")], "the command")
     assert "none.pt" in (tmp_path / "runs" / "iou-anchor_ratio" / "seed0.log").read_text()
