@@ -11,7 +11,7 @@ python convert.py detections runs/detect/exp/detections.json corrected --to voc
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.config.flags import Parser
 from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
@@ -124,17 +124,9 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
 def _run_voc(options: argparse.Namespace) -> None:
     from data.formats.convert import convert_voc
 
+    of_voc = {"keep_difficult": options.keep_difficult, "pixel_origin": options.pixel_origin}
     found = convert_voc(
-        options.source,
-        None if options.dry_run else options.target,
-        names=_names(options.names),
-        splits=options.splits,
-        keep_difficult=options.keep_difficult,
-        images=options.images,
-        pixel_origin=options.pixel_origin,
-        exist_ok=options.exist_ok,
-        to=options.to,
-        change=_held_out(options),
+        options.source, _target(options), names=_names(options.names), splits=options.splits, **of_voc, **_ways(options)
     )
     _report(options, found, "train.py")
 
@@ -142,26 +134,15 @@ def _run_voc(options: argparse.Namespace) -> None:
 def _run_coco(options: argparse.Namespace) -> None:
     from data.formats.convert import convert_coco
 
-    found = convert_coco(
-        options.source,
-        None if options.dry_run else options.target,
-        photos=options.photos,
-        splits=options.splits,
-        images=options.images,
-        exist_ok=options.exist_ok,
-        subset=options.subset,
-        to=options.to,
-        change=_held_out(options),
-    )
+    of_coco = {"photos": options.photos, "splits": options.splits, "subset": options.subset}
+    found = convert_coco(options.source, _target(options), **of_coco, **_ways(options))
     _report(options, found, "train.py")
 
 
 def _run_tool(options: argparse.Namespace) -> None:
     from data.formats.convert import convert
 
-    target = None if options.dry_run else options.target
-    ways = {"to": options.to, "images": options.images, "exist_ok": options.exist_ok}
-    found = convert(options.name, options.source, target, **ways, change=_held_out(options), photos=options.photos)
+    found = convert(options.name, options.source, _target(options), photos=options.photos, **_ways(options))
     _report(options, found, "train.py")
 
 
@@ -171,7 +152,7 @@ def _run_yolo(options: argparse.Namespace) -> None:
     from data.open.any_layout import open_data_set
 
     spec = open_data_set(options.source, data_root(options.data_root))
-    found = convert_yolo(spec, None if options.dry_run else options.target, options.exist_ok, options.to)
+    found = convert_yolo(spec, _target(options), options.exist_ok, options.to)
     _report(options, found, "val.py" if options.to == "coco" else "train.py")
 
 
@@ -180,18 +161,20 @@ def _run_detections(options: argparse.Namespace) -> None:
 
     if not 0 <= options.conf <= 1:
         raise UserError(f"--conf {options.conf:g}: expected a score from 0 to 1")
-    found = convert_detections(
-        options.source,
-        None if options.dry_run else options.target,
-        names=_names(options.names),
-        photos=options.photos,
-        conf=options.conf,
-        images=options.images,
-        exist_ok=options.exist_ok,
-        to=options.to,
-        change=_held_out(options),
-    )
+    of_scores = {"names": _names(options.names), "photos": options.photos, "conf": options.conf}
+    found = convert_detections(options.source, _target(options), **of_scores, **_ways(options))
     _report(options, found, "train.py")
+
+
+def _target(options: argparse.Namespace) -> Path | None:
+    """Return where the set is written; None where only what would come out is asked for."""
+    return None if options.dry_run else options.target
+
+
+def _ways(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how a set is written: as what, its photos as links or copies, over an earlier one, a part held out."""
+    ways = {"to": options.to, "images": options.images, "exist_ok": options.exist_ok}
+    return {**ways, "change": _held_out(options)}
 
 
 def _held_out(options: argparse.Namespace) -> "Callable[[AnnotationSet], AnnotationSet] | None":

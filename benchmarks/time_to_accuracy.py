@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.measuring.side_by_side import conclude, flags
+from benchmarks.measuring.side_by_side import conclude, flags, training_flags
 from benchmarks.measuring.watch import run_watched, tree_seconds
 from data.data_yaml import data_root, read_data_yaml
 from utils.errors import run_command
@@ -127,12 +127,7 @@ def rows(curves: dict[str, list[Epoch]]) -> list[dict[str, object]]:
 
 def main() -> int:
     """Print and write the table and the curves."""
-    parser = flags(__doc__, "time_to_accuracy", turns=False)
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of every side (default 40)")
-    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
-    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
-    parser.add_argument("--task", default="", help="for the benchmark itself: be one side, as this JSON says")
-    settings = parser.parse_args()
+    settings = training_flags(flags(__doc__, "time_to_accuracy", turns=False), 40, "epochs of every side")
     if settings.task:
         task, clock = Namespace(**json.loads(settings.task)), Clock()
         (train_ours if task.side in OURS else train_peer)(task, clock)

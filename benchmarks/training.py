@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.measuring.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, spread, training_flags
 from benchmarks.measuring.watch import run_watched, tree_seconds
 from utils.errors import run_command
 
@@ -104,12 +104,7 @@ def in_own_process(side: str, settings: Namespace, data: Path, peaks: list[int])
 
 def main() -> int:
     """Print and write the table."""
-    parser = flags(__doc__, "training")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of each turn (default 3)")
-    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
-    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
-    parser.add_argument("--task", default="", help="for the benchmark itself: be one side, as this JSON says")
-    settings = parser.parse_args()
+    settings = training_flags(flags(__doc__, "training"), 3, "epochs of each turn")
     if settings.task:
         task, clock = Namespace(**json.loads(settings.task)), Clock()
         (run_ours if task.side == OURS else run_peer)(task, clock)

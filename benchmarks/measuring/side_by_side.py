@@ -32,6 +32,15 @@ def flags(about: str | None, name: str, photos: bool = True, turns: bool = True)
     return parser
 
 
+def training_flags(parser: argparse.ArgumentParser, epochs: int, meaning: str) -> argparse.Namespace:
+    """Add the flags of a benchmark that trains, each side in a process of its own, and read them."""
+    parser.add_argument("--epochs", type=int, default=epochs, help=f"{meaning} (default {epochs})")
+    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
+    parser.add_argument("--task", default="", help="for the benchmark itself: be one side, as this JSON says")
+    return parser.parse_args()
+
+
 def in_turns(sides: Mapping[str, Callable[[], Sequence[float]]], turns: int) -> dict[str, list[float]]:
     """Return every side's numbers, measured A B A B, so that what else the machine does hits all alike."""
     found: dict[str, list[float]] = {name: [] for name in sides}
