@@ -447,18 +447,22 @@ class ExportConfig:
 
     weights: str = knob("", "weights of any kind (default: best.pt of the newest run)")
     cfg: str = knob("", "Darknet .cfg of Darknet .weights (default: the one beside them)")
-    format: tuple[str, ...] = knob(("onnx",), "what to write, one or several", choices=tuple(EXPORT_FORMATS))
+    format: tuple[str, ...] = knob(
+        ("onnx",),
+        "what to write, one or several (OpenCV 4 reads onnx and darknet, OpenCV 5 onnx alone)",
+        choices=tuple(EXPORT_FORMATS),
+    )
     layout: str = knob(
         "decoded",
-        "outputs: decoded = ultralytics' (B, 4 + C, A), raw = (B, A, 5 + C), nms = detections",
+        "outputs: decoded = ultralytics' (B, 4 + C, A), raw = (B, A, 5 + C), nms = detections (in OpenCV: from 5 on)",
         choices=("decoded", "raw", "nms"),
     )
     imgsz: tuple[int, ...] = knob((), "network input in pixels: one side, or height and width", 32, 8192)
     batch_size: int = knob(1, "images per batch of a fixed shape", 1, 65536)
     dynamic: bool = knob(
         False,
-        "any batch and any image size that the stride divides (OpenCV 4 wants it fixed; ultralytics runs an onnx of "
-        "any size at 640 px, unless told imgsz)",
+        "any batch and any image size that the stride divides (in OpenCV: from 5 on; ultralytics runs an onnx of any "
+        "size at 640 px, unless told imgsz)",
     )
     half: bool = knob(False, "half precision weights and features, by converting the graph")
     int8: bool = knob(False, "8 bit weights and features, all but the ends of the network; needs --calibrate")
