@@ -11,12 +11,12 @@ import torch
 
 from data.formats.convert import convert_voc
 from detect import load
-from engine.export import job as engine_export
 from engine.export.runtimes import open_backend
 from engine.export.weights import torch_backend
 from export import export
 from models.postprocess import Postprocess
 from models.weights.read import load_detector, read_weights
+from models.yolov3 import export_network
 from tests.lively import lively_checkpoint
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
@@ -146,8 +146,8 @@ def test_a_wrong_export_is_code_4_and_leaves_no_file(fmt, best, tmp_path, monkey
             network.network.head.convs[0].bias.add_(0.5)
         return network
 
-    engine_export_network = engine_export.ExportNetwork
-    monkeypatch.setattr(engine_export, "ExportNetwork", wrong)
+    engine_export_network = export_network.ExportNetwork
+    monkeypatch.setattr(export_network, "ExportNetwork", wrong)
     with pytest.raises(ExportMismatch, match="differ by up to") as caught:
         export(weights=str(best["tiny"]), format=[fmt], output=str(tmp_path / "e"))
     assert caught.value.exit_code == 4
