@@ -152,7 +152,7 @@ def _add_file(found: AnnotationSet, file: CocoFile, split: str, finder: PhotoFin
         found.ids.setdefault("images", {})[f"{split}/{name}"] = image.id
         objects, ignored = _objects(by_image[image.id], image, declared, labels, split, findings)
         found.photos.append(LabelledPhoto(split, photo, objects, str(name), size, ignored))
-        mended.add(image, str(name), declared, size, by_image[image.id])
+        mended.add(image, str(name), declared, size, mended.once(by_image[image.id]))
     _name_truths(found, split, mended)
     _note_losses(file, split, findings)
 
@@ -188,6 +188,20 @@ class _Mended:
                 objects.append(item._replace(image=other[item.image]))
         images = tuple(image for image in self.file.images if other[image.id] == image.id)
         return replace(self.file, images=images, objects=tuple(objects))
+
+    def once(self, objects: Sequence[CocoObject]) -> list[CocoObject]:
+        """Leave out what stands in a photo again, as reading labels does; crowds and difficult objects stay."""
+        seen: set[tuple[int, tuple[float, ...]]] = set()
+        kept = []
+        for item in objects:
+            place = (item.category, item.xywh)
+            if item.crowd or item.difficult or place not in seen:
+                kept.append(item)
+            if not (item.crowd or item.difficult):
+                seen.add(place)
+        if len(kept) < len(objects):
+            self.reasons.append("objects that stand twice count once")
+        return kept
 
     def add(
         self,
@@ -281,7 +295,8 @@ def _objects(
             findings.append(Finding("dropped", *where, CROWD if item.crowd else DIFFICULT, values))
             continue
         if (item.category, item.xywh) in seen:
-            findings.append(Finding("noted", *where, TWICE, values))
+            findings.append(Finding("dropped", *where, TWICE, values))
+            continue
         seen.add((item.category, item.xywh))
         objects.append(LabelledObject(labels[item.category], *box))
     return objects, ignored

@@ -64,6 +64,20 @@ def test_a_truth_file_of_another_size_that_a_data_yaml_names(folder, capsys):
         split_truths(spec, "val", index)
 
 
+def test_an_object_that_stands_twice_counts_once_in_labels_and_truths(folder):
+    """As reading labels has it; a crowd over the same box is another thing."""
+    document = coco_document(NAMES)
+    first = document["annotations"][0]
+    document["annotations"] += [{**first, "id": 90}, {**first, "id": 91, "iscrowd": 1}]
+    found, index, truths = converted(folder, document)
+    assert found.reasons()["dropped", "the same box of the same class stands here twice"] == 1
+    assert "objects that stand twice count once" in found.facts["val_truths"]
+    assert (len(index.labels), index.report.duplicates) == (4, 0)
+    assert len(truths.xywh) == 5
+    untouched, _, _ = converted(folder, coco_document(NAMES), exist_ok=True)
+    assert "val_truths" not in untouched.facts
+
+
 def test_a_photo_that_is_listed_under_two_ids_is_joined(folder):
     document = coco_document(NAMES)
     document["images"].append({"id": 9, "file_name": "0.jpg", "width": 128, "height": 96})
