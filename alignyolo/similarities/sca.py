@@ -87,8 +87,8 @@ def iou_cd(pred: Tensor, target: Tensor, alpha: float = 0.5, corner: str = "eucl
     Args:
         pred: Predicted boxes, xyxy (..., 4).
         target: Their objects' boxes, xyxy (..., 4); the leading dimensions broadcast.
-        alpha: Weight of the corner distance.
-        corner: `euclidean`, or `squared` distances as in the paper's Figure 1.
+        alpha: As of `sca`.
+        corner: As of `sca`.
 
     Returns:
         Similarities (...) in (-2 alpha, 1].

@@ -1,5 +1,6 @@
 """The losses of torchvision's detectors, over any matching: RetinaNet's and SSD's."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -62,7 +63,7 @@ class BoxTerm:
 
 
 @dataclass(frozen=True)
-class DenseLoss:
+class DenseLoss(ABC):
     """Box and class losses over the positives of a matching; a subclass says how they are averaged and classified.
 
     `scores` turns class logits into probabilities. `observe` gets (assignment, targets, ious (P,), 1 - losses (P,)),
@@ -112,13 +113,13 @@ class DenseLoss:
         boxes = self.box.coder.decode_single(codes.detach().flatten(0, 1), repeated).view_as(codes)
         return Predictions(boxes, self.scores(logits.detach()))
 
+    @abstractmethod
     def divisor(self, assignment: Assignment) -> Tensor:
         """Return what the losses of every image are divided by (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def class_loss(self, logits: Tensor, assignment: Assignment, labels: Tensor) -> Tensor:
         """Compute the class loss of logits (B, A, K) with the labels (P,) of the positives."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def digest(path: Path) -> str:
     """The check sum of all tensors of a checkpoint's model."""
     import torch
 
+    # Our own run's file: ultralytics pickles its modules, which weights_only refuses.
     loaded = torch.load(path, map_location="cpu", weights_only=False)
     model = loaded.get("ema") or loaded["model"]
     total = hashlib.sha256()
