@@ -183,8 +183,9 @@ class _WeightedIoUs(torch.autograd.Function):
                 continue
             slope = torch.addcmul(by_sides, by_sides, nearer, value=sign)
             slope -= (by_area[:, None] * boxes.sides[:, number].flip(1))[:, None]
-            # Scaled corners move with both: high' = high - inset (high - low).
-            slope -= insets.squeeze(1) * slope.sum(1, keepdim=True)
+            if insets is not None:
+                # Scaled corners move with both: high' = high - inset (high - low).
+                slope -= insets.squeeze(1) * slope.sum(1, keepdim=True)
             found[number] = _of_boxes(slope.sum(0), context.shapes[number])
         return *found, None, None
 
@@ -210,8 +211,13 @@ def _signs(dims: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 @lru_cache
 def _columns(
     ratios: tuple[float, ...], weights: tuple[float, ...], dims: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the insets (R, 1, 1, 1, ...) and weights (R, ...) for boxes of so many dimensions, made once."""
+) -> tuple[Tensor | None, Tensor]:
+    """Return insets (R, 1, 1, 1, ...), None for boxes as they are, and weights (R, ...) for so many dimensions.
+
+    Made once, like the signs.
+    """
+    column = torch.tensor(weights, dtype=dtype, device=device).view(-1, *[1] * (dims - 1))
+    if all(ratio == 1 for ratio in ratios):
+        return None, column
     insets = torch.tensor([(1 - ratio) / 2 for ratio in ratios], dtype=dtype, device=device)
-    column = torch.tensor(weights, dtype=dtype, device=device)
-    return insets.view(-1, *[1] * (dims + 2)), column.view(-1, *[1] * (dims - 1))
+    return insets.view(-1, *[1] * (dims + 2)), column
