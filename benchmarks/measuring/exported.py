@@ -39,7 +39,9 @@ def peer_file(folder: Path, size: int, classes: int, fmt: str = "onnx") -> Path:
     os.chdir(folder)  # it writes into the working directory
     try:
         yolo = inference_peer().YOLO(PEER_WEIGHTS)
-        yolo.model = benchmark_peer().Model(PEER_WEIGHTS, nc=classes, verbose=False)
+        model = benchmark_peer().Model(PEER_WEIGHTS, nc=classes, verbose=False)
+        model.args, model.task = yolo.model.args, yolo.model.task  # which its exporter asks for
+        yolo.model = model
         return folder / yolo.export(format=fmt, imgsz=size, verbose=False)
     finally:
         os.chdir(before)
