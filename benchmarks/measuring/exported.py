@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine.export.backend import candidates_of_decoded
 from engine.export.formats.openvino import HINTS, kept_core
 from engine.export.silent_imports import silent_onnxruntime, silent_openvino
 from models.yolov3.build import build_network
@@ -58,17 +59,18 @@ def onnx_session(file: Path, threads: int) -> Callable[[np.ndarray], list[np.nda
 
 
 def peer_session(file: Path, fmt: str, precision: str) -> Callable[[np.ndarray], object]:
-    """Open a file of the peer's in the runtime, and with the options, that ours has there."""
+    """Open a file of the peer's as ours are opened there: images (1, 3, H, W) to boxes and scores."""
     if fmt == "onnx":
-        return onnx_session(file, torch.get_num_threads())
+        of_onnx = onnx_session(file, torch.get_num_threads())
+        return lambda images: candidates_of_decoded(torch.from_numpy(of_onnx(images)[0]))
     if fmt == "openvino":
         (xml,) = file.glob("*.xml")
         request = kept_core().compile_model(str(xml), "CPU", HINTS[precision]).create_infer_request()
-        return lambda images: list(request.infer({0: images}).values())
+        return lambda images: candidates_of_decoded(torch.from_numpy(request.infer({0: images})[0].copy()))
     module = torch.jit.load(str(file), map_location="cpu")
 
     def run(images: np.ndarray) -> object:
         with torch.inference_mode():
-            return module(torch.from_numpy(images))
+            return candidates_of_decoded(module(torch.from_numpy(images)))
 
     return run
