@@ -86,6 +86,13 @@ EXPORT_FORMATS = {
             writes={"executorch.exir": "executorch"},
             opens={"executorch.runtime": "executorch"},
         ),
+        ExportFormat(
+            "coreml",
+            ".mlpackage",
+            dynamic=False,
+            writes={"coremltools": "coremltools"},
+            opens={"coremltools": "coremltools"},
+        ),
         ExportFormat("darknet", ".weights", graph=False, beside=(".cfg",)),
     )
 }

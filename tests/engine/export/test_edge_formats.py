@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_a_converter_that_fails_is_one_line(fmt, tool, code, flags, tmp_path, mo
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(("fmt", "tool"), [("litert", "litert-torch"), ("coreml", "coremltools")])
+def test_a_converter_that_raises_is_one_line(fmt, tool, flags, tmp_path, monkeypatch):
+    pretend(monkeypatch, *(module for name, module, _ in NEEDED if name == fmt))
+    failing = MagicMock(side_effect=ValueError("one\ntwo"))
+    converter = MagicMock(__spec__=types.SimpleNamespace(), convert=failing)
+    monkeypatch.setitem(sys.modules, tool.replace("-", "_"), converter)
+    with pytest.raises(CommandError, match=f"^--format {fmt}: {tool} failed: one.two$"):
+        export(**flags, format=[fmt])
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -73,6 +85,8 @@ def test_a_converter_that_fails_is_one_line(fmt, tool, code, flags, tmp_path, mo
         ({"format": ["litert"], "dynamic": True}, "--dynamic: for .* and mnn, not litert"),
         ({"format": ["ncnn"], "batch_size": 2}, "--batch-size 2: ncnn takes one image at a time"),
         ({"format": ["ncnn"], "layout": "nms"}, "--layout nms: for onnx and openvino, not ncnn"),
+        ({"format": ["coreml"], "dynamic": True}, "--dynamic: for .* and mnn, not coreml"),
+        ({"format": ["coreml"], "half": True}, "--half: for onnx, openvino, safetensors and mnn$"),
         ({"format": ["executorch"], "dynamic": True}, "--dynamic: for .* and mnn, not executorch"),
         ({"format": ["executorch"], "layout": "nms"}, "--layout nms: for onnx and openvino, not executorch"),
         ({"format": ["mnn"], "layout": "nms"}, "--layout nms: for onnx and openvino, not mnn"),
