@@ -78,6 +78,21 @@ EXPORT_FORMATS = {
             writes={"litert_torch": "litert-torch"},
             opens={"ai_edge_litert": "ai-edge-litert"},
         ),
+        ExportFormat("mnn", ".mnn", half=True, opset=True, writes={**_ONNX, "MNN": "MNN"}, opens={"MNN": "MNN"}),
+        ExportFormat(
+            "executorch",
+            ".pte",
+            dynamic=False,
+            writes={"executorch.exir": "executorch"},
+            opens={"executorch.runtime": "executorch"},
+        ),
+        ExportFormat(
+            "coreml",
+            ".mlpackage",
+            dynamic=False,
+            writes={"coremltools": "coremltools"},
+            opens={"coremltools": "coremltools"},
+        ),
         ExportFormat("darknet", ".weights", graph=False, beside=(".cfg",)),
     )
 }
