@@ -39,7 +39,7 @@ def flags(tmp_path):
 
 def pretend(monkeypatch, *modules):
     """Let modules look installed, with the packages that they lie in."""
-    for module in {name for module in modules for name in (module.partition(".")[0], module)}:
+    for module in {name for each in modules for name in (each.partition(".")[0], each)}:
         present = types.ModuleType(module)
         present.__spec__, present.EXEC_PATH = types.SimpleNamespace(), "pnnx"
         monkeypatch.setitem(sys.modules, module, present)
