@@ -41,8 +41,8 @@ def flags(tmp_path):
 
 
 def pretend(monkeypatch, *modules):
-    """Let modules look installed."""
-    for module in modules:
+    """Let modules look installed, with the packages that they lie in."""
+    for module in {name for each in modules for name in (each.partition(".")[0], each)}:
         present = types.ModuleType(module)
         present.__spec__, present.EXEC_PATH = types.SimpleNamespace(), "pnnx"
         monkeypatch.setitem(sys.modules, module, present)
