@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine.export.backend import candidates_of_decoded
 from engine.export.formats.openvino import HINTS, kept_core
 from engine.export.silent_imports import silent_onnxruntime, silent_openvino
 from models.yolov3.build import build_network
@@ -39,7 +40,9 @@ def peer_file(folder: Path, size: int, classes: int, fmt: str = "onnx") -> Path:
     os.chdir(folder)  # it writes into the working directory
     try:
         yolo = inference_peer().YOLO(PEER_WEIGHTS)
-        yolo.model = benchmark_peer().Model(PEER_WEIGHTS, nc=classes, verbose=False)
+        model = benchmark_peer().Model(PEER_WEIGHTS, nc=classes, verbose=False)
+        model.args, model.task = yolo.model.args, yolo.model.task  # which its exporter asks for
+        yolo.model = model
         return folder / yolo.export(format=fmt, imgsz=size, verbose=False)
     finally:
         os.chdir(before)
@@ -56,17 +59,18 @@ def onnx_session(file: Path, threads: int) -> Callable[[np.ndarray], list[np.nda
 
 
 def peer_session(file: Path, fmt: str, precision: str) -> Callable[[np.ndarray], object]:
-    """Open a file of the peer's in the runtime, and with the options, that ours has there."""
+    """Open a file of the peer's as ours are opened there: images (1, 3, H, W) to boxes and scores."""
     if fmt == "onnx":
-        return onnx_session(file, torch.get_num_threads())
+        of_onnx = onnx_session(file, torch.get_num_threads())
+        return lambda images: candidates_of_decoded(torch.from_numpy(of_onnx(images)[0]))
     if fmt == "openvino":
         (xml,) = file.glob("*.xml")
         request = kept_core().compile_model(str(xml), "CPU", HINTS[precision]).create_infer_request()
-        return lambda images: list(request.infer({0: images}).values())
+        return lambda images: candidates_of_decoded(torch.from_numpy(request.infer({0: images})[0].copy()))
     module = torch.jit.load(str(file), map_location="cpu")
 
     def run(images: np.ndarray) -> object:
         with torch.inference_mode():
-            return module(torch.from_numpy(images))
+            return candidates_of_decoded(module(torch.from_numpy(images)))
 
     return run

@@ -109,10 +109,12 @@ def test_it_keeps_to_one_core_and_one_thread(monkeypatch):
 
 @pytest.mark.slow
 def test_the_peers_files_are_further_sides(run):
-    pytest.importorskip("onnxruntime")
-    rows = run("--formats", "onnx", "torchscript", "--peer")["rows"]
-    theirs = {row["format"]: row for row in rows if "ours / this" in row}
-    assert set(theirs) == {f"{fmt} of ultralytics" for fmt, _ in PEER_RUNS if fmt != "openvino"}
-    ours = {row["format"]: row["CPU ms"] for row in rows if row["precision"] == "float32"}
-    for name, row in theirs.items():
-        assert row["ours / this"] == pytest.approx(ours[name.split()[0]] / row["CPU ms"], abs=0.01)
+    for module in ("onnxruntime", "openvino"):
+        pytest.importorskip(module)
+    rows = run("--formats", "onnx", "torchscript", "openvino", "--peer")["rows"]
+    theirs = {(row["format"], row["precision"]): row for row in rows if "ours / this" in row}
+    wanted = {(fmt, precision) for fmt, precision in PEER_RUNS if precision == "float32" or cpu_has_bf16()}
+    assert set(theirs) == {(f"{fmt} of ultralytics", precision) for fmt, precision in wanted}
+    ours = {(row["format"], row["precision"]): row["CPU ms"] for row in rows if "CPU ms" in row}
+    for (name, precision), row in theirs.items():
+        assert row["ours / this"] == pytest.approx(ours[name.split()[0], precision] / row["CPU ms"], abs=0.01)

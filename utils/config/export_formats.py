@@ -99,7 +99,7 @@ EXPORT_FORMATS = {
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join names as a sentence has them: `onnx, openvino and safetensors`."""
+    """Join names as a sentence has them: `onnx, openvino, safetensors and mnn`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -1,7 +1,5 @@
 """LiteRT (TensorFlow Lite): one .tflite, for Android and other devices; its metadata is a zip entry at the end."""
 
-import contextlib
-import io
 import logging
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 from engine.export.backend import Backend, from_metadata, in_turns
 from engine.export.formats.trailer import append_metadata, read_metadata_of
 from engine.export.job import Job
+from engine.export.silent_imports import nothing_printed
 from utils.errors import CommandError, UserError, printable
 
 MAGIC = b"TFL3"
@@ -17,7 +16,7 @@ MAGIC = b"TFL3"
 
 def write(path: Path, job: Job) -> None:
     """Convert by litert-torch; the input stays (B, 3, H, W)."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with nothing_printed():
         import litert_torch
 
         level = logging.root.level

@@ -11,6 +11,7 @@ from engine.export.converter import run_converter
 from engine.export.formats import torchscript
 from engine.export.formats.folder import read_metadata, write_metadata
 from engine.export.job import Job
+from engine.export.silent_imports import nothing_printed
 from utils.errors import UserError, printable
 
 PARAM, WEIGHTS = "model.ncnn.param", "model.ncnn.bin"
@@ -45,7 +46,9 @@ def open_file(path: Path, precision: str) -> Backend:
     network.opt.use_vulkan_compute = False
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(network.opt, option, False)
-    if network.load_param(str(path / PARAM)) or network.load_model(str(path / WEIGHTS)):
+    with nothing_printed():
+        failed = network.load_param(str(path / PARAM)) or network.load_model(str(path / WEIGHTS))
+    if failed:
         raise UserError(f"{printable(path)}: not an ncnn model, or damaged")
 
     def compute(images: np.ndarray) -> list[np.ndarray]:
