@@ -1,4 +1,4 @@
-"""Converts annotations between VOC, COCO, LVIS, YOLO and Darknet's layout; convert.py coco --help says more.
+"""Converts annotations of labelling tools to YOLO, COCO, VOC or Darknet; convert.py coco --help says more.
 
 python convert.py voc  VOCdevkit datasets/voc
 python convert.py coco instances_val2017.json datasets/mycoco --photos val2017
@@ -75,7 +75,9 @@ def _parser() -> Parser:
         tool.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="folders with the photos")
         tool.set_defaults(run=_run_tool, parser=tool, name=name)
     yolo = formats.add_parser(
-        "yolo", help="YOLO labels to COCO files", description="A YOLO data set to COCO annotation files."
+        "yolo",
+        help="YOLO labels, to COCO files unless --to says otherwise",
+        description="A YOLO data set to COCO annotation files, or to what --to says.",
     )
     yolo.add_argument("source", metavar="DATA", help="data YAML, built-in name, or a folder with YOLO labels")
     _add_shared(yolo, "coco", ())
@@ -88,15 +90,22 @@ def _parser() -> Parser:
 def _add_detections(formats: argparse._SubParsersAction) -> None:
     parser = formats.add_parser(
         "detections",
-        help="what detect.py --save-json found, to be corrected in a labelling tool",
+        help="detections of detect.py --save-json, to correct them in a labelling tool",
         description="Detections of detect.py --save-json to a set that labelling tools import.",
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="detections.json of detect.py --save-json")
     _add_shared(parser, "coco", ("link", "copy"))
     parser.add_argument("--names", metavar="A,B,C", help="all class names by id (default: those that were found)")
-    parser.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help="photos without detections")
+    more = "folders with more photos; those without a detection become background"
+    parser.add_argument("--photos", nargs="+", type=Path, default=(), metavar="DIR", help=more)
     parser.add_argument("--conf", type=float, default=0.25, metavar="X", help="least score that is kept (default .25)")
     parser.set_defaults(run=_run_detections, parser=parser)
+
+
+def _ways_of(ways: tuple[str, ...]) -> str:
+    """Say what the choices of --images mean."""
+    meanings = {"link": "link = hard links", "copy": "copy = copies", "list": "list = a list of where they are"}
+    return ", ".join(meanings[way] for way in ways)
 
 
 def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...]) -> None:
@@ -116,9 +125,7 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
             help="share of the training photos that becomes val: .2",
         )
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="which photos --val takes")
-        parser.add_argument(
-            "--images", choices=ways, default="link", help="how the photos come: as hard links, as copies, ..."
-        )
+        parser.add_argument("--images", choices=ways, default="link", help=f"how the photos come: {_ways_of(ways)}")
 
 
 def _run_voc(options: argparse.Namespace) -> None:

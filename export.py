@@ -1,4 +1,4 @@
-"""Exports a trained detector to the formats of --help; every file checks itself.
+"""Exports a trained detector to other formats; every file is run and compared with PyTorch.
 
 python export.py --weights best.pt                                   best.onnx, as ultralytics' exporter lays it out
 python export.py --weights best.pt --format onnx openvino --dynamic

@@ -1,6 +1,6 @@
-"""Trains YOLOv3 or YOLOv3-tiny with a chosen box loss and target assignment.
+"""Trains YOLOv3, RetinaNet, SSD or Faster R-CNN with a chosen box loss and target assignment.
 
-python train.py --loss sca                              the embedded shapes, minutes on two CPU cores
+python train.py --loss sca                              the demo: drawn shapes, minutes on two CPU cores
 python train.py --data my.yaml --loss giou --assign ggiou --imgsz 640 --epochs 100
 python train.py --data my.yaml --hyp sca --set box=0.07 --set sca_alpha=1.0
 python train.py --resume                                the newest run, from where it stopped

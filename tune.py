@@ -1,4 +1,4 @@
-"""Searches for settings that train better on your data: Optuna's TPE, with Hyperband against hopeless runs.
+"""Searches for settings that train better on your data: Optuna's TPE chooses, Hyperband stops what falls behind.
 
 python tune.py --data my.yaml --trials 60                               the learning rate and the gains
 python tune.py --data my.yaml --search lr0=1e-4..0.1:log box_loss=ciou,sca sca_alpha=0.2..1 --max-seconds 600

@@ -121,13 +121,13 @@ BASE_SIMILARITIES: dict[str, Entry] = {
 WRAPPERS: dict[str, Entry] = {
     "inner": Entry(
         f"{_HERE}.replaced_iou:Inner",
-        "IoU of both boxes scaled about their centres in the place of IoU",
+        "IoU of both boxes scaled about their centres takes the place of IoU",
         {"ratio": "inner_ratio"},
         paper="Zhang et al. 2023",
     ),
     "focaler": Entry(
         f"{_HERE}.replaced_iou:Focaler",
-        "IoU stretched between two limits in the place of IoU",
+        "IoU stretched between two limits takes the place of IoU",
         {"low": "focaler_low", "high": "focaler_high"},
         paper="Zhang and Zhang 2024",
     ),
@@ -188,7 +188,7 @@ _IN_REACH = {"reach": 0.5}
 ASSIGNERS: dict[str, Entry] = {
     "anchor_ratio": Entry(
         "alignyolo.assign.anchor_ratio:AnchorRatio",
-        "anchors of similar sides, in the object's cell and its nearest neighbour per axis",
+        "anchors of similar sides, in the object's cell and the nearest in x and y",
         {"anchor_t": "anchor_t"},
         paper="ultralytics/yolov3",
     ),

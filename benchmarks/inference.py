@@ -24,50 +24,17 @@ import numpy as np
 import onnx
 import torch
 
+from benchmarks.measuring.exported import onnx_session, peer_file, untrained_weights
 from engine.export.backend import candidates_of_decoded
 from engine.export.silent_imports import silent_onnxruntime
 from export import export
 from models.postprocess import Postprocess
-from models.yolov3.build import build_network
-from utils.checkpoint import save_checkpoint
 from utils.config.flags import Parser
-from utils.config.knobs import Config, Hyperparameters, RunConfig
-from utils.config.sources import model_config
 from utils.run_folder import write_json
 from utils.ultralytics_only import inference_peer
 
 CLASSES = 80
 OURS, PEER = "this project", "ultralytics"
-
-
-def our_file(folder: Path, size: int) -> Path:
-    """Return the ONNX file that export.py writes of an untrained YOLOv3-tiny."""
-    model = model_config("yolov3-tiny", {})
-    names = tuple(f"class{number}" for number in range(CLASSES))
-    config = Config(RunConfig(imgsz=(size,), cfg="yolov3-tiny"), model, Hyperparameters(), names)
-    contents = {"config": config.to_dict(), "names": list(names), "epoch": 0, "metrics": {}}
-    save_checkpoint(folder / "ours.pt", {**contents, "model": build_network(model, CLASSES).state_dict()})
-    return export(weights=str(folder / "ours.pt"), imgsz=[size])[0]
-
-
-def peer_file(folder: Path, size: int) -> Path:
-    """Return the ONNX file that ultralytics exports of its own yolov3-tiny.yaml."""
-    before = Path.cwd()
-    os.chdir(folder)  # it writes into the working directory
-    try:
-        return folder / inference_peer().YOLO("yolov3-tiny.yaml").export(format="onnx", imgsz=size, verbose=False)
-    finally:
-        os.chdir(before)
-
-
-def session(file: Path, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Open the file in onnxruntime, on the CPU."""
-    onnxruntime = silent_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    opened = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    name = opened.get_inputs()[0].name
-    return lambda images: opened.run(None, {name: images})
 
 
 def about(file: Path) -> dict[str, int]:
@@ -142,12 +109,13 @@ def measure(settings: argparse.Namespace, folder: Path) -> tuple[list[dict], dic
     size = settings.imgsz
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about the peer's code
-        files = {OURS: our_file(folder, size), PEER: peer_file(folder, size)}
+        ours = export(weights=str(untrained_weights(folder, size, CLASSES)), imgsz=[size])[0]
+        files = {OURS: ours, PEER: peer_file(folder, size, CLASSES)}
     graphs = {name: about(file) for name, file in files.items()}
     for name, facts in graphs.items():
         print(f"{name:<13} {', '.join(f'{value:,} {key}' for key, value in facts.items())}", flush=True)
     image = np.random.default_rng(0).random((1, 3, size, size), np.float32)
-    runs = {name: session(file, settings.threads) for name, file in files.items()}
+    runs = {name: onnx_session(file, settings.threads) for name, file in files.items()}
     calls = {name: (lambda run=run: run(image)) for name, run in runs.items()}
     rows = [row(f"ONNX, {size} px, batch 1", in_turns(calls, settings.turns, 5))]
     output = crowded(25_200)

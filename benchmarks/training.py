@@ -34,14 +34,24 @@ class Clock:
 
     def begin(self) -> None:
         """Note that an epoch starts."""
+        _finish_work()
         self.start = time.perf_counter(), tree_seconds(os.getpid())
 
     def end(self, images: int) -> None:
         """Note that an epoch of so many images is over."""
+        _finish_work()
         wall, cpu = self.start
         self.epochs.append(
             ((time.perf_counter() - wall) / images, (tree_seconds(os.getpid()) - cpu) / images),
         )
+
+
+def _finish_work() -> None:
+    """Wait for what a GPU still has to do."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def run_ours(task: Namespace, clock: Clock) -> None:
@@ -59,7 +69,8 @@ def run_ours(task: Namespace, clock: Clock) -> None:
 
     Trainer.train_epoch = timed
     sizes = {"imgsz": (task.imgsz,), "batch_size": task.batch, "epochs": task.epochs}
-    train(data=task.data, project=task.project, cache=True, plots=False, close_mosaic=0, **sizes)
+    where = {"cfg": task.cfg, "device": task.device, "cache": task.cache, "project": task.project}
+    train(data=task.data, plots=False, close_mosaic=0, **where, **sizes)
 
 
 def run_peer(task: Namespace, clock: Clock) -> None:
@@ -74,7 +85,10 @@ def run_peer(task: Namespace, clock: Clock) -> None:
     given = {"data": task.data, "project": task.project, "imgsz": task.imgsz, "batch": task.batch}
     # SGD, as train.py has it: the peer's own choice (MuSGD) costs more. Mosaic in every epoch, also as ours.
     equal = {"optimizer": "SGD", "close_mosaic": 0, "epochs": task.epochs, "cache": "ram", "plots": False}
-    trainer = peer.Trainer(overrides={"model": "yolov3-tiny.yaml", "device": "cpu", "verbose": False, **given, **equal})
+    if task.device != "cpu":
+        peer.without_amp_check()
+    model = {"model": f"{task.cfg}.yaml", "device": task.device, "verbose": False}
+    trainer = peer.Trainer(overrides={**model, **given, **equal})
 
     def begin(_: object) -> None:
         if task.side == PEER_ALL_CORES:
@@ -94,7 +108,8 @@ def in_own_process(side: str, settings: Namespace, data: Path, peaks: list[int])
 
     def measure() -> list[float]:
         project = tempfile.mkdtemp(dir=data.parent)
-        task = vars(settings) | {"side": side, "data": str(data), "project": project}
+        where = {"cfg": "yolov3-tiny", "device": "cpu", "cache": "ram"}
+        task = vars(settings) | where | {"side": side, "data": str(data), "project": project}
         done = run_watched("benchmarks.training", "--task", json.dumps(task))
         peaks.append(done.peak)
         return [number for epoch in json.loads(done.output.splitlines()[-1]) for number in epoch]

@@ -3,8 +3,9 @@
 python -m benchmarks.validation [--photos 1000] [--imgsz 320] [--turns 2]
 
 YOLOv3-tiny, batch 16: ours as val.py runs it (square letterbox), the peer on its own yolov3-tiny.yaml, as square and as
-its command runs it (`rect`: batches of like shapes with less padding). The weights are random; the biases of both heads
-are set so that about as many boxes pass the confidence threshold (.001) as with trained weights. Both in one thread.
+its command runs it (`rect`: batches of like shapes with less padding). Ours in bf16 is `val.py --precision bf16`. The
+weights are random; the biases of both heads are set so that about as many boxes pass the confidence threshold (.001) as
+with trained weights. Both in one thread; what another one decodes ahead counts, for it is CPU time that is measured.
 """
 
 import contextlib
@@ -30,9 +31,9 @@ from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
 from engine.validate.collect import collect
+from engine.validate.weights import at_precision
 from models.families import build_detector
 from models.kernels.kept_memory import freed_memory_kept
-from models.yolov3.export_network import folded
 from utils.config.knobs import Config, RunConfig
 from utils.config.sources import hyperparameters, model_config
 from utils.errors import run_command
@@ -41,7 +42,7 @@ from utils.ultralytics_only import benchmark_peer
 BATCH, CLASSES = 16, 80
 CANDIDATES = 500
 CONFIDENCE = 0.001
-OURS, PEER, PEER_RECT = "this project", "ultralytics, square", "ultralytics, rect"
+OURS, OURS_BF16, PEER, PEER_RECT = "this project", "this project, bf16", "ultralytics, square", "ultralytics, rect"
 
 
 @torch.no_grad()
@@ -61,11 +62,12 @@ def shift_bias(biases: list[Tensor], scores: Callable[[], Tensor]) -> None:
         bias += low
 
 
-def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
-    """Return a function that validates with this project and returns images per second."""
+def ours(data: Path, imgsz: int, photos: Tensor, bf16: bool) -> Callable[[], list[float]]:
+    """Return a function that validates with this project, in bf16 or float32, and returns images per second."""
     names = tuple(f"class {number}" for number in range(CLASSES))
     model = model_config("yolov3-tiny", {})
-    detector = build_detector(Config(RunConfig(imgsz=(imgsz,)), model, hyperparameters("", {}), names)).eval()
+    config = Config(RunConfig(imgsz=(imgsz,)), model, hyperparameters("", {}), names)
+    detector = build_detector(config).eval()
     detector.network.to(memory_format=torch.channels_last)
 
     def scores() -> Tensor:
@@ -74,14 +76,14 @@ def ours(data: Path, imgsz: int, photos: Tensor) -> Callable[[], list[float]]:
 
     objectness = [conv.bias.view(-1, 5 + CLASSES)[:, 4] for conv in detector.network.head.convs]
     shift_bias(objectness, scores)
-    detector.network = folded(detector.network)
+    measured = at_precision(detector, detector.network, config, bf16)
     index = load_split(read_data_yaml(str(data), data.parent), "val", data.parent / "cache")
     loader = build_loader(DetectionDataset(index, (imgsz, imgsz)), BATCH, 0, False, 0)
 
     def measure() -> list[float]:
         start = time.process_time()
         with freed_memory_kept() as keep:
-            collect(detector, loader, index, names, torch.device("cpu"), lambda number, *_: number or keep()).compute()
+            collect(measured, loader, index, names, torch.device("cpu"), lambda number, *_: number or keep()).compute()
         return [len(index) / (time.process_time() - start)]
 
     return measure
@@ -109,7 +111,8 @@ def peers(data: Path, imgsz: int, photos: Tensor, rect: bool) -> Callable[[], li
 
 
 SIDES = {
-    OURS: ours,
+    OURS: functools.partial(ours, bf16=False),
+    OURS_BF16: functools.partial(ours, bf16=True),
     PEER: functools.partial(peers, rect=False),
     PEER_RECT: functools.partial(peers, rect=True),
 }

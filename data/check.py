@@ -1,4 +1,4 @@
-"""The data set's doctor: looks for what would spoil a training, and writes nothing into the data set.
+"""Looks for what would spoil a training on a data set, and writes nothing into it.
 
 python -m data.check mydata/data.yaml
 python -m data.check mydata/data.yaml --imgsz 416 --csv findings.csv --json findings.json
@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", default="", metavar="DIR", help="folder of the built-in data sets")
     parser.add_argument("--imgsz", nargs="+", default=(640,), metavar="N", help="training size in pixels (default 640)")
     parser.add_argument("--cfg", default="yolov3-tiny", metavar="NAME", help="model whose anchors are tried")
-    parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help="largest side ratio (default 4)")
+    ratio = "largest ratio of an object's side to an anchor's, or the other way round (default 4)"
+    parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help=ratio)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every finding as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument(

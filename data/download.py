@@ -1,4 +1,4 @@
-"""Fetches the files that a data set declares: python -m data.download coco, the only command here that uses a network.
+"""Fetches the files that a data set declares: python -m data.download coco, the only command here that downloads.
 
 python -m data.download coco                 below ./datasets; goes on where an interrupted download stopped
 python -m data.download lvis --data-root /data --keep

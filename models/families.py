@@ -46,7 +46,7 @@ class Family:
     `builder` and `weights_reader` are "module:function", imported when they are used: (config, observe, group) ->
     detector, and path -> {model, config}. `keys` are the hyperparameters that the family itself reads, besides those
     of its assigner and of its box loss. `exporting` says how export.py writes it. `one_size`: the network
-    has one input size alone.
+    has one input size alone. `cpu_kernels`: models/kernels trains it on a CPU.
     """
 
     title: str
@@ -58,6 +58,7 @@ class Family:
     encoded_losses: tuple[str, ...] = ()
     fits_anchors: bool = False
     one_size: bool = False
+    cpu_kernels: bool = False
 
     @property
     def box_losses(self) -> tuple[str, ...]:
@@ -91,6 +92,7 @@ FAMILIES: dict[str, Family] = {
         frozenset({"obj", "obj_target", "obj_pw", "cls_pw", "fl_gamma", "label_smoothing"}),
         Exporting("models.yolov3.export_network:export_network", any_form=True),
         fits_anchors=True,
+        cpu_kernels=True,
     ),
     "retinanet": Family(
         "RetinaNet",

@@ -1,4 +1,4 @@
-"""The numbers of many metrics.json as one CSV.
+"""Gathers the numbers of many metrics.json in one CSV.
 
 python -m studies.scores --runs runs/train --into scores.csv      a row each: its folder, its protocol, its measures
 

@@ -19,7 +19,7 @@ from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from studies.command import chosen
 from studies.figures.regression import Descent, Similarity, curves
 from utils.config.flags import Parser
-from utils.config.knobs import StudyConfig
+from utils.config.knobs import DrawConfig
 from utils.errors import run_command
 
 SHOWN = (*BASE_SIMILARITIES, "inner_sca", "focaler_sca")
@@ -129,7 +129,7 @@ def draw(name: str, function: Similarity, descents: dict[str, dict[int, float]],
     save_figure(figure, path)
 
 
-def run(settings: StudyConfig, names: Sequence[str]) -> None:
+def run(settings: DrawConfig, names: Sequence[str]) -> None:
     """Write one picture a loss, zoo.csv and zoo.md."""
     limit, steps, out = (
         (300, 600, Path(settings.out) / "zoo") if settings.quick else (1200, 1500, Path(settings.out) / "zoo")
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: exit code 0 when done, 2 for wrong input."""
     parser = Parser(prog="python -m studies.zoo", description=(__doc__ or "").splitlines()[0])
     meaning = "as --loss of train.py (default: all)"
-    names, settings = chosen(parser, arguments, "box loss", SIMILARITIES, SHOWN, meaning)
+    names, settings = chosen(parser, arguments, "box loss", SIMILARITIES, SHOWN, meaning, DrawConfig)
     run(settings, names)
     return 0
 

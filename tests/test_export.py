@@ -270,7 +270,7 @@ def test_darknet_export_is_the_imported_file(tmp_path):
         ({"format": ["torchscript"], "layout": "nms"}, "--layout nms: for onnx and openvino"),
         ({"format": ["darknet"]}, "decode: bounded"),
         ({"half": True, "layout": "nms"}, "--half with --layout nms: cannot be checked"),
-        ({"half": True, "format": ["torchscript"]}, "--half: for onnx, openvino and safetensors"),
+        ({"half": True, "format": ["torchscript"]}, "--half: for onnx, openvino, safetensors and mnn"),
         ({"weights": "nowhere.pt"}, "weights not found"),
     ],
 )

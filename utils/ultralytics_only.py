@@ -156,9 +156,11 @@ def inference_peer() -> SimpleNamespace:
 def benchmark_peer() -> SimpleNamespace:
     """Return the parts of ultralytics that benchmarks/ measures: its trainer, validator, data set, model and settings.
 
-    `cv2_threads` and `threads` are what its own commands give OpenCV and, on a CPU, torch.
+    `cv2_threads` and `threads` are what its own commands give OpenCV and, on a CPU, torch. `without_amp_check()` lets
+    it train in half precision without downloading a network to try that with.
     """
     with _process_state_kept():
+        import ultralytics.engine.trainer
         from ultralytics.cfg import get_cfg
         from ultralytics.data.dataset import YOLODataset
         from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
@@ -173,4 +175,5 @@ def benchmark_peer() -> SimpleNamespace:
         Model=DetectionModel,
         threads=NUM_THREADS,
         cv2_threads=0,
+        without_amp_check=lambda: setattr(ultralytics.engine.trainer, "check_amp", lambda model: True),
     )

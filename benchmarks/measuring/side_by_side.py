@@ -7,9 +7,10 @@ import io
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,8 @@ from utils.device import cpu_has_bf16
 from utils.run_folder import write_json
 
 PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")
+# What decides how fast a CPU multiplies: AMX is Intel's from 2023 on, the others are older or AMD's too.
+FEATURES = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512_f", "avx2")
 
 
 def flags(about: str | None, name: str, photos: bool = True, turns: bool = True) -> argparse.ArgumentParser:
@@ -69,9 +72,19 @@ def spread(numbers: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def machine() -> dict[str, object]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def machine(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
     """Return the device, the versions and the date, as every result is stored with them."""
     cpu = platform.processor() or platform.machine()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
@@ -80,17 +93,27 @@ def machine() -> dict[str, object]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "bf16": cpu_has_bf16(),
+        "features": [name for name in FEATURES if capabilities.get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": versions(packages),
         "load": os.getloadavg()[0],
         "date": datetime.date.today().isoformat(),
     }
 
 
-def conclude(name: str, rows: Sequence[Mapping[str, object]], out: str) -> None:
-    """Print the rows as a table below two lines on the machine, and write both to out/name.json."""
-    about = machine()
+def conclude(
+    name: str,
+    rows: Sequence[Mapping[str, object]],
+    out: str,
+    packages: Iterable[str] = PACKAGES,
+    setup: Mapping[str, object] | None = None,
+) -> None:
+    """Print the rows as a table below two lines on the machine, and write both to out/name.json.
+
+    `packages` are those whose versions are stored, `setup` what else the file should say.
+    """
+    about = machine(packages)
     cores = f"{about['cores']} x {about['cpu']} ({'with' if about['bf16'] else 'without'} bf16)"
     packages = "  ".join(f"{package} {number}" for package, number in about["packages"].items())
     print(f"{about['gpu'] or cores}, {about['date']}, load {about['load']:.1f}")
@@ -103,7 +126,7 @@ def conclude(name: str, rows: Sequence[Mapping[str, object]], out: str) -> None:
         print("  ".join([first.ljust(widths[0]), *numbers]))
     path = Path(out) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"benchmark": name, "machine": about, "rows": [dict(row) for row in rows]})
+    write_json(path, {"benchmark": name, "machine": about, **(setup or {}), "rows": [dict(row) for row in rows]})
     print(f"written to {path}")
 
 

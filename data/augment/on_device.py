@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from alignyolo.targets import sent
-from data.augment.pixels import Recipe, as_factors, beyond_bytes
+from data.augment.colours import as_factors, beyond_bytes
+from data.augment.pixels import Recipe
 from utils.letterbox import PADDING
 
 

@@ -1,14 +1,14 @@
 """The pixels of augmented images, made by OpenCV: photos warped onto a canvas, blended, recoloured."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from data.augment.colours import beyond_bytes, recolour
+from data.augment.fused_colours import fused_colours
 from utils.letterbox import PADDING
 
-BAND = 128
 # cv2.flip's codes for flips along (x, y).
 FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}
 
@@ -49,23 +49,39 @@ def paint(recipe: Recipe, image: np.ndarray | None = None) -> np.ndarray:
     """Return the image (h, w, 3) uint8 RGB of a recipe, in `image` if given."""
     first, *others = recipe.layouts
     image = np.empty((*first.size, 3), np.uint8) if image is None else image
-    _lay(first, image)
+    fused = None
+    if recipe.gains is not None and not beyond_bytes(recipe.gains) and image.flags.c_contiguous:
+        fused = fused_colours(image.shape[1])
+    # A sheet stays in the processor's cache, where a batch's array does not.
+    sheet, flips = image if fused is None else np.empty_like(image), (False, False)
+    if fused is not None and not others:
+        first, flips = _before_flips(first)
+    _lay(first, sheet)
     for layout in others:
         second = _lay(layout, np.empty_like(image))
-        cv2.addWeighted(image, recipe.share, second, 1 - recipe.share, 0, dst=image)
-    return image if recipe.gains is None else recolour(image, recipe.gains)
+        cv2.addWeighted(sheet, recipe.share, second, 1 - recipe.share, 0, dst=sheet)
+    if recipe.gains is None:
+        return image
+    return recolour(image, recipe.gains) if fused is None else fused(sheet, recipe.gains, *flips, image)
 
 
-def recolour(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Return the image (h, w, 3) uint8 RGB with hue, saturation and value multiplied by gains (3,), in place."""
-    multiply = _channel_multiplier(gains, image.shape[1])
-    # In bands that stay in the processor's cache from one operation to the next.
-    for first in range(0, len(image), BAND):
-        band = image[first : first + BAND]
-        cv2.cvtColor(band, cv2.COLOR_RGB2HSV, dst=band)
-        multiply(band)
-        cv2.cvtColor(band, cv2.COLOR_HSV2RGB, dst=band)
-    return image
+def _before_flips(layout: Layout) -> tuple[Layout, tuple[bool, bool]]:
+    """Return the layout that shows the same when it is flipped along (x, y) as a whole, and these flips.
+
+    The layout itself, and none, where photos are not upright, or flipped each in its own way.
+    """
+    shown, windows, matrices = layout.views
+    seen = (windows[:, :2] < windows[:, 2:]).all(1)
+    flips = (matrices[seen][:, (0, 1), (0, 1)] < 0).tolist()
+    if not flips or flips.count(flips[0]) < len(flips) or not are_upright(matrices).all():
+        return layout, (False, False)
+    flip_x, flip_y = flips[0]
+    (height, width), windows, matrices = layout.size, windows.copy(), np.abs(matrices)
+    if flip_x:
+        windows[:, ::2] = width - windows[:, 2::-2]
+    if flip_y:
+        windows[:, 1::2] = height - windows[:, 3::-2]
+    return layout._replace(views=Views(shown, windows, matrices)), (flip_x, flip_y)
 
 
 def _lay(layout: Layout, image: np.ndarray) -> np.ndarray:
@@ -93,34 +109,6 @@ def shift(x: float, y: float) -> np.ndarray:
 def are_upright(matrices: np.ndarray) -> np.ndarray:
     """Return which of the matrices (..., 3, 3) keep rectangles upright (N,)."""
     return np.logical_not(matrices.reshape(-1, 9)[:, [1, 3, 6, 7]].any(1))
-
-
-def beyond_bytes(gains: np.ndarray) -> bool:
-    """Tell whether a hue, which OpenCV counts in half degrees, times its gain can exceed what a byte holds."""
-    return gains[0] * 180 > 255
-
-
-def as_factors(gains: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return gains (3,) as whole factors (3,) uint8 times one unit: the hue's exactly, the others to about 1/150."""
-    unit = gains[0] / max(int(255 * gains[0] / gains.max()), 1)
-    return (gains / unit).round().clip(0, 255).astype(np.uint8), unit
-
-
-def _channel_multiplier(gains: np.ndarray, width: int) -> Callable[[np.ndarray], object]:
-    """Make a function that multiplies hue, saturation and value of (h, width, 3) uint8 in place, h <= BAND.
-
-    As a product of two pictures and one number, which OpenCV computes in a third of the time that a table takes. A hue
-    may go beyond 180; only where it would go beyond 255 it takes a table after all.
-    """
-    if beyond_bytes(gains):
-        table = np.arange(256)[:, None] * gains
-        table[:, 0] %= 180
-        table = table.clip(0, 255).astype(np.uint8)[None]
-        return lambda band: cv2.LUT(band, table, dst=band)
-    whole, unit = as_factors(gains)
-    factors = np.empty((BAND, width, 3), np.uint8)
-    factors[:] = np.tile(whole, (width, 1))
-    return lambda band: cv2.multiply(band, factors[: len(band)], dst=band, scale=unit)
 
 
 def _fill(target: np.ndarray, photo: np.ndarray, flip_x: bool, flip_y: bool) -> None:

@@ -69,6 +69,7 @@ def sections() -> str:
     for name in NAMES:
         entry = SIMILARITIES[name]
         paper = f" ({entry.paper})" if entry.paper else ""
-        parts.append(f"## {name}\n\n{entry.meaning[0].upper()}{entry.meaning[1:]}{paper}.\n\n")
+        meaning = entry.meaning.removeprefix("iou: ")  # those with something before the name, which are shown with IoU
+        parts.append(f"## {name}\n\n{meaning[0].upper()}{meaning[1:]}{paper}.\n\n")
         parts.append(f"![Loss and pull of {name} over the shift of a box](../images/gradients/{name}.png)\n\n")
     return "".join(parts).rstrip()

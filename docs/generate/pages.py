@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
-from docs.generate import api, choices, gradients, results_chart, settings
+from docs.generate import api, choices, gradients, results_chart, runtimes, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import DOCS, NOT_PAGES, ROOT, SHOWN, on_site, turned
 from studies.figures import ggiou_plane
@@ -21,6 +21,8 @@ MAKERS: Mapping[str, Callable[[], str]] = {
     "modules": api.modules_table,
     "functions": api.functions,
     "hyperparameters": settings.hyperparameters,
+    "runtimes": runtimes.tables,
+    "runtimes by cpu": runtimes.recommendation,
     "yolov3 keys": settings.yolov3_keys,
     "torchvision keys": settings.torchvision_keys,
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 from alignyolo.registry import BASE_SIMILARITIES, WRAPPERS
@@ -32,6 +32,9 @@ COMMANDS = {
     "studies.scores": "python -m studies.scores",
     "studies.zoo": "python -m studies.zoo",
 }
+
+
+ASSIGNER_OF = " of "  # between an assigner and a family in a reader's title
 
 
 class _Caught(Exception):
@@ -156,7 +159,7 @@ def _knobs(kind: type) -> str:
         (
             f"`{knob.name}`",
             _shown(knob.default),
-            _range(knob.metadata),
+            _range(knob),
             knob.metadata["meaning"],
             _readers(knob.name),
         )
@@ -173,7 +176,20 @@ def _readers(key: str) -> str:
         if len(composed) == len(BASE_SIMILARITIES):
             found.append(f"--loss {prefix}_...")
         found = [each for each in found if each not in composed]
-    return " or ".join(found)
+    return " or ".join([*(each for each in found if ASSIGNER_OF not in each), *_by_family(found)])
+
+
+def _by_family(readers: list[str]) -> list[str]:
+    """Join `--assign iou of YOLOv3` and its like: families that read a key with the same assigners share a line."""
+    assigners: dict[str, list[str]] = {}
+    for each in readers:
+        if ASSIGNER_OF in each:
+            name, family = each.removeprefix("--assign ").split(ASSIGNER_OF, 1)
+            assigners.setdefault(family, []).append(name)
+    families: dict[str, list[str]] = {}
+    for family, names in assigners.items():
+        families.setdefault(", ".join(names), []).append(family)
+    return [f"--assign {names}{ASSIGNER_OF}{', '.join(each)}" for names, each in families.items()]
 
 
 def _shown(value: Any) -> str:
@@ -184,7 +200,9 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _range(limits: Any) -> str:
-    low, high, choices = limits["low"], limits["high"], limits["shown"]
+def _range(knob: dataclasses.Field) -> str:
+    low, high, choices = (knob.metadata[name] for name in ("low", "high", "shown"))
     number = "" if low is None else f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+    if low is None and float in get_args(knob.type):
+        number = "a number"
     return ", ".join([*([number] if number else []), *(f"`{choice}`" for choice in choices)])

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,17 @@ class Backend:
     model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
     source: str = ""  # what the weights say about themselves
     photo_bits: int = 0  # that deep photos are scaled by (data/images.py)
+
+
+def in_turns(compute: Compute) -> Compute:
+    """Let one thread at a time compute, for a runtime whose opened file holds the features of one batch."""
+    lock = threading.Lock()
+
+    def alone(images: np.ndarray) -> Sequence[np.ndarray]:
+        with lock:
+            return compute(images)
+
+    return alone
 
 
 def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tuple[int, int]:

@@ -19,8 +19,10 @@ from utils.letterbox import Letterbox
 from utils.ultralytics_only import file_loader
 
 CHECKED_PHOTOS = 4
-# Largest difference of a score, and of a box side in pixels, where a score is at least .05.
-TOLERANCE, HALF_TOLERANCE = (1e-3, 0.5), (2e-2, 4.0)
+# By the numbers that a file stores: the largest difference of a score, and of a box side in pixels, where a score is at
+# least .05.
+TOLERANCES = {"float32": (1e-3, 0.5), "float16": (2e-2, 4.0)}
+TOLERANCE = TOLERANCES["float32"]
 # A network with strong heads differs from itself by more, when only the order of its sums changes: so much more is
 # allowed, and never more than five times the above.
 ROUNDING, MOST = 3.0, 5.0
@@ -61,13 +63,13 @@ def check(exported: Backend, path: Path, job: Job, images: Sequence[np.ndarray])
     for tensor in _inputs(exported, job, images):
         worst = np.maximum(worst, differences(exported, reference, tensor, postprocess))
         rounding = np.maximum(rounding, differences(again, reference, tensor, postprocess))
-    limits = allowed(HALF_TOLERANCE if settings.half else TOLERANCE, rounding)
+    stored = "float16" if settings.half else "float32"
+    limits = allowed(TOLERANCES[stored], rounding)
     score, pixels = worst
     told = f"{len(images)} photos, scores differ by up to {score:.1e}, boxes by {pixels:.1e} px"
     if not (worst <= limits).all():
-        raise ExportMismatch(
-            f"{path.name.removeprefix('.exporting-')}: {told}; allowed {limits[0]:.2g} and {limits[1]:.2g} px"
-        )
+        name, most = path.name.removeprefix(".exporting-"), f"{limits[0]:.2g} and {limits[1]:.2g} px"
+        raise ExportMismatch(f"{name}: {told}; allowed for {stored} {most}")
     return told
 
 

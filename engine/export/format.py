@@ -50,5 +50,6 @@ def format_named(name: str) -> Format:
 
 def _require(what: str, packages: Mapping[str, str]) -> None:
     for module, command in packages.items():
-        if importlib.util.find_spec(module) is None:
+        # The package first: where it is missing, asking for a module in it raises.
+        if importlib.util.find_spec(module.partition(".")[0]) is None or importlib.util.find_spec(module) is None:
             raise UserError(f"{what}: needs {module.partition('.')[0]}: pip install {command}")

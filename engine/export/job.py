@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,10 @@ class Job:
     settings: ExportConfig
     size: tuple[int, int]
     calibration: tuple[np.ndarray, ...] = ()  # batches (B, 3, H, W) of the exported shape, for int8
+
+    def in_float32(self) -> "Job":
+        """Return the job without --half and --int8, for a format that makes other numbers itself."""
+        return replace(self, settings=replace(self.settings, half=False, int8=False))
 
     def network(self) -> Any:
         """Return the network in the layout that was asked for, batch normalisation folded."""

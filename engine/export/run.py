@@ -94,7 +94,7 @@ def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray], t
     finally:
         for each in (temporary, *(temporary.with_suffix(suffix) for suffix in beside)):
             _remove(each)
-    files = [path] if path.is_file() else list(path.iterdir())
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     mib = sum(file.stat().st_size for file in files) / 2**20
     print(f"{chosen.facts.name:<12}{printable(path)}  {mib:.1f} MiB  {told}")
     return path

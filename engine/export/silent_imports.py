@@ -1,9 +1,12 @@
-"""Imports of runtimes that report to their makers, unless they are told not to when they are imported."""
+"""Imports of runtimes that report to their makers unless they are told not to, or that print from C."""
 
+import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -37,3 +40,22 @@ def _without(absent: str, wanted: str) -> ModuleType:
         del sys.modules[absent]
         if given is not None:
             sys.modules[absent] = given
+
+
+@contextlib.contextmanager
+def nothing_printed() -> Iterator[None]:
+    """Send away what is printed, also from C, where nothing else can hold it; errors are told by what is returned."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number, _ in kept:
+            os.dup2(nowhere, number)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nowhere)

@@ -33,7 +33,7 @@ from engine.train.stop_signals import StopNow, StopRequest, stop_requests
 from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
 from models.families import build_detector, family_of
-from models.kernels.in_use import cpu_kernels_in_use
+from models.kernels.in_use import compile_ahead, cpu_kernels_in_use
 from models.yolov3.anchor_fit import fit_anchors
 from utils.checkpoint import remove_unfinished
 from utils.config.knobs import Config
@@ -67,6 +67,7 @@ def run_until(stop: StopRequest, plan: Plan, resumed: dict[str, Any] | None, fol
     if plan.config.run.compiled:
         require_compiler(device)
     if group.main:
+        compile_kernels_ahead(plan.config, device)
         # Whatever is wrong with the data is said before the other processes wait for this one.
         splits = [checked_split(plan.data, split, plan.config.run.bad_labels) for split in ("train", "val")]
         tell_checkup(plan, *splits)
@@ -79,6 +80,12 @@ def run_until(stop: StopRequest, plan: Plan, resumed: dict[str, Any] | None, fol
             if folder is None:
                 folder = group.share(claim_folder(trainer.config, group, claims) if group.main else None)
             return trained(trainer, resources, plan, folder, stop, resumed)
+
+
+def compile_kernels_ahead(config: Config, device: torch.device) -> None:
+    """Begin to compile the kernels of a first training on this machine, while the data is read."""
+    if device.type == "cpu" and config.hyper.cpu_kernels == "on" and family_of(config.model).cpu_kernels:
+        compile_ahead(autocast_dtype(config.run.amp, device) or torch.float32)
 
 
 def prepared(

@@ -7,23 +7,20 @@ LLVM's and Intel's offer too); where there is none, there are no compiled kernel
 
 import ctypes
 import functools
-import hashlib
-import importlib
 import importlib.util
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.kernels import kernel_cache
 from models.kernels.work_order import WorkOrder
 
 # What kernels are compiled for, as numba calls its memory (it has no bf16), and what it is computed in.
 STORED = {torch.bfloat16: "uint16", torch.float32: "float32", torch.float64: "float64"}
 COMPUTED = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
-SOURCES = ("norm_loops.py", "tile_loops.py", "vectors.py", "work_order.py")
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _COMPILING = threading.Lock()
 
@@ -70,30 +67,7 @@ def run_alone(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
 
 @functools.cache
 def _kernel(name: str, dtype: torch.dtype) -> Any:
-    """Return a kernel ("file.function") for numbers of this type: compiled, or read from the user's cache."""
+    """Return a kernel ("file.function") for numbers of this type."""
     with _COMPILING:
-        import numba
-
-        settings: Any = numba.config
-        settings.CACHE_DIR = settings.CACHE_DIR or str(_cache_folder())
         room, _, function = name.partition(".")
-        loops = getattr(importlib.import_module(f"models.kernels.{room}"), function)
-        pointer = numba.types.CPointer(getattr(numba.types, STORED[dtype]))
-        return numba.cfunc(numba.types.void(pointer), cache=True, error_model="numpy")(loops)
-
-
-@functools.cache
-def _cache_folder() -> Path:
-    """Return where kernels compiled from exactly these sources are kept; numba overlooks changes of callees.
-
-    In the user's cache folder, or where nothing can be written to that, in a temporary one.
-    """
-    sources = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "alignyolo" / "kernels" / hashlib.sha256(sources).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="alignyolo-kernels-"))
+        return kernel_cache.compiled_kernel(room, function, STORED[dtype])

@@ -1,10 +1,10 @@
-"""Which of this room's arithmetic a run has, for its record."""
+"""Which of this room's arithmetic a run has: for its record, and to compile it while the data is read."""
 
 import torch
 from torch import device, nn
 
-from models.kernels import compiled
-from models.kernels.compiled_winograd import wide_enough
+from models.kernels import compiled, kernel_cache
+from models.kernels.compiled_winograd import bf16_pays, wide_enough
 from models.kernels.fused_norm import LEAST_CHANNELS
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d
 from models.kernels.winograd import WinogradConv2d
@@ -30,3 +30,10 @@ def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[s
         "freed memory kept": True,
     }
     return [name for name, used in found.items() if used]
+
+
+def compile_ahead(dtype: torch.dtype) -> None:
+    """Begin to compile what training in bf16 or float32 on this CPU needs, unless that has been done here before."""
+    if compiled.available() and dtype in (torch.bfloat16, torch.float32):
+        tiles = ["tile_loops"] if dtype is torch.float32 or bf16_pays() else []
+        kernel_cache.compile_ahead(compiled.STORED[dtype], ["norm_loops", *tiles])

@@ -1,8 +1,13 @@
 """What a compiled kernel is told: an array of 64-bit fields, addresses of tensors and numbers, each with its place."""
 
-import ctypes
+from __future__ import annotations
 
-from torch import Tensor
+import ctypes
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Not at run time: kernel_cache.py compiles without torch.
+    from torch import Tensor
 
 # What threads count up together, parts of the work and their size in rows, and how a row looks.
 NEXT, PARTS, PART_ROWS, ROWS, CHANNELS, LONG, COPIES, TABLE_COPIES, COUNT, HEIGHT, WIDTH, KIND = range(12)
@@ -26,10 +31,11 @@ class WorkOrder:
         """Write fields: a tensor's address (0 for None), a whole number, or a float64."""
         for name, value in values.items():
             place = globals()[name]
-            if isinstance(value, Tensor):
+            if value is None or isinstance(value, int | float):
+                if place >= SLOPE:
+                    self._numbers[place] = value or 0.0
+                else:
+                    self.fields[place] = int(value or 0)
+            else:
                 self._kept[name] = value
                 self.fields[place] = value.data_ptr()
-            elif place >= SLOPE:
-                self._numbers[place] = value or 0.0
-            else:
-                self.fields[place] = int(value or 0)

@@ -31,3 +31,8 @@ def test_scas_gradient_does_not_vanish_where_ious_does():
 def test_an_unknown_loss_is_said():
     with pytest.raises(UserError, match="no box loss 'scaa'; did you mean"):
         main(["scaa"])
+
+
+def test_a_flag_that_draws_nothing_else_is_refused():
+    with pytest.raises(UserError, match="unknown flag --data"):
+        main(["iou", "--data", "shapes"])

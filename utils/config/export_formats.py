@@ -78,13 +78,28 @@ EXPORT_FORMATS = {
             writes={"litert_torch": "litert-torch"},
             opens={"ai_edge_litert": "ai-edge-litert"},
         ),
+        ExportFormat("mnn", ".mnn", half=True, opset=True, writes={**_ONNX, "MNN": "MNN"}, opens={"MNN": "MNN"}),
+        ExportFormat(
+            "executorch",
+            ".pte",
+            dynamic=False,
+            writes={"executorch.exir": "executorch"},
+            opens={"executorch.runtime": "executorch"},
+        ),
+        ExportFormat(
+            "coreml",
+            ".mlpackage",
+            dynamic=False,
+            writes={"coremltools": "coremltools"},
+            opens={"coremltools": "coremltools"},
+        ),
         ExportFormat("darknet", ".weights", graph=False, beside=(".cfg",)),
     )
 }
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join names as a sentence has them: `onnx, openvino and safetensors`."""
+    """Join names as a sentence has them: `onnx, openvino, safetensors and mnn`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

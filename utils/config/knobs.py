@@ -27,6 +27,7 @@ MAX_PIXELS_MEANING = "pixels that a photo may have; larger ones are left out and
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
+HALF_FORMATS = tuple(name for name, entry in EXPORT_FORMATS.items() if entry.half)
 
 
 def knob(
@@ -85,7 +86,9 @@ class TorchvisionConfig:
     )
     backbone_weights: str = knob("", "local file of torchvision's classification weights to start the backbone from")
     hyp: str = knob("", "hyperparameter YAML of this detector, below --hyp and --set")
-    scratch_hyp: str = knob("", "--hyp to take without pretrained weights, with --optimizer adamw; the demo's")
+    scratch_hyp: str = knob(
+        "", "--hyp to give without pretrained weights, with --optimizer adamw; only the demo takes it by itself"
+    )
 
     def __post_init__(self):
         """Check what no single range can say."""
@@ -135,7 +138,7 @@ class Hyperparameters:
     box_gain_match: float | str = knob(
         "none",
         "number that divides the box gain; iou = mean initial loss (prediction = anchor) over that of IoU, measured "
-        "on the training truths and then kept here, so that losses compare by their shape; none = 1",
+        "on the training truths and then kept here, so that losses compare by their shape (YOLOv3 alone); none = 1",
         0.001,
         choices=("none", "iou"),
     )
@@ -166,7 +169,12 @@ class Hyperparameters:
     )
     wiou_momentum: float = knob(0.01, "wiou_v3: share of a batch in the running mean of the IoU loss", 0, 1)
     shape_iou_scale: float = knob(0.0, "shape_iou: exponent of the object's sides in the weights, 0 = all 1", 0, 10)
-    piou_sharpness: float = knob(1.3, "piou_v2: lambda, below 1 to look at good boxes most", 0.1, 10)
+    piou_sharpness: float = knob(
+        1.3,
+        "piou_v2: lambda; up to .71 the best boxes have the largest weight, above it those of medium quality",
+        0.1,
+        10,
+    )
     nwd_constant: float = knob(12.8, "nwd: distance in pixels at which 1/e is left; about an object's mean size", 0.1)
     interpiou_alpha: float = knob(0.98, "interpiou: share of the object in the box between", 0, 1)
     inner_ratio: float = knob(0.7, "inner_...: sides of the scaled boxes over the boxes' own", 0.1, 10)
@@ -179,25 +187,34 @@ class Hyperparameters:
     )
     ggiou_gamma: float = knob(0.0, "exponent of the GGIoU-balanced box weight, 0 = off (paper 1.4)", 0, 10)
     ggiou_wloc: float | str = knob(
-        "auto", "factor of the balanced weight (paper 2.8); auto = mean weight 1", choices=("auto",)
+        "auto", "factor of the balanced weight, a number (paper 2.8); auto = mean weight 1", choices=("auto",)
     )
     balance_metric: str = knob("ggiou", "metric of the balanced weight", choices=tuple(METRICS))
 
-    assigner: str = knob("anchor_ratio", "which anchors answer for a truth", choices=ASSIGNER_NAMES)
-    anchor_t: float = knob(4.0, "anchor_ratio: largest side ratio of truth and anchor", 1, 100)
+    assigner: str = knob("anchor_ratio", "which anchors learn from an object", choices=ASSIGNER_NAMES)
+    anchor_t: float = knob(
+        4.0, "anchor_ratio: how many times as long as an anchor's a truth's side may be, or the other way round", 1, 100
+    )
     ignore_iou: float = knob(0.7, "best_anchor: other anchors above this IoU are ignored", 0.01, 1)
     assign_positive: float = knob(0.5, "iou, ggiou: positive at or above this metric", 0.01, 1)
     assign_negative: float = knob(0.4, "iou, ggiou: negative below this metric", 0.01, 1)
     atss_topk: int = knob(9, "atss: nearest anchors of every level that set an object's threshold", 1, 1000)
     simota_radius: float = knob(2.5, "simota: strides from an object's centre within which anchors are good", 0.1, 100)
-    simota_topk: int = knob(10, "simota: best IoUs whose sum is an object's number of anchors", 1, 1000)
+    simota_topk: int = knob(
+        10,
+        "simota: how many of an object's best IoUs are added up; the sum, rounded down and at least 1, is its "
+        "number of anchors",
+        1,
+        1000,
+    )
     simota_iou_weight: float = knob(3.0, "simota: weight of -log IoU beside the cross entropy of the classes", 0, 100)
     tal_topk: int = knob(10, "tal: anchors of an object at most", 1, 1000)
     tal_alpha: float = knob(0.5, "tal: exponent of the score", 0, 10)
     tal_beta: float = knob(6.0, "tal: exponent of the overlap", 0, 20)
     tal_enlarge: str = knob(
         "on",
-        "tal: sides below the second stride count as that long, as in ultralytics since 8.4",
+        "tal: an object's sides below the second stride (16 px in YOLOv3, 32 in YOLOv3-tiny) count as that long, as in "
+        "ultralytics since 8.4",
         choices=("on", "off"),
     )
     serve_unmatched: str = knob(
@@ -205,10 +222,14 @@ class Hyperparameters:
     )
     rpn_positive: float = knob(0.7, "fasterrcnn, first stage: positive at or above this metric", 0.01, 1)
     rpn_negative: float = knob(0.3, "fasterrcnn, first stage: negative below this metric", 0.01, 1)
-    min_positives: int = knob(1, "iou, ggiou: anchors that every reachable truth gets", 0, 100)
+    min_positives: int = knob(
+        1, "iou, ggiou: anchors that every object gets at least, as far as anchors can reach it", 0, 100
+    )
     ggiou_alpha: float = knob(0.3, "exponent of the Gaussian factor", 0, 0.99)
-    ggiou_beta: float = knob(1 / 6, "width of the Gaussian over the width of the sigma box", 0.001, 10)
-    ggiou_sigma: str = knob("overlap", "box whose sides set sigma", choices=("overlap", "truth"))
+    ggiou_beta: float = knob(1 / 6, "sigma of the Gaussian, as a share of the sides that ggiou_sigma names", 0.001, 10)
+    ggiou_sigma: str = knob(
+        "overlap", "sides that ggiou_beta is a share of: the overlap's, or the truth's", choices=("overlap", "truth")
+    )
 
     cpu_kernels: str = knob(
         "on",
@@ -272,15 +293,21 @@ FOREIGN_KEYS = frozenset(
 class RunConfig:
     """The flags of train.py."""
 
-    data: str = knob("shapes", "data YAML, built-in name (shapes, coco128, ...), or a folder, .zip, COCO JSON")
+    data: str = knob(
+        "shapes", "data YAML, built-in name (shapes, coco128, ...), or a folder, .zip, COCO JSON; without it, the demo"
+    )
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     val: float = knob(0.0, "share of the training photos to validate on, for a set without a val split", 0.0, 0.9)
     cfg: str = knob("yolov3-tiny", "model YAML, or a name in models (yolov3, yolov3-tiny, retinanet_resnet18_fpn, ...)")
-    hyp: str = knob("", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...)")
+    hyp: str = knob(
+        "", "hyperparameter YAML, or a name in data/hyps (baseline, sca, ggiou, ggiou-yolo, ...); the demo: shapes"
+    )
     weights: str = knob("", "weights to start from: ours, ultralytics/yolov3 .pt, Darknet .weights (default: none)")
-    epochs: int = knob(100, "passes over the training images", 1, 100000)
-    batch_size: int = knob(16, "images per step, -1 = as many as memory bears", -1, 65536)
-    imgsz: tuple[int, ...] = knob((640,), "network input in pixels: one side, or height and width", 32, 8192)
+    epochs: int = knob(100, "passes over the training images; the demo: 7", 1, 100000)
+    batch_size: int = knob(16, "images per step, -1 = as many as memory bears; the demo: 4", -1, 65536)
+    imgsz: tuple[int, ...] = knob(
+        (640,), "network input in pixels: one side, or height and width; the demo: 256", 32, 8192
+    )
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
     seed: int = knob(0, "seed of weights, order and augmentation", 0, 2**31)
@@ -295,7 +322,7 @@ class RunConfig:
         choices=("ram", "device"),
     )
     compiled: bool = knob(False, "compile the network with torch.compile (minutes at the start; needs a compiler)")
-    optimizer: str = knob("sgd", "optimiser", choices=("sgd", "adamw"))
+    optimizer: str = knob("sgd", "optimiser; the demo: adamw", choices=("sgd", "adamw"))
     cos_lr: bool = knob(False, "cosine decay of the learning rate (hyperparameter lr_schedule: linear, cosine, steps)")
     multi_scale: bool = knob(False, "vary the image size by up to 50 % from batch to batch")
     rect: bool = knob(False, "batches of photos of similar shape, padded no more than they need; no mosaic, no mixup")
@@ -305,7 +332,7 @@ class RunConfig:
     )
     freeze: str = knob("", "parts that keep their weights, e.g. backbone or backbone.stage1,backbone.stage2")
     patience: int = knob(100, "epochs without a better AP before the run stops, 0 = never", 0, 100000)
-    nan_patience: int = knob(10, "steps in a row that are not finite before the run stops", 1, 100000)
+    nan_patience: int = knob(10, "steps in a row whose loss or gradient is not finite before the run stops", 1, 100000)
     autoanchor: bool = knob(False, "fit new anchors to the data (this makes runs hard to compare)")
     conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)
@@ -344,7 +371,7 @@ class ValConfig:
     """The flags of val.py; what is not given comes from the checkpoint's own run."""
 
     weights: str = knob("", "weights, or a file of export.py (default: best.pt of the newest run)")
-    data: str = knob("", "data YAML or built-in name (default: the one it was trained on)")
+    data: str = knob("", "data YAML, built-in name, or a folder, .zip, COCO JSON (default: what it was trained on)")
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
     split: str = knob("val", "split of the data set", choices=("train", "val", "test"))
     iou_list: tuple[float, ...] = knob((), "more IoU thresholds to report AP at, besides .50 to .95", 0.01, 1)
@@ -373,12 +400,22 @@ class ValConfig:
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class DrawConfig:
+    """The flags of `python -m studies.zoo`: the losses drawn."""
+
+    quick: bool = knob(False, "smaller samples, in a fraction of the time")
+    out: str = knob("runs/studies", "folder of the CSV files and pictures")
+
+
+@dataclass(frozen=True)
+class StudyConfig(DrawConfig):
     """The flags of `python -m studies`: the papers' figures and tables that need no training."""
 
-    quick: bool = knob(False, "smaller samples: minutes on two cores instead of a quarter of an hour")
-    out: str = knob("runs/studies", "folder of the CSV files and pictures")
-    data: str = knob("", "assignment census: data YAML or built-in name (default: coco128 where it is, else shapes)")
+    quick: bool = knob(False, "smaller samples: one to two minutes on one core instead of about five")
+    data: str = knob(
+        "",
+        "where objects are counted by assigner: data YAML or built-in name (default: coco128 where it is, else shapes)",
+    )
     data_root: str = knob("", "folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")
 
 
@@ -391,7 +428,7 @@ class CompareConfig:
         (), "box losses to compare, with every assigner of --assigners", choices=BOX_LOSSES, shown=SHOWN_LOSSES
     )
     assigners: tuple[str, ...] = knob((), "assigners to compare, with every loss", choices=ASSIGNER_NAMES)
-    seeds: tuple[int, ...] = knob((0, 1, 2), "seeds; a seed is one pair of every difference", 0, 2**31)
+    seeds: tuple[int, ...] = knob((0, 1, 2), "seeds; differences are taken between runs of the same seed", 0, 2**31)
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")
     split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
@@ -410,7 +447,7 @@ class TuneConfig:
         ("lr0=1e-4..0.1:log", "weight_decay=1e-5..0.01:log", "box=0.02..0.5:log", "cls=0.1..5:log", "obj=0.2..5:log"),
         "keys with what to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log, KEY=A,B,C",
     )
-    metric: str = knob("ap", "measure of metrics.json and results.csv to raise")
+    metric: str = knob("ap", "measure of metrics.json and results.csv to maximise")
     max_seconds: float = knob(0.0, "constraint: training seconds of a run, 0 = none", 0)
     max_parameters: int = knob(0, "constraint: weights and biases of the detector, 0 = none", 0)
     prune: bool = knob(True, "stop runs early that fall behind (Hyperband)")
@@ -464,7 +501,7 @@ class ExportConfig:
         "any batch and any image size that the stride divides (in OpenCV: from 5 on; ultralytics runs an onnx of any "
         "size at 640 px, unless told imgsz)",
     )
-    half: bool = knob(False, "half precision weights and features, by converting the graph")
+    half: bool = knob(False, f"weights and features of 16 bits, by converting the graph: for {', '.join(HALF_FORMATS)}")
     int8: bool = knob(False, "8 bit weights and features, all but the ends of the network; needs --calibrate")
     calibrate: str = knob("", "int8: data set whose train split shows it the range of features, whose val split its AP")
     data_root: str = knob("", "int8: folder of the built-in data sets (default $ALIGNYOLO_DATA, then ./datasets)")

@@ -1,17 +1,18 @@
 """ncnn: a folder with model.ncnn.param, model.ncnn.bin and a metadata.yaml, for phones and small boards."""
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from engine.export.backend import Backend, from_metadata
+from engine.export.converter import run_converter
 from engine.export.formats import torchscript
 from engine.export.formats.folder import read_metadata, write_metadata
 from engine.export.job import Job
-from utils.errors import CommandError, UserError, printable
+from engine.export.silent_imports import nothing_printed
+from utils.errors import UserError, printable
 
 PARAM, WEIGHTS = "model.ncnn.param", "model.ncnn.bin"
 MAGIC = b"7767517"  # the first line of every .param
@@ -25,11 +26,8 @@ def write(path: Path, job: Job) -> None:
     with tempfile.TemporaryDirectory() as folder:
         torchscript.write(Path(folder) / "model.torchscript", job)
         command = [pnnx.EXEC_PATH, "model.torchscript", f"inputshape=[1,3,{height},{width}]", "fp16=0"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
         made = [Path(folder) / name for name in (PARAM, WEIGHTS)]
-        if done.returncode or not all(file.is_file() for file in made):
-            said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
-            raise CommandError(f"--format ncnn: pnnx ended with code {done.returncode}: {printable(said, 120)}")
+        run_converter("ncnn", "pnnx", command, Path(folder), made)
         path.mkdir(parents=True)
         for file in made:
             shutil.move(file, path / file.name)
@@ -48,7 +46,9 @@ def open_file(path: Path, precision: str) -> Backend:
     network.opt.use_vulkan_compute = False
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(network.opt, option, False)
-    if network.load_param(str(path / PARAM)) or network.load_model(str(path / WEIGHTS)):
+    with nothing_printed():
+        failed = network.load_param(str(path / PARAM)) or network.load_model(str(path / WEIGHTS))
+    if failed:
         raise UserError(f"{printable(path)}: not an ncnn model, or damaged")
 
     def compute(images: np.ndarray) -> list[np.ndarray]:

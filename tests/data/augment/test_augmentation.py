@@ -23,7 +23,8 @@ from data.augment.augmentation import (
     transform_boxes,
     worth_keeping,
 )
-from data.augment.pixels import Layout, paint, recolour
+from data.augment.colours import recolour
+from data.augment.pixels import Layout, paint
 from utils.letterbox import Letterbox
 
 STILL = Augmentation(0, 0, 0, translate=0, scale=0, fliplr=0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from data.augment.augmentation import Augmentation
+from data.augment.colours import recolour
 from data.augment.on_device import DevicePhotos, Recipes, _applied, _recolour
-from data.augment.pixels import recolour
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset, cache_bytes
 from data.loader import build_loader

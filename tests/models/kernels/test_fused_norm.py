@@ -214,15 +214,3 @@ def test_without_numba_all_is_as_before(monkeypatch):
     finally:
         monkeypatch.undo()
         compiled.available.cache_clear()
-
-
-def test_kernels_are_kept_in_the_users_cache_or_where_there_is_none_in_a_temporary_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = compiled._cache_folder.__wrapped__()
-    assert tmp_path in folder.parents
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    folder = compiled._cache_folder.__wrapped__()
-    assert tmp_path not in folder.parents
-    assert folder.is_dir()
-    folder.rmdir()

@@ -1,0 +1,70 @@
+"""Where compiled kernels are kept, and that compiling them ahead leaves nothing to compile."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from models.kernels import compiled, kernel_cache
+from tests.paths import ROOT
+
+if not compiled.available():
+    pytest.skip("numba, or torch's OpenMP, is not here", allow_module_level=True)
+
+# Compile ahead; then one step of a block with a pool and one of a block without.
+STEPS = """\
+import sys
+import torch
+from torch import nn
+from models.kernels import kernel_cache
+from models.kernels.fused_norm import norm_act
+folder = kernel_cache.cache_folder()
+if sys.argv[1:]:
+    sys.executable = sys.argv[1]
+kernel_cache.compile_ahead("uint16", ["norm_loops"])
+kernel_cache._wait_for("norm_loops")
+print(len(list(folder.rglob("*.nbc"))))
+x = torch.randn(2, 16, 4, 4).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+for pool in (True, False):
+    norm_act(x, nn.BatchNorm2d(16), None, pool).float().sum().backward()
+print(len(list(folder.rglob("*.nbc"))))
+"""
+
+
+def counts(folder, *given):
+    """How many kernels a fresh cache holds after compiling ahead, and after the steps."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", STEPS, *given]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+def test_nothing_is_left_to_compile(tmp_path):
+    expected = len(kernel_cache.KERNELS["norm_loops"])
+    assert counts(tmp_path) == [expected, expected]
+    # Done before: no process is started again, which could not be.
+    assert counts(tmp_path, str(tmp_path / "missing")) == [expected, expected]
+
+
+@pytest.mark.parametrize("program", ["missing", "false"])
+def test_where_no_process_can_compile_kernels_are_compiled_when_they_are_used(program, monkeypatch, tmp_path):
+    """A program that is not there, and one that fails."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", shutil.which(program) or str(tmp_path / program))
+    kernel_cache.compile_ahead("float32")
+    assert kernel_cache.compiled_kernel("norm_loops", "finish_statistics", "float32").address
+
+
+def test_kernels_are_kept_in_the_users_cache_or_where_there_is_none_in_a_temporary_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = kernel_cache.cache_folder.__wrapped__()
+    assert tmp_path in folder.parents
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = kernel_cache.cache_folder.__wrapped__()
+    assert tmp_path not in folder.parents
+    assert folder.is_dir()
+    folder.rmdir()
