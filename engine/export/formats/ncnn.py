@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from engine.export.backend import Backend, from_metadata
 from engine.export.converter import run_converter
@@ -44,6 +45,8 @@ def open_file(path: Path, precision: str) -> Backend:
             raise UserError(f"{printable(path / PARAM)}: not an ncnn model")
     network = ncnn.Net()
     network.opt.use_vulkan_compute = False
+    # Its own choice is all cores, whose threads wait for each other where torch's, or other work, has them.
+    network.opt.num_threads = torch.get_num_threads()
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(network.opt, option, False)
     with nothing_printed():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from engine.export.backend import Backend, from_metadata
 from engine.export.job import Job
@@ -16,9 +17,14 @@ from utils.errors import UserError, printable
 
 def write(path: Path, job: Job) -> None:
     """Write the traced network; its metadata is the extra file config.txt."""
+    network = job.network()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            # As it trains: on a CPU a photo takes three quarters of the time.
+            module.to(memory_format=torch.channels_last)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(job.network(), job.example(), check_trace=False)
+        traced = torch.jit.trace(network, job.example(), check_trace=False)
     # In memory: torch's own writer of files ends the whole process when the disk is full.
     whole = io.BytesIO()
     with warnings.catch_warnings():
