@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.kernels.few_at_a_time import few_at_a_time
 from models.yolov3.blocks import ConvBlock, Downsample, max_pool
 
 
@@ -14,7 +13,6 @@ class Darknet53(nn.Module):
     def __init__(self, channels: Sequence[int], activation: str, pool_padding: str = "zeros", cpu_kernels: bool = True):
         super().__init__()
         stem, c1, c2, c3, c4, c5 = channels
-        self.widest = stem if cpu_kernels else 0
         self.stem = ConvBlock(3, stem, 3, 1, activation, cpu_kernels)
         self.stage1 = Downsample(stem, c1, 1, activation, cpu_kernels)
         self.stage2 = Downsample(c1, c2, 2, activation, cpu_kernels)
@@ -24,14 +22,11 @@ class Darknet53(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features of strides 8, 16 and 32."""
-        x = few_at_a_time(self._first_layers, images, 0 if self.training else self.widest)
-        c3 = self.stage3(x)
+        c2 = self.stage2(self.stage1(self.stem(images)))
+        c3 = self.stage3(c2)
         c4 = self.stage4(c3)
         c5 = self.stage5(c4)
         return c3, c4, c5
-
-    def _first_layers(self, images: Tensor) -> Tensor:
-        return self.stage2(self.stage1(self.stem(images)))
 
 
 POOL_PADDING = {"zeros": 0.0, "lowest": float("-inf")}
@@ -43,7 +38,6 @@ class DarknetTiny(nn.Module):
     def __init__(self, channels: Sequence[int], activation: str, pool_padding: str = "zeros", cpu_kernels: bool = True):
         super().__init__()
         c0, c1, c2, c3, c4, c5, c6 = channels
-        self.widest = c0 if cpu_kernels else 0
         self.pool = max_pool(2, 2, cpu_kernels=cpu_kernels)
         self.conv0 = ConvBlock(3, c0, 3, 1, activation, cpu_kernels)
         self.conv1 = ConvBlock(c0, c1, 3, 1, activation, cpu_kernels)
@@ -57,16 +51,13 @@ class DarknetTiny(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features of strides 16 and 32."""
-        x = few_at_a_time(self._first_layers, images, 0 if self.training else self.widest)
-        c4 = self.conv4(x)
-        c5 = self.conv6(self.pool_same(self.conv5(self.pool(c4))))
-        return c4, c5
-
-    def _first_layers(self, images: Tensor) -> Tensor:
         x = self.conv0(images, self.pool)
         x = self.conv1(x, self.pool)
         x = self.conv2(x, self.pool)
-        return self.conv3(x, self.pool)
+        x = self.conv3(x, self.pool)
+        c4 = self.conv4(x)
+        c5 = self.conv6(self.pool_same(self.conv5(self.pool(c4))))
+        return c4, c5
 
 
 BACKBONES: dict[str, type[nn.Module]] = {"darknet53": Darknet53, "darknet_tiny": DarknetTiny}
