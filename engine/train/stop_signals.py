@@ -2,15 +2,13 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from engine.parent_process import end_with_parent
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# The process with whose end a run ends too: set by who starts runs, such as studies/trials/jobs.py.
-PARENT = "ALIGNYOLO_PARENT"
-LOOK_S = 0.5
 
 
 class StopNow(KeyboardInterrupt):
@@ -75,23 +73,3 @@ def leave_terminal() -> None:
         if os.isatty(number):
             os.dup2(nowhere, number)
     os.close(nowhere)
-
-
-def end_with_parent() -> threading.Event:
-    """Watch the process that the environment names as the one to end with: this one gets SIGTERM when it is gone.
-
-    Until the event that is returned is set: a process that goes on after its run must not be ended later.
-    """
-    over = threading.Event()
-    parent = os.environ.get(PARENT, "")
-    if not parent.isdigit():
-        return over
-
-    def watch() -> None:
-        while not over.wait(LOOK_S):
-            if os.getppid() != int(parent):
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    threading.Thread(target=watch, name="watches its parent", daemon=True).start()
-    return over

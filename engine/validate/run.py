@@ -12,6 +12,7 @@ from data.loader import Batch, build_loader
 from data.pixel_limit import pixels_allowed
 from data.split import load_split
 from engine.failures import explained
+from engine.parent_process import end_with_parent
 from engine.resources import loading_processes
 from engine.run_files import ValRecords, attempt
 from engine.settings.configure import open_data
@@ -29,11 +30,18 @@ from utils.run_folder import new_run_folder
 
 
 def run(settings: ValConfig) -> Metrics:
-    """Validate a checkpoint as the flags say and write a run folder; UserError for wrong input."""
+    """Validate a checkpoint as the flags say and write a run folder; UserError for wrong input.
+
+    Where a comparison has started it, it ends with that.
+    """
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
-    measured = open_measured(weights, settings)
-    with pixels_allowed(measured.config.run.max_pixels):
-        return validated(settings, weights, measured)
+    over = end_with_parent()
+    try:
+        measured = open_measured(weights, settings)
+        with pixels_allowed(measured.config.run.max_pixels):
+            return validated(settings, weights, measured)
+    finally:
+        over.set()
 
 
 def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from engine.train.stop_signals import PARENT
+from engine.parent_process import PARENT
+from utils.errors import printable
 
 try:
     import fcntl
@@ -32,6 +33,7 @@ class Job:
             **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
         }
         self.output: IO[str] | None = None
+        self.waits = False
         self.process: subprocess.Popen | None = None
 
     @property
@@ -43,7 +45,13 @@ class Job:
         """Go on with what is due, without waiting; return the exit code once all is over."""
         if self.output is None:
             self.output = locked(self.log)
-            return None if self.output is None else self._advance(None)
+            if self.output is not None:
+                return self._advance(None)
+            if not self.waits:
+                self.waits = True
+                print(f"{printable(self.log)}: a process of an earlier worker still writes to it: waits for its end")
+                sys.stdout.flush()
+            return None
         code = self.process.poll() if self.process else 0
         if code is None:
             return None

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from studies.compare import compare, parse_flags
+from studies.comparison.paired import holm, paired_difference
 from studies.scores import parse_flags as scores_flags
 from tests.paths import ROOT
 from train import parse_flags as train_flags
@@ -248,3 +249,32 @@ def test_the_reports_are_what_their_tables_say(name, tmp_path):
     )
     for file in ("runs.csv", "curves.csv"):
         assert (folder / file).read_bytes() == (RESULTS / name / file).read_bytes()
+
+
+def test_what_the_results_recommend_is_what_their_tables_say():
+    """Every difference with its interval and Holm's p, rounded as the page rounds them."""
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split("\n## ")[1].split())
+
+    def differences(name, scored, baseline, column):
+        variants = {row["variant"] for row in read_rows(name)} - {baseline}
+        base = of(name, scored, baseline, column)
+        found = {each: paired_difference(of(name, scored, each, column), base) for each in variants}
+        return found, holm({each: estimate.p for each, estimate in found.items()})
+
+    slender, corrected = differences("shapes-epochs21", "val", "anchor_ratio", "ap_ratio_from_4")
+    found = slender["ggiou-yolo"]
+    assert f"it is {100 * found.mean:.1f} points of AP above" in text
+    assert f"{100 * found.low:.1f} to {100 * found.high:.1f}, three seeds" in text
+    assert f"(p {corrected['ggiou-yolo']:.2f})".replace("0.", ".") in text
+    cells, corrected = differences("bccd", "test", "ciou", "ap")
+    found = cells["assign-ggiou"]
+    assert f"they are {100 * found.mean:.1f} points above the default" in text
+    assert f"({100 * found.low:.1f} to {100 * found.high:.1f})" in text
+    assert f"(p {corrected['assign-ggiou']:.2f})".replace("0.", ".") in text
+    found = cells["sca"]
+    assert f"SCALoss is {100 * found.mean:.1f} points above CIoU" in text
+    assert f"({100 * found.low:+.1f} to {100 * found.high:+.1f})" in text
+    shapes, corrected = differences("shapes-epochs21", "val", "anchor_ratio", "ap")
+    found = shapes["ggiou"]
+    assert f"they are {-100 * found.mean:.1f} points below ({-100 * found.high:.1f} to {-100 * found.low:.1f};" in text
+    assert f"p {corrected['ggiou']:.3f})".replace("0.", ".") in text

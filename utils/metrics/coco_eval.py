@@ -46,40 +46,58 @@ class Errors(NamedTuple):
     counts: dict[str, int]
 
 
-def coco_precision_recall(
-    truths: Truths, detections: Boxes, num_classes: int, ious: Sequence[float] = tuple(COCO_IOUS)
-) -> tuple[NDArray, NDArray]:
-    """Return precision (K IoUs, 101 recalls, C, 4 areas) and final recall (K IoUs, C, 4 areas); NaN without truths."""
-    precision = np.full((len(ious), 101, num_classes, 4), np.nan)
-    recall = np.full((len(ious), num_classes, 4), np.nan)
+def measured_classes(truths: Truths, num_classes: int) -> NDArray:
+    """Return the classes (P,) to measure: those with truths, which of thousands may be few; all where that is one.
+
+    Where one is all there is, numpy adds up in another order than for several.
+    """
     classes = np.unique(truths.labels)
-    if not len(classes):
+    return classes if len(classes) > 1 else np.arange(num_classes)
+
+
+def coco_precision_recall(
+    truths: Truths, detections: Boxes, classes: NDArray, ious: Sequence[float] = tuple(COCO_IOUS)
+) -> tuple[NDArray, NDArray]:
+    """Return precision (K IoUs, 101 recalls, P, 4 areas) and final recall (K IoUs, P, 4 areas); NaN without truths.
+
+    `classes` (P,) rise, and are all that have truths or more.
+    """
+    precision = np.full((len(ious), 101, len(classes), 4), np.nan)
+    recall = np.full((len(ious), len(classes), 4), np.nan)
+    known = np.unique(truths.labels)
+    if not len(known):
         return precision, recall
-    evaluation = _evaluation(truths, detections, classes)
+    evaluation = _evaluation(truths, detections, known)
     evaluation.params.iou_thrs = list(map(float, ious))
-    found = _accumulated(evaluation)
-    precision[:, :, classes], recall[:, classes] = found["precision"][..., 0], found["recall"][..., 0]
-    return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
+    found, rows = _accumulated(evaluation), np.searchsorted(classes, known)
+    precision[:, :, rows], recall[:, rows] = _defined(found["precision"][..., 0]), _defined(found["recall"][..., 0])
+    return precision, recall
 
 
 def precision_by_ratio(
-    truths: Truths, detections: Boxes, num_classes: int, limits: Sequence[tuple[float, float]]
+    truths: Truths, detections: Boxes, classes: NDArray, limits: Sequence[tuple[float, float]]
 ) -> NDArray:
-    """Return precision (10 IoUs, 101 recalls, C, len(limits)) of objects with these side ratios, long over short.
+    """Return precision (10 IoUs, 101 recalls, P, len(limits)) of objects with these side ratios, long over short.
 
     COCO's own rule for sizes: truths outside the limits are ignored, and so are unmatched detections outside them.
+    `classes` (P,) rise, and are all that have truths or more.
     """
-    precision = np.full((10, 101, num_classes, len(limits)), np.nan)
-    classes = np.unique(truths.labels)
-    if not len(classes):
+    precision = np.full((10, 101, len(classes), len(limits)), np.nan)
+    known = np.unique(truths.labels)
+    if not len(known):
         return precision
     # The evaluator sorts boxes into ranges by their `area`, whatever that number means.
     own = replace(truths, area=side_ratios(truths.xywh))
-    evaluation = _evaluation(own, detections, classes, side_ratios(to_xywh(detections.boxes)))
+    evaluation = _evaluation(own, detections, known, side_ratios(to_xywh(detections.boxes)))
     evaluation.params.area_rng = [list(map(float, each)) for each in limits]
     evaluation.params.area_rng_lbl = [str(number) for number in range(len(limits))]
-    precision[:, :, classes] = _accumulated(evaluation)["precision"][..., 0]
-    return np.where(precision < 0, np.nan, precision)
+    precision[:, :, np.searchsorted(classes, known)] = _defined(_accumulated(evaluation)["precision"][..., 0])
+    return precision
+
+
+def _defined(values: NDArray) -> NDArray:
+    """Return the evaluator's values with NaN where it writes -1: where there are no truths."""
+    return np.where(values < 0, np.nan, values)
 
 
 def tide_errors(truths: Boxes, detections: Boxes, num_classes: int) -> Errors:

@@ -19,6 +19,7 @@ from utils.metrics.coco_eval import (
     among,
     coco_precision_recall,
     counted_detections,
+    measured_classes,
     precision_by_ratio,
     tide_errors,
 )
@@ -187,12 +188,16 @@ class CocoMetrics:
         finite = np.isfinite(added.boxes).all(1) & np.isfinite(added.scores)
         detections = counted_detections(added.take(finite), self.details)
         ious = (*COCO_IOUS, *self.ious)
-        precision, recall = coco_precision_recall(self.details, detections, num_classes, ious)
+        measured = measured_classes(self.details, num_classes)
+        precision, recall = coco_precision_recall(self.details, detections, measured, ious)
         at_list, precision, recall = precision[10:, ..., 0].mean(1).T, precision[:10], recall[:10]
+        # By columns, as sums over classes have been made so far.
+        at_list = np.asfortranarray(_of_all(at_list, measured, num_classes))
 
         matches = match_truths(detections, self.truths, self.details, num_classes)
         point = best_operating_point(matches)
-        values = np.column_stack([_average_precisions(precision), recall[..., 0].mean(0), *point[1:]])
+        columns = np.column_stack([_average_precisions(precision), recall[..., 0].mean(0)])
+        values = np.column_stack([_of_all(columns, measured, num_classes), *point[1:]])
         per_class = {
             name: {"labels": int(count), **dict(zip(COLUMNS, row.tolist(), strict=True))}
             for name, count, row in zip(self.names, matches.labels, values, strict=True)
@@ -202,12 +207,12 @@ class CocoMetrics:
         return Metrics(
             overall=overall
             | _by_frequency(values[:, 0], self.details)
-            | (_by_side_ratio(self.details, detections, num_classes) if by_ratio else {})
+            | (_by_side_ratio(self.details, detections, measured) if by_ratio else {})
             | ({f"tide_{name}": cost for name, cost in found.lost.items()} if found else {}),
             per_class=per_class,
             confidence=point.confidence,
             counts=self._counts(matches.labels, finite),
-            curves=_curves(precision, matches),
+            curves=_curves(_of_all(precision[0, :, :, 0].T, measured, num_classes), matches),
             matches=matches,
             at_iou={
                 f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
@@ -442,13 +447,20 @@ def _unfound(truth_of: NDArray, count: int) -> NDArray:
 
 
 def _average_precisions(precision: NDArray) -> NDArray:
-    """Return columns ap, ap50 to ap95, ap_small, ap_medium, ap_large (C, 14) of COCO's precision (10, 101, C, 4)."""
+    """Return columns ap, ap50 to ap95, ap_small, ap_medium, ap_large (P, 14) of COCO's precision (10, 101, P, 4)."""
     everywhere, by_area = precision[..., 0], precision[..., 1:]
     return np.column_stack([everywhere.mean((0, 1)), everywhere.mean(1).T, by_area.mean((0, 1))])
 
 
+def _of_all(values: NDArray, classes: NDArray, num_classes: int) -> NDArray:
+    """Return rows (C, K) of all classes from those (P, K) of `classes`; NaN for the others."""
+    spread = np.full((num_classes, values.shape[1]), np.nan)
+    spread[classes] = values
+    return spread
+
+
 def _curves(precision: NDArray, matches: Matches) -> Curves:
-    """Return what the precision-recall and the F1 plot show."""
+    """Return what the precision-recall and the F1 plot show, the former (C, 101) at IoU .5."""
     order, num_labels = matches.by_class, matches.labels
     labels, scores = matches.detections.labels[order], matches.detections.scores[order]
     running = _running_f1(labels, matches.truth[order] >= 0, np.maximum(num_labels, 1))
@@ -457,7 +469,7 @@ def _curves(precision: NDArray, matches: Matches) -> Curves:
         own = slice(*np.searchsorted(labels, [label, label + 1]))
         kept = np.searchsorted(-scores[own], -CURVE_CONFIDENCES, "right")
         f1[label] = np.append(0, running[own])[kept]
-    return Curves(np.linspace(0, 1, 101), precision[0, :, :, 0].T.copy(), CURVE_CONFIDENCES, f1)
+    return Curves(np.linspace(0, 1, 101), precision, CURVE_CONFIDENCES, f1)
 
 
 def _paired_iou(boxes: NDArray, others: NDArray, crowd: bool = False) -> NDArray:
@@ -489,9 +501,9 @@ def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
     }
 
 
-def _by_side_ratio(truths: Truths, detections: Boxes, num_classes: int) -> dict[str, float]:
+def _by_side_ratio(truths: Truths, detections: Boxes, classes: NDArray) -> dict[str, float]:
     """Return AP, AP50 and AP75 of the objects in each of RATIO_BINS, the mean over classes that have some."""
-    ap = precision_by_ratio(truths, detections, num_classes, list(RATIO_BINS.values())).mean(1)
+    ap = precision_by_ratio(truths, detections, classes, list(RATIO_BINS.values())).mean(1)
     columns = {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5]}
     return {
         f"{column}_{name}": value

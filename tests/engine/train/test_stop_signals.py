@@ -14,6 +14,7 @@ import torch
 from engine.train.resume import load_last
 from engine.train.stop_signals import stop_requests
 from tests.engine.conftest import NARROW
+from tests.lively import lively_checkpoint
 from tests.paths import ROOT
 from utils import checkpoint
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -57,6 +58,7 @@ def test_a_signal_ends_the_run_in_good_order(number, small_shapes, tmp_path):
     assert len(list(csv.DictReader((tmp_path / "exp" / "results.csv").open()))) in (done, done + 1)
 
 
+NAMES = ("disc", "ring", "square", "triangle", "cross", "bar")
 WAITS = """
 import os, sys, time
 from engine.train.stop_signals import StopNow, stop_requests
@@ -84,6 +86,17 @@ def test_a_run_ends_with_the_process_that_started_it(tmp_path):
         assert time.monotonic() < end, number
         time.sleep(0.05)
     assert (tmp_path / "said").read_text() == "SIGTERM"
+
+
+def test_a_validation_ends_with_the_process_that_started_it(small_shapes, tmp_path):
+    """As the one that scores a comparison's run on another split; here that process is another from the start."""
+    best = lively_checkpoint(tmp_path / "best.pt", "yolov3-tiny", {"channels": [8] * 7}, NAMES, (64, 64))
+    arguments = ["--weights", str(best), "--data", str(small_shapes), "--project", str(tmp_path), "--workers", "0"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "val.py"), *arguments], env={**os.environ, "ALIGNYOLO_PARENT": "1"}, check=False
+    )
+    assert done.returncode == -signal.SIGTERM
+    assert not list(tmp_path.glob("*/metrics.json"))
 
 
 def test_a_signal_that_was_ignored_stays_so(tmp_path):

@@ -70,11 +70,11 @@ def test_ap_by_side_ratio_is_the_ap_where_only_such_objects_are(tmp_path):
         tmp_path, ([[120, 80, 180, 120], [15, 35, 105, 45], [200, 0, 210, 190]], [0.5, 0.9, 0.95], [0, 1, 0])
     )
     truths, found = metrics.details, metrics.detections()
-    everything = precision_by_ratio(truths, found, 3, [(0, 1e10)])[..., 0]
-    plain = coco_precision_recall(truths, found, 3, tuple(COCO_IOUS))[0][..., 0]
+    everything = precision_by_ratio(truths, found, np.arange(3), [(0, 1e10)])[..., 0]
+    plain = coco_precision_recall(truths, found, np.arange(3), tuple(COCO_IOUS))[0][..., 0]
     np.testing.assert_allclose(everything, plain)
     np.testing.assert_allclose(side_ratios(truths.xywh), [1.5, 9], rtol=1e-5)
-    low, high = np.moveaxis(precision_by_ratio(truths, found, 3, [(0, 2), (4, 1e10)])[0], -1, 0)
+    low, high = np.moveaxis(precision_by_ratio(truths, found, np.arange(3), [(0, 2), (4, 1e10)])[0], -1, 0)
     assert low[:, 0].mean() == pytest.approx(1), "the slender false alarm belongs to another bin"
     assert plain[0, :, 0].mean() == pytest.approx(0.5)
     assert np.isnan(high[:, 0]).all()

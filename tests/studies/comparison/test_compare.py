@@ -4,6 +4,9 @@ import csv
 import json
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +17,7 @@ from studies.compare import command_of, compare, parse_flags
 from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
 from studies.comparison.report import write_report
 from studies.comparison.runs import plan
+from tests.paths import ROOT
 from train import parse_flags as train_flags
 from utils.config.knobs import CompareConfig
 from utils.errors import CommandError, UserError
@@ -275,6 +279,26 @@ def test_a_comparison_trains_once_and_continues(tmp_path, small_shapes, capfd):
     (tmp_path / "runs").rename(tmp_path / "moved")
     compare(replace(config, into=str(tmp_path / "moved")), shared, "the command")
     assert "1 runs, 1 of them finished before" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_killed_is_gone_on_with_while_its_trainer_ends(tmp_path, small_shapes):
+    into = tmp_path / "runs"
+    command = [sys.executable, "-m", "studies.compare", "--losses", "iou", "--seeds", "0", "--into", str(into)]
+    command += ["--threads", "1", "--data", str(small_shapes), *FAST, "--epochs", "12"]
+    rows = into / "iou-anchor_ratio" / "seed0" / "results.csv"
+    with subprocess.Popen(command, cwd=ROOT) as first:
+        while not rows.is_file():
+            assert first.poll() is None
+            time.sleep(0.05)
+        first.kill()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "iou-anchor_ratio seed 0: done" in again.stdout
+    log = (into / "iou-anchor_ratio" / "seed0.log").read_text()
+    assert "SIGTERM: stopped; " in log
+    assert "another process writes" not in log + again.stderr
+    assert [int(row["epoch"]) for row in csv.DictReader(rows.open())] == list(range(1, 13))
 
 
 def test_a_failed_run_is_named_after_the_rest(tmp_path, small_shapes):

@@ -11,6 +11,7 @@ import optuna
 import pytest
 
 from studies.trials.grid import perform_all, require_free, study_name
+from studies.trials.jobs import Job, locked
 from studies.trials.shared_study import open_storage
 from tests.engine.test_run_lock import holder
 from tests.paths import ROOT
@@ -152,6 +153,21 @@ def test_a_trainer_of_this_comparison_is_waited_for(tmp_path):
     other.kill()
     other.communicate()
     log.close()
+
+
+def test_a_run_that_waits_for_an_earlier_worker_s_process_says_so_once(tmp_path, capsys):
+    def steps():
+        return (yield ["-c", "print('done')"])
+
+    job = Job(steps(), tmp_path / "seed0.log", threads=0)
+    with locked(job.log):
+        assert job.poll() is job.poll() is None
+        said = capsys.readouterr().out
+        assert said == f"{job.log}: a process of an earlier worker still writes to it: waits for its end\n"
+    wait_for(lambda: job.poll() == 0)
+    job.close()
+    assert job.log.read_text() == "done\n"
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture

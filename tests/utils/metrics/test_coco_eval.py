@@ -153,7 +153,7 @@ def test_crowds_areas_ties_and_hundreds_of_detections_equal_pycocotools(seed):
     for label, name in enumerate(NAMES):
         for key, value in expected_columns(evaluation, slice(label, label + 1)).items():
             assert metrics.per_class[name][key] == pytest.approx(value, abs=1e-6, nan_ok=True), (name, key)
-    every = coco_precision_recall(truths_of(document), detections_of(document, results), 80)
+    every = coco_precision_recall(truths_of(document), detections_of(document, results), np.arange(80))
     for ours, theirs in zip(every, arrays(evaluation), strict=True):
         np.testing.assert_array_equal(ours, theirs, "every array to the bit")
 
@@ -195,7 +195,7 @@ def test_difficult_objects_and_crowds_are_pycocotools_with_vocs_rule_to_the_bit(
         evaluation = WithDifficult(truth_set, truth_set.loadRes(copy.deepcopy(results)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    ours = coco_precision_recall(truths, detections_of(document, results), 80)
+    ours = coco_precision_recall(truths, detections_of(document, results), np.arange(80))
     for mine, theirs in zip(ours, arrays(evaluation), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -219,7 +219,7 @@ def test_precision_by_side_ratio_is_pycocotools_by_another_area():
         evaluation.params.areaRng, evaluation.params.areaRngLbl = limits, ["a", "b", "c"]
         evaluation.evaluate()
         evaluation.accumulate()
-    np.testing.assert_array_equal(precision_by_ratio(truths, found, 80, limits), arrays(evaluation)[0])
+    np.testing.assert_array_equal(precision_by_ratio(truths, found, np.arange(80), limits), arrays(evaluation)[0])
 
 
 @pytest.mark.parametrize("federated", [False, True])
@@ -228,7 +228,8 @@ def test_no_detections_are_a_precision_of_zero(federated):
     truths = truths_of(document, 12)
     truths = truths if federated else replace(truths, federated=None)
     none = Boxes(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
-    for part in (*coco_precision_recall(truths, none, 12), precision_by_ratio(truths, none, 12, [(0, 1e10)])):
+    ratio = precision_by_ratio(truths, none, np.arange(12), [(0, 1e10)])
+    for part in (*coco_precision_recall(truths, none, np.arange(12)), ratio):
         assert set(np.unique(part[np.isfinite(part)])) == {0.0}
 
 
@@ -338,5 +339,5 @@ def test_federated_evaluation_equals_the_lvis_package(seed, monkeypatch, tmp_pat
         assert metrics.per_class[NAMES[label]]["ap"] == pytest.approx(own[own > -1].mean(), abs=1e-6)
     assert "AP rare" in metrics.table()
     truths, found = truths_of(document, 12), detections_of(document, results)
-    ours = coco_precision_recall(truths, counted_detections(found, truths), 12)[0]
+    ours = coco_precision_recall(truths, counted_detections(found, truths), np.arange(12))[0]
     np.testing.assert_array_equal(ours, np.where(precision < 0, np.nan, precision))

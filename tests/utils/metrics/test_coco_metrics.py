@@ -278,6 +278,22 @@ def test_a_class_without_labels_is_left_out_of_the_mean():
     assert math.isnan(metrics.per_class["kind 1"]["ap"])
 
 
+@pytest.mark.parametrize("chosen", [(7, 4000), (0, 4999), (4000,)])
+def test_thousands_of_classes_without_labels_change_no_number(chosen):
+    def scored(labels, num_classes):
+        truths = [(label, box) for label in labels for box in (BOX, FAR)]
+        found = [(label, *each) for label in labels for each in ((OTHER, 0.9), ([0.0, 50, 9, 59], 0.7), (FAR, 0.6))]
+        return small(truths, found, num_classes)
+
+    many, few = scored(chosen, 5000), scored(range(len(chosen)), len(chosen))
+    assert many.overall == pytest.approx(few.overall, rel=1e-12, nan_ok=True)
+    for number, label in enumerate(chosen):
+        assert many.per_class[f"kind {label}"] == pytest.approx(few.per_class[f"kind {number}"], rel=1e-12, nan_ok=True)
+        assert np.array_equal(many.curves.precision[label], few.curves.precision[number])
+    assert np.isnan(many.curves.precision[np.setdiff1d(range(5000), chosen)]).all()
+    assert many.counts["classes_with_labels"] == len(chosen)
+
+
 def test_detections_that_are_not_finite_are_dropped_and_counted():
     metrics = small([(0, BOX)], [(0, BOX, 0.5), (0, [0.0, 0, math.inf, 9], 0.9), (0, FAR, math.nan)])
     assert metrics.overall["ap"] == pytest.approx(1)
