@@ -10,7 +10,10 @@ alike. What cannot be run here is a row that says why. AP is what val.py says of
 
 import functools
 import os
+import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -37,7 +40,9 @@ from val import validate
 
 PYTORCH, PEER = "pytorch", " of ultralytics"
 CLASSES = 80  # of the untrained network
-# A library that takes as many threads as it likes gets one: each reads this when it is loaded.
+# Formats whose own runtime is there on one system alone: elsewhere PyTorch stands in for it, whose time says nothing.
+ONLY_ON = {"coreml": "Darwin"}
+# A library that takes as many threads as it likes gets one: it reads this when it is loaded.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
 Rows = dict[str, dict[str, Any]]
 Sides = dict[str, Callable[[], object]]
@@ -148,6 +153,9 @@ def add_ours(rows: Rows, sides: Sides, weights: Path, settings: Namespace, folde
         except CommandError as error:
             row["note"] = printable(error, 160)
             continue
+        if ONLY_ON.get(way.format, platform.system()) != platform.system():
+            row["note"] = f"its runtime is there on {ONLY_ON[way.format]} alone; AP as PyTorch computes it"
+            continue
         sides[way.name] = functools.partial(backend.run, image)
 
 
@@ -192,12 +200,22 @@ def measure(settings: Namespace, folder: Path) -> list[dict[str, Any]]:
     return [{key: row[key] for key in columns if row.get(key) is not None} for row in rows.values()]
 
 
-def one_core() -> None:
-    """Keep this process on one core and to one thread; libraries that are loaded from now on see no more of them."""
-    torch.set_num_threads(1)
-    os.environ.update(ONE_THREAD)
+def is_alone() -> bool:
+    """Tell whether this process had one core and one thread before it loaded any library."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return cores == 1 and all(os.environ.get(name) == value for name, value in ONE_THREAD.items())
+
+
+def run_alone() -> int:
+    """Run the same command on one core and in one thread, and return its exit code.
+
+    In a process of its own: torch's OpenMP, which ncnn computes with too, has counted the cores when it was loaded, and
+    a thread that waits for another on the same core takes ten times as long.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    command = [sys.executable, "-m", "benchmarks.runtimes", *sys.argv[1:]]
+    return subprocess.run(command, env={**os.environ, **ONE_THREAD}, check=False).returncode
 
 
 def packages() -> list[str]:
@@ -224,7 +242,9 @@ def main() -> int:
         "--peer", action="store_true", help=f"ultralytics' files of its {PEER_WEIGHTS} as further sides"
     )
     settings = parser.parse_args()
-    one_core()
+    if not is_alone():
+        return run_alone()
+    torch.set_num_threads(1)
     start = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(settings, Path(folder))

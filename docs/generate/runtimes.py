@@ -42,7 +42,8 @@ def recommendation() -> str:
             good = keeping_ap(document["rows"])
             by_format = [[row for row in good if row["format"] == name] for name in ("onnx", "pytorch")]
             chosen = [best(each) for each in (good, *by_format)]
-            rows.append((kind, *chosen, f"{document['machine']['cpu']}, {document['machine']['date']}"))
+            by_hand = ", by hand" if "quoted" in document else ""
+            rows.append((kind, *chosen, f"{document['machine']['cpu']}, {document['machine']['date']}{by_hand}"))
         if not measured:
             rows.append((kind, "not measured", "", "", f"`{COMMAND}` measures yours"))
     head = ("your CPU has", "the fastest that keeps its AP", "in onnxruntime", "best.pt", "measured on")

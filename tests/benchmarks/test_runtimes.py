@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -23,7 +24,8 @@ QUICK = ["--imgsz", str(SIZE), "--turns", "2", "--each", "1"]
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs the benchmark in this process, which keeps its cores; what it has written."""
-    monkeypatch.setattr(runtimes, "one_core", lambda: None)
+    monkeypatch.setattr(runtimes, "is_alone", lambda: True)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     channels = {"channels": [8, 8, 16, 16, 32, 32, 64]}
     weights = lively_checkpoint(tmp_path / "best.pt", "yolov3-tiny", channels, NAMES, (SIZE, SIZE))
 
@@ -88,6 +90,14 @@ def test_bf16_is_measured_where_the_cpu_has_it(run, monkeypatch):
     assert row["note"] == "this CPU does not multiply bfloat16"
 
 
+def test_a_stand_in_for_a_runtime_is_not_timed(run, monkeypatch):
+    monkeypatch.setattr(runtimes, "ONLY_ON", {"pytorch": "Nowhere"})
+    row = run("--formats", "pytorch")["rows"][0]
+    assert row["note"].startswith("its runtime is there on Nowhere alone")
+    assert row["MiB"] > 0
+    assert "CPU ms" not in row
+
+
 def test_mistakes_are_one_line_before_anything_is_measured(run):
     with pytest.raises(UserError, match="--formats tflite: expected some of pytorch, onnx, "):
         run("--formats", "tflite")
@@ -95,16 +105,24 @@ def test_mistakes_are_one_line_before_anything_is_measured(run):
         run("--formats", "pytorch", "--data", "nowhere.yaml")
 
 
-def test_it_keeps_to_one_core_and_one_thread(monkeypatch):
-    for name in runtimes.ONE_THREAD:
-        monkeypatch.setenv(name, "2")
-    asked = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: asked.append(len(cores)), raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 5}, raising=False)
-    runtimes.one_core()
-    assert asked == [1, 1]
-    assert {os.environ[name] for name in runtimes.ONE_THREAD} == {"1"}
+def test_it_starts_itself_on_one_core_and_in_one_thread(monkeypatch):
+    cores, started = [{0, 1, 5}], []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores[-1], raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, wanted: cores.append(wanted), raising=False)
+
+    def run(command, env, check):
+        started.append((command[-1], {name: env[name] for name in runtimes.ONE_THREAD}))
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(runtimes.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["runtimes", "--peer"])
+    assert not runtimes.is_alone()
+    assert runtimes.main() == 3
+    assert cores[-1] == {5}
+    assert started == [("--peer", runtimes.ONE_THREAD)]
+    for name, value in runtimes.ONE_THREAD.items():
+        monkeypatch.setenv(name, value)
+    assert runtimes.is_alone()
 
 
 @pytest.mark.slow
