@@ -49,6 +49,9 @@ def only_writer(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         file.flush()
+        with contextlib.suppress(OSError):
+            # NFS would keep it on this machine for a while, and another could not tell its user who writes here.
+            os.fsync(file.fileno())
         yield
 
 
