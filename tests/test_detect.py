@@ -379,7 +379,9 @@ def test_a_coco_file_of_detections_is_read_as_truths(photos, found, tmp_path):
     from data.formats.convert import convert_coco
 
     read = convert_coco(file, None, photos=[photos])
-    assert sum(len(each.objects) for each in read.photos) == len(coco.anns)
+    # Boxes that were cut off at the photo's edges may be the same then, and count once.
+    different = {(each["image_id"], each["category_id"], *each["bbox"]) for each in coco.anns.values()}
+    assert sum(len(each.objects) for each in read.photos) == len(different) > len(coco.imgs)
     assert {each.reason for each in read.findings} <= {"the same box of the same class stands here twice"}
 
 
