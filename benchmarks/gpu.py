@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring.side_by_side import conclude, flags, spread
 from benchmarks.measuring.watch import run_watched
-from benchmarks.training import OURS, PEER, Clock, run_ours, run_peer
+from benchmarks.training import OURS, PEER, Clock, finish_work, run_ours, run_peer
 from data.shapes.demo_set import make_shapes
 from models.yolov3.build import build_network
 from utils.config.sources import model_config
@@ -39,17 +39,11 @@ def bf16_limit(device: torch.device, side: int, repeats: int = 10) -> float:
     one, other = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
     for repeat in range(repeats + 3):
         if repeat == 3:
-            finish(device)
+            finish_work()
             start = time.perf_counter()
         torch.mm(one, other)
-    finish(device)
+    finish_work()
     return 2 * side**3 * repeats / (time.perf_counter() - start)
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what a GPU still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def operations(cfg: str, imgsz: int, classes: int = CLASSES) -> int:

@@ -34,19 +34,19 @@ class Clock:
 
     def begin(self) -> None:
         """Note that an epoch starts."""
-        _finish_work()
+        finish_work()
         self.start = time.perf_counter(), tree_seconds(os.getpid())
 
     def end(self, images: int) -> None:
         """Note that an epoch of so many images is over."""
-        _finish_work()
+        finish_work()
         wall, cpu = self.start
         self.epochs.append(
             ((time.perf_counter() - wall) / images, (tree_seconds(os.getpid()) - cpu) / images),
         )
 
 
-def _finish_work() -> None:
+def finish_work() -> None:
     """Wait for what a GPU still has to do."""
     import torch
 

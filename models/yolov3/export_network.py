@@ -80,10 +80,8 @@ class ExportNetwork(nn.Module):
         self.network = folded(network)
         if model.backbone == "darknet_tiny":
             # Padding with -inf is a number that ncnn cannot read; float16's lowest is as low, in files of either kind.
-            zeros, lowest = (
-                model.pool_padding == "zeros",
-                nn.ConstantPad2d((0, 1, 0, 1), torch.finfo(torch.float16).min),
-            )
+            zeros = model.pool_padding == "zeros"
+            lowest = nn.ConstantPad2d((0, 1, 0, 1), torch.finfo(torch.float16).min)
             self.network.backbone.pool_same = ZeroPaddedPool() if zeros else nn.Sequential(lowest, nn.MaxPool2d(2, 1))
         self.strides, self.decoding = model.strides, Decoding(model.decode, model.xy_reach)
         self.raw = layout == "raw"

@@ -60,5 +60,5 @@ def _load(package: Any, path: Path) -> Any:
     options = {"precision_mode": package.expr.PrecisionMode.High, "thread_num": torch.get_num_threads()}
     try:
         return package.nn.load_module_from_file(str(path), [], [], **options)
-    except Exception:  # noqa: BLE001 - it raises Exception itself, and SystemError over it
+    except Exception:  # it raises Exception itself, and SystemError over it
         return None
