@@ -55,12 +55,14 @@ def train(**flags: Any) -> Path:
         DivergedError: The loss is no longer finite.
     """
     from engine.settings.configure import plan_run
+    from engine.settings.kernels_ahead import compile_before_torch
 
     if flags.get("resume"):
         from engine.train.resume import resume
 
         return resume(flags)
     plan = plan_run(flags)
+    compile_before_torch(plan.config)
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
     from engine.train.resume import resume_after_restart
     from engine.train.run import run

@@ -37,11 +37,29 @@ def available_memory(root: Path = ROOT) -> int | None:
     return max(free, 0)
 
 
+def cpu_features(root: Path = ROOT) -> frozenset[str]:
+    """Return what Linux says that an x86 processor can do ("avx2", "amx_bf16"); nothing elsewhere."""
+    flags = [line for line in _text(root / "proc/cpuinfo").splitlines() if line.startswith("flags")]
+    return frozenset(flags[0].partition(":")[2].split()) if flags else frozenset()
+
+
+def has_gpu(root: Path = ROOT) -> bool:
+    """Tell whether Linux shows a GPU of NVIDIA's or AMD's, or one that Windows lends it."""
+    nodes = [*(root / "dev").glob("nvidia[0-9]*"), root / "dev/kfd", root / "dev/dxg"]
+    return any(node.exists() for node in nodes)
+
+
 def most_taken() -> int:
     """Return the most bytes of memory that this process has occupied, on Linux."""
     import resource  # Windows has none.
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_memory(root: Path = ROOT) -> int:
+    """Return the bytes of memory that this process occupies now, on Linux; 0 elsewhere."""
+    fields = _text(root / "proc/self/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 
 def free_shared_memory(folder: Path = Path("/dev/shm")) -> int | None:

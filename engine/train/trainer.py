@@ -28,7 +28,7 @@ from engine.validate.collect import collect
 from engine.validate.weights import at_precision
 from models.detector import AnyDetector
 from models.families import family_of
-from models.kernels.kept_memory import give_freed_memory_back, keep_freed_memory
+from models.kernels.kept_memory import HoleLimit, give_freed_memory_back, keep_freed_memory
 from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -218,7 +218,7 @@ class Trainer:
         self.best = Best()
         self.start_epoch = 0
         self.stop = StopRequest()
-        self.keeps_memory = False
+        self.keeps_memory, self.holes = False, HoleLimit()
 
     @property
     def ended(self) -> str:
@@ -334,6 +334,8 @@ class Trainer:
             if report.steps == 1 and self.device.type == "cpu" and self.config.hyper.cpu_kernels == "on":
                 # Now that a step has shown what it takes.
                 self.keeps_memory = keep_freed_memory(self.group.local_size) or self.keeps_memory
+            if self.keeps_memory:
+                self.holes.after_step()
             progress.advance(len(batch.images), report.line)
             records.train_batch(epoch, report.steps, batch)
             self.leave_if_asked(records.folder, epoch)
@@ -385,7 +387,14 @@ class Trainer:
         bf16 = self.epochs_in_bf16 and not final
         detector = at_precision(self.detector, self.average.ema, self.config, bf16)
         split = (self.val_loader, self.val_index, self.config.names, self.device)
-        collected = collect(detector, *split, on_batch, self.val_truths, group=self.group)
+
+        def after_batch(number: int, batch: Any, detections: list) -> None:
+            if self.keeps_memory:
+                self.holes.after_step()
+            if on_batch:
+                on_batch(number, batch, detections)
+
+        collected = collect(detector, *split, after_batch, self.val_truths, group=self.group)
         metrics = None
         if self.group.main:
             metrics = collected.compute(by_ratio=final, errors=final)

@@ -76,7 +76,7 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     with explained(lambda: f"at --batch-size {config.run.batch_size}"), freed_memory_kept() as keep:
 
         def on_batch(number: int, batch: Batch, detections: list) -> None:
-            if number == 0 and device.type == "cpu" and config.hyper.cpu_kernels == "on":
+            if device.type == "cpu" and config.hyper.cpu_kernels == "on":
                 keep()
             records.batch(number, batch, detections)
 

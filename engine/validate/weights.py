@@ -13,6 +13,8 @@ from engine.export.detector import BackendDetector
 from engine.export.runtimes import device_for, open_backend
 from engine.export.weights import torch_backend, uses_bf16
 from models.detector import AnyDetector
+from models.families import family_of
+from models.kernels.in_use import compile_ahead
 from models.postprocess import Postprocess
 from models.weights.read import is_nameless, load_detector, read_weights
 from models.yolov3.export_network import for_detection
@@ -55,8 +57,11 @@ def at_precision(detector: AnyDetector, network: nn.Module, config: Config, bf16
     One function for val.py and for the epochs of a training, so that both give the same numbers. The copy is without
     batch normalisation as a step of its own: a sixth faster.
     """
-    copy: nn.Module = for_detection(network, bf16)
+    copy: nn.Module = for_detection(network, bf16, compiled=True)
     copy.to(memory_format=torch.channels_last)
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if on_cpu and config.hyper.cpu_kernels == "on" and family_of(config.model).cpu_kernels:
+        compile_ahead(torch.bfloat16 if bf16 else torch.float32, "evaluation")
     made = detector.with_network(copy)
     return BackendDetector(torch_backend(made, config, bf16), made.postprocess) if bf16 else made
 

@@ -27,9 +27,12 @@ _BUFFERS = threading.local()
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
     """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU is for training, and faster so."""
-    if not torch.is_grad_enabled() or conv.weight.dtype is not torch.float32 or not wide_enough(conv, x.dtype):
-        return False
-    if torch.is_autocast_enabled("cpu") != (x.dtype is torch.bfloat16) or x.numel() < 4 * LEAST_TILES * x.shape[1]:
+    autocast, weight = torch.is_autocast_enabled("cpu"), conv.weight.dtype
+    if conv.compiled_evaluation:
+        fits = weight is x.dtype and not autocast
+    else:
+        fits = torch.is_grad_enabled() and weight is torch.float32 and autocast == (x.dtype is torch.bfloat16)
+    if not fits or not wide_enough(conv, x.dtype) or x.numel() < 4 * LEAST_TILES * x.shape[1]:
         return False
     fast = x.dtype is torch.float32 or bf16_pays()
     return fast and x.is_contiguous(memory_format=torch.channels_last) and compiled.available()
@@ -89,7 +92,9 @@ def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size, buffers = math.prod(shape) * dtype.itemsize, _BUFFERS.__dict__
     if name not in buffers or buffers[name].numel() < size:
         buffers.pop(name, None)
-        buffers[name] = torch.empty(size, dtype=torch.uint8)
+        # Evaluation shares them with training, which must not write to what inference mode has made.
+        with torch.inference_mode(False):
+            buffers[name] = torch.empty(size, dtype=torch.uint8)
     return buffers[name][:size].view(dtype).view(shape)
 
 
@@ -134,7 +139,8 @@ def _weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
     outputs, channels = weight.shape[:2]
     tiles = _scratch("weight", (16, outputs, channels), dtype)
     order = _Order(dtype, outputs, 16 * channels, channels)
-    order.set(WEIGHT=weight.detach().contiguous(memory_format=torch.channels_last), OUT=tiles)
+    given = weight.detach().to(compiled.COMPUTED[dtype], memory_format=torch.channels_last)
+    order.set(WEIGHT=given, OUT=tiles)
     compiled.run_together("tile_loops.weight_tiles", dtype, order)
     return tiles
 

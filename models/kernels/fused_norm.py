@@ -23,6 +23,8 @@ MOST_SUMMED_ROWS = 256
 LEAST_CHANNELS, WIDE = 16, 64
 # Numbers of each channel that the loops keep in a table: mean, scale, shift, and two for the gradient.
 TABLE_ROWS = 5
+# The first of these, up to the shift, are all that evaluation needs; and the numbers of one vector.
+EVALUATED_ROWS, LANES = 3, 16
 
 
 def fuses(x: Tensor, norm: nn.BatchNorm2d) -> bool:
@@ -49,6 +51,40 @@ def norm_act(
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return _NormAct.apply(x, norm.weight, norm.bias, added, norm, slope, pool)
+
+
+def activates(x: Tensor) -> bool:
+    """Tell whether the compiled loops can activate x (B, C, H, W), a convolution's output on a CPU, in evaluation."""
+    if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    fits = x.dtype in compiled.COMPUTED and x.shape[1] >= LEAST_CHANNELS and x.numel() > 0
+    return fits and x.is_contiguous(memory_format=torch.channels_last) and compiled.available()
+
+
+def activate(
+    x: Tensor, bias: Tensor | None, slope: float | None, pool: bool = False, added: Tensor | None = None
+) -> Tensor:
+    """Add the bias to x and activate; then pool 2 x 2 pixels, or add a tensor of the same shape, where asked.
+
+    As `norm_act`, for networks without normalisation, in evaluation: x may be overwritten. Only where `activates`.
+    """
+    batch, channels, height, width = x.shape
+    copies = _copies(batch * height * width, channels)
+    table = x.new_ones(EVALUATED_ROWS, channels * copies, dtype=compiled.COMPUTED[x.dtype])
+    table[-1] = 0.0 if bias is None else bias.repeat(copies)
+    order = _Order(x, table, slope)
+    if pool:
+        out = torch.empty_like(x[:, :, : height // 2, : width // 2], memory_format=torch.channels_last)
+        order.set(HEIGHT=height, WIDTH=width, OUT=out)
+        order.run_pool(x)
+        return out
+    # The last sixteen channels of a row may overlap those before, which must not be activated twice.
+    out = torch.empty_like(x) if table.shape[1] % LANES else x
+    if added is not None:
+        order.set(ADDED=added.contiguous(memory_format=torch.channels_last))
+    order.set(OUT=out)
+    order.run_through(x, copies)
+    return out
 
 
 class _NormAct(torch.autograd.Function):
@@ -78,7 +114,7 @@ class _NormAct(torch.autograd.Function):
             out = torch.empty_like(x[:, :, : height // 2, : width // 2], memory_format=torch.channels_last)
             chosen, places = torch.empty_like(out), torch.empty_like(out, dtype=torch.uint8)
             order.set(HEIGHT=height, WIDTH=width, OUT=out, CHOSEN=chosen, PLACES=places)
-            order.run("norm_loops.forward_pool", batch * (height // 2), PART // (2 * width * channels), channels)
+            order.run_pool(x)
             ctx.save_for_backward(x, table, deviations, chosen, places)
             return out
         out = torch.empty_like(x)
@@ -134,6 +170,11 @@ class _Order(WorkOrder):
         part_rows = max(part_rows, 1)
         self.set(PARTS=-(-rows // part_rows), PART_ROWS=part_rows, ROWS=rows, CHANNELS=channels)
         compiled.run_together(kernel, self.dtype, self)
+
+    def run_pool(self, x: Tensor) -> None:
+        """Go through all pixels of x (B, C, H, W), two rows at a time."""
+        batch, channels, height, width = x.shape
+        self.run("norm_loops.forward_pool", batch * (height // 2), PART // (2 * width * channels), channels)
 
     def run_through(self, x: Tensor, copies: int) -> None:
         """Go through all pixels of x (B, C, H, W), so many of them to a row."""

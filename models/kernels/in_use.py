@@ -32,8 +32,8 @@ def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[s
     return [name for name, used in found.items() if used]
 
 
-def compile_ahead(dtype: torch.dtype) -> None:
-    """Begin to compile what training in bf16 or float32 on this CPU needs, unless that has been done here before."""
+def compile_ahead(dtype: torch.dtype, use: str = "training") -> None:
+    """Begin to compile what training or evaluation in bf16 or float32 on this CPU needs, unless done before."""
     if compiled.available() and dtype in (torch.bfloat16, torch.float32):
         tiles = ["tile_loops"] if dtype is torch.float32 or bf16_pays() else []
-        kernel_cache.compile_ahead(compiled.STORED[dtype], ["norm_loops", *tiles])
+        kernel_cache.compile_ahead(compiled.STORED[dtype], ["norm_loops", *tiles], use)

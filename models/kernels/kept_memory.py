@@ -6,11 +6,14 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 
-from utils.hardware import available_memory, most_taken
+from utils.hardware import available_memory, most_taken, resident_memory
 
 # Parameters of glibc's mallopt(3): the values that let it keep what is freed, and those that it has after large arrays.
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
+
+# Holes may grow until a process occupies so many times what it did after so many steps.
+MOST_GROWTH, SETTLED = 1.1, 3
 
 
 def keep_freed_memory(processes: int = 1) -> bool:
@@ -36,17 +39,49 @@ def give_freed_memory_back() -> None:
     library.malloc_trim(0)
 
 
+class HoleLimit:
+    """Give the system what is kept and of no use, whenever that is a tenth of what a step takes.
+
+    Torch's arrays begin at multiples of 64 bytes. In a hole that one has left, glibc (before 2.38 at least) cannot
+    lay another of the same size, so the holes grow with every step.
+    """
+
+    def __init__(self) -> None:
+        self._steps, self._taken, self._just_given = 0, 0, False
+
+    def after_step(self) -> None:
+        """Compare what this process occupies with what its first steps did."""
+        occupied = resident_memory()
+        self._steps += 1
+        within = occupied <= self._taken * MOST_GROWTH
+        if self._steps <= SETTLED or (self._just_given and not within):
+            # What a single step brings back right after is needed.
+            self._taken, self._just_given = max(occupied, self._taken), False
+        elif self._just_given or within:
+            self._just_given = False
+        else:
+            ctypes.CDLL(None).malloc_trim(0)
+            self._just_given = True
+
+
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[Callable[[], None]]:
-    """Yield a function that begins to keep freed memory, once it is seen how much is taken; end with the context."""
-    kept = False
+    """Yield a function to call after each batch: freed memory is kept from the first one, which shows what is taken.
 
-    def begin() -> None:
-        nonlocal kept
-        kept = keep_freed_memory() or kept
+    What is kept goes back when the context ends.
+    """
+    begun = kept = False
+    holes = HoleLimit()
+
+    def after_batch() -> None:
+        nonlocal begun, kept
+        if not begun:
+            begun, kept = True, keep_freed_memory()
+        elif kept:
+            holes.after_step()
 
     try:
-        yield begin
+        yield after_batch
     finally:
         if kept:
             give_freed_memory_back()

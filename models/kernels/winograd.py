@@ -25,15 +25,21 @@ LEAST_CHANNELS = 128
 class WinogradConv2d(nn.Conv2d):
     """Convolve as torch does, but by Winograd's algorithm in float32 on a CPU where channels and pixels are many."""
 
+    # Whether compiled kernels serve a copy that only evaluates, of many images: they take a second to load.
+    compiled_evaluation = False
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, inputs, H, W) -> (B, outputs, H', W')."""
+        y, bias = self.without_bias(x)
+        return y if bias is None else y + bias.view(-1, 1, 1)
+
+    def without_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what forward does, and the bias where it is not added yet."""
         if _plain(self, x) and compiled_winograd.pays(self, x):
-            y = compiled_winograd.convolved(x, self.weight)
-        elif _pays(self, x):
-            y = winograd(x, self.weight)
-        else:
-            return super().forward(x)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+            return compiled_winograd.convolved(x, self.weight), self.bias
+        if _pays(self, x):
+            return winograd(x, self.weight), self.bias
+        return super().forward(x), None
 
 
 def winograd(x: Tensor, weight: Tensor) -> Tensor:

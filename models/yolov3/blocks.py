@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.kernels.fused_norm import fuses, norm_act
+from models.kernels.fused_norm import activate, activates, fuses, norm_act
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d, norm_silu, norm_silu_pool, saves_memory
 from models.kernels.winograd import WinogradConv2d
 
@@ -25,6 +25,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": SiLU, "leaky": lambda
 def max_pool(kernel: int, stride: int, padding: int = 0, cpu_kernels: bool = True) -> nn.MaxPool2d:
     """Make a max-pool: torch's own, or with `cpu_kernels` the one that takes less memory for the gradient on a CPU."""
     return (LowMemoryMaxPool2d if cpu_kernels else nn.MaxPool2d)(kernel, stride, padding)
+
+
+def halves(pool: nn.MaxPool2d) -> bool:
+    """Tell whether a pool is the one that compiled kernels have: 2 x 2 pixels become one."""
+    return (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
 
 
 class ConvBlock(nn.Module):
@@ -50,13 +55,17 @@ class ConvBlock(nn.Module):
         # Only of SiLU: a leaky ReLU in place keeps nothing that could be made again.
         self.recomputes = cpu_kernels and type(self.activation) is SiLU
         self.fused_channels = outputs if cpu_kernels else 0
+        # Set where a copy without normalisation evaluates many images: loading what is compiled takes a second.
+        self.compiled_evaluation = False
         self.slope = getattr(self.activation, "negative_slope", None)
 
     def forward(self, x: Tensor, pool: nn.MaxPool2d | None = None, added: Tensor | None = None) -> Tensor:
         """Convolve, normalise, activate; pool where there is a pool, or add a tensor of the same shape."""
+        if self.compiled_evaluation:
+            return self._evaluate(x, pool, added)
         x = self.conv(x)
         if self.fused_channels and fuses(x, self.norm):
-            halved = pool is not None and (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0)
+            halved = pool is not None and halves(pool)
             x = norm_act(x, self.norm, self.slope, halved, added)
             return x if pool is None or halved else pool(x)
         if self.recomputes and saves_memory(x, self.norm):
@@ -65,6 +74,16 @@ class ConvBlock(nn.Module):
             x = norm_silu(x, self.norm)
             return x if added is None else added + x
         x = self.activation(self.norm(x))
+        x = x if added is None else added + x
+        return x if pool is None else pool(x)
+
+    def _evaluate(self, x: Tensor, pool: nn.MaxPool2d | None, added: Tensor | None) -> Tensor:
+        x, bias = self.conv.without_bias(x)
+        if activates(x):
+            halved = pool is not None and halves(pool)
+            x = activate(x, bias, self.slope, halved, added)
+            return x if pool is None or halved else pool(x)
+        x = self.activation(x if bias is None else x + bias.view(-1, 1, 1))
         x = x if added is None else added + x
         return x if pool is None else pool(x)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.kernels.winograd import WinogradConv2d
 from models.yolov3.blocks import ConvBlock
 from models.yolov3.decoding import Decoding, scores_of
 from models.yolov3.detector import Detector
@@ -18,12 +19,17 @@ from utils.config.knobs import Config, ModelConfig
 NetworkKind = TypeVar("NetworkKind", bound=nn.Module)
 
 
-def folded(network: NetworkKind) -> NetworkKind:
-    """Return a copy of the network in evaluation mode, its batch normalisation folded into the convolutions."""
+def folded(network: NetworkKind, compiled: bool = False) -> NetworkKind:
+    """Return a copy of the network in evaluation mode, its batch normalisation folded into the convolutions.
+
+    With `compiled`, kernels compiled for this CPU serve it, where the network uses them in training.
+    """
     network = copy.deepcopy(network).eval().float().requires_grad_(False)
     for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:
         block.conv = fuse_conv_bn_eval(block.conv, block.norm)
         block.norm = nn.Identity()  # type: ignore[assignment]
+        if compiled and isinstance(block.conv, WinogradConv2d):
+            block.compiled_evaluation = block.conv.compiled_evaluation = True
     return network
 
 
@@ -33,9 +39,9 @@ class Bfloat16Network(nn.Module):
     Rounded outputs would cost a tenth of a pixel more, and the last convolutions take hardly any time.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, compiled: bool = False):
         super().__init__()
-        self.network = folded(network).to(torch.bfloat16)
+        self.network = folded(network, compiled).to(torch.bfloat16)
         self.network.head.float()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -46,12 +52,14 @@ class Bfloat16Network(nn.Module):
             return network.head([feature.float() for feature in features])
 
 
-def for_detection(network: nn.Module, bf16: bool = False) -> nn.Module:
+def for_detection(network: nn.Module, bf16: bool = False, compiled: bool = False) -> nn.Module:
     """Copy a network of any family as fast as it can be without another answer, or with `bf16` with a rounded one.
 
-    A family without a form of its own for bf16 computes in it under autocast.
+    A family without a form of its own for bf16 computes in it under autocast. `compiled` is that of `folded`.
     """
-    return Bfloat16Network(network) if bf16 and isinstance(network, Network) else folded(network)
+    if bf16 and isinstance(network, Network):
+        return Bfloat16Network(network, compiled)
+    return folded(network, compiled)
 
 
 class ZeroPaddedPool(nn.Module):
