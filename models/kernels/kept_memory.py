@@ -42,8 +42,8 @@ def give_freed_memory_back() -> None:
 class HoleLimit:
     """Give the system what is kept and of no use, whenever that is a tenth of what a step takes.
 
-    Torch's arrays begin at multiples of 64 bytes. In a hole that one has left, glibc (before 2.38 at least) cannot
-    lay another of the same size, so the holes grow with every step.
+    Freed arrays of many sizes, with small ones that live on between them, leave holes that later arrays do not fit
+    into: validating 1,000 photos, a process grew from .7 to 1.5 GB, of which .3 GB were in use.
     """
 
     def __init__(self) -> None:

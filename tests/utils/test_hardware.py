@@ -1,13 +1,17 @@
 """Cores and memory: the limits of control groups, version 1 and 2, count."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from utils.hardware import (
     available_memory,
     control_groups,
+    cpu_features,
     free_shared_memory,
+    has_gpu,
+    resident_memory,
     usable_cores,
 )
 
@@ -59,3 +63,22 @@ def test_version_1_limits_count(tmp_path):
 def test_this_machine():
     assert usable_cores() >= 1
     assert free_shared_memory() is None or free_shared_memory() >= 0
+
+
+def test_features_and_gpus_are_those_that_the_system_tells(tmp_path):
+    assert cpu_features(tmp_path) == frozenset()
+    root = machine(tmp_path, "", {"proc/cpuinfo": "processor : 0\nflags\t: fpu avx2\n\nflags\t: fpu avx2\n"})
+    assert cpu_features(root) == {"fpu", "avx2"}
+    assert not has_gpu(root)
+    (root / "dev").mkdir()
+    (root / "dev/nvidiactl").touch()
+    assert not has_gpu(root)
+    (root / "dev/nvidia1").touch()
+    assert has_gpu(root)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="another system than Linux")
+def test_resident_memory_grows_with_what_is_written(tmp_path):
+    before, written = resident_memory(), bytearray(b"1") * (64 << 20)
+    assert len(written) * 0.9 < resident_memory() - before < len(written) * 1.5
+    assert resident_memory(tmp_path) == 0

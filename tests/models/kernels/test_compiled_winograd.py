@@ -145,6 +145,21 @@ def test_others_are_torchs(taken, convolution, x):
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_copy_that_evaluates_takes_it_and_training_goes_on_after_it(taken, dtype):
+    convolution = WinogradConv2d(128, 128, 3, padding=1).to(dtype=dtype, memory_format=torch.channels_last)
+    convolution.compiled_evaluation = True
+    x = images(128, dtype=dtype)
+    with torch.inference_mode():
+        ours, theirs = convolution(x), nn.Conv2d.forward(convolution, x)
+    assert taken == [(1, 128, 20, 20)]
+    error = (ours.float() - theirs.float()).square().mean().sqrt() / theirs.float().square().mean().sqrt()
+    assert error <= (1e-2 if dtype is torch.bfloat16 else 1e-6)
+    # The memory of its tiles was made in inference mode, and serves a gradient now.
+    layer(128, 128)(images(128, dtype=torch.float32)).sum().backward()
+    assert len(taken) == 2
+
+
 def test_evaluation_is_torchs(taken):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         layer()(images())

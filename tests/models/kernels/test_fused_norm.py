@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional
 
 from models.kernels import compiled
-from models.kernels.fused_norm import fuses, norm_act
+from models.kernels.fused_norm import activate, activates, fuses, norm_act
 from models.kernels.in_use import cpu_kernels_in_use
 from models.yolov3.blocks import ConvBlock, Residual, max_pool
 from models.yolov3.build import build_network
+from models.yolov3.export_network import for_detection
 from utils.config.sources import model_config
 
 if not compiled.available():
@@ -159,6 +160,89 @@ def test_what_the_loops_cannot_do_is_left_to_torch():
     assert not fuses(*given((2, 15, 4, 4), torch.float32))
     norm.eval()
     assert not fuses(x, norm)
+
+
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
+@pytest.mark.parametrize("extra", ["none", "pool", "added", "bias"])
+def test_evaluation_adds_the_bias_activates_pools_and_adds_as_torch_does(dtype, shape, slope, extra):
+    if extra == "pool" and min(shape[2:]) < 2:
+        pytest.skip("nothing to pool")
+    generator = torch.Generator().manual_seed(0)
+    x, added = (channels_last((2 * torch.randn(shape, generator=generator)).to(dtype)) for _ in range(2))
+    bias = torch.randn(shape[1], generator=generator) if extra == "bias" else None
+    y = x.double() if bias is None else x.double() + bias.double().view(-1, 1, 1)
+    y = functional.silu(y) if slope is None else functional.leaky_relu(y, slope)
+    y = functional.max_pool2d(y, 2) if extra == "pool" else y
+    y = y + added.double() if extra == "added" else y
+    assert activates(x)
+    with torch.inference_mode():
+        ours = activate(x, bias, slope, extra == "pool", added if extra == "added" else None)
+    assert (ours.dtype, ours.shape) == (dtype, y.shape)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    near(ours, y, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("pool", [False, True])
+def test_evaluation_has_the_same_bits_on_any_threads(dtype, pool):
+    x, found, threads = torch.randn(3, 24, 90, 70), [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(activate(channels_last(x.to(dtype)), None, None, pool))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_what_evaluation_leaves_to_torch():
+    x = channels_last(torch.randn(2, 16, 4, 4))
+    assert activates(x)
+    assert not activates(x.clone().requires_grad_())
+    assert not activates(x.contiguous())
+    assert not activates(x[:0])
+    assert not activates(x.half())
+    assert not activates(channels_last(torch.randn(2, 15, 4, 4)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 160)])
+@pytest.mark.parametrize("cfg", ["yolov3-tiny", "yolov3", "yolov3-tiny-leaky"])
+def test_a_network_evaluates_as_with_torchs_operations(cfg, size, precision):
+    torch.manual_seed(0)
+    changes = {"activation": "leaky"} if cfg.endswith("leaky") else {}
+    network = build_network(model_config(cfg.removesuffix("-leaky"), changes), 3).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    images = channels_last(torch.rand(2, 3, *size))
+    bf16 = precision == "bf16"
+    plain, ours = (
+        for_detection(network, bf16, compiled).to(memory_format=torch.channels_last) for compiled in (False, True)
+    )
+    with torch.inference_mode():
+        expected, found = plain(images), ours(images)
+        exact = expected if not bf16 else for_detection(network)(images)
+    error = (found - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    # In bf16 as near to float32 as torch's own bf16 is, by half more at most.
+    allowed = 1.5 * float((expected - exact).square().mean().sqrt() / exact.square().mean().sqrt()) if bf16 else 1e-5
+    assert error <= allowed
+
+
+def test_a_copy_for_detection_alone_compiles_nothing():
+    network = build_network(model_config("yolov3-tiny", {}), 3)
+    flags = [
+        [getattr(module, "compiled_evaluation", False) for module in for_detection(network, compiled=asked).modules()]
+        for asked in (False, True)
+    ]
+    assert [any(found) for found in flags] == [False, True]
+    off = build_network(model_config("yolov3-tiny", {}), 3, cpu_kernels=False)
+    assert not any(
+        getattr(module, "compiled_evaluation", False) for module in for_detection(off, compiled=True).modules()
+    )
 
 
 def blocks(activation, make):

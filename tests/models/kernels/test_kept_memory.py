@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import models.kernels.kept_memory
-from models.kernels.kept_memory import freed_memory_kept, keep_freed_memory
+from models.kernels.kept_memory import SETTLED, HoleLimit, freed_memory_kept, keep_freed_memory
 from utils.hardware import most_taken
 
 
@@ -114,3 +114,61 @@ def fake_library(changed):
             return 1
 
     return Library
+
+
+@pytest.fixture
+def occupied(monkeypatch):
+    """A process of 100 bytes, and how often it gave back what it had kept, which leaves 60 for a step to fill again."""
+    state = {"now": 100, "given": 0}
+
+    class Library:
+        @staticmethod
+        def malloc_trim(_):
+            state["given"] += 1
+            state["now"] = 60
+
+    monkeypatch.setattr(models.kernels.kept_memory.ctypes, "CDLL", lambda _: Library)
+    monkeypatch.setattr(models.kernels.kept_memory, "resident_memory", lambda: state["now"])
+    return state
+
+
+def test_holes_are_given_back_when_they_have_grown_by_a_tenth(occupied):
+    limit = HoleLimit()
+    for size in [100] * SETTLED + [105, 109, 110]:
+        occupied["now"] = size
+        limit.after_step()
+    assert occupied["given"] == 0
+    for round_ in range(1, 4):
+        for size in [100, 105, 111]:
+            occupied["now"] = size
+            limit.after_step()
+        assert occupied["given"] == round_
+
+
+def test_what_steps_need_is_not_given_back_again_and_again(occupied):
+    """Such as larger images: one step shows it."""
+    limit = HoleLimit()
+    for size in [100] * SETTLED + [200] * 9:
+        occupied["now"] = size
+        limit.after_step()
+    assert occupied["given"] == 1
+
+
+HOLES = """
+import numpy as np
+from models.kernels.kept_memory import SETTLED, HoleLimit, keep_freed_memory
+from utils.hardware import resident_memory
+keep_freed_memory()
+limit = HoleLimit()
+for size in [1 << 20] * SETTLED + [1 << 25]:
+    np.ones(size)
+    kept = resident_memory()
+    limit.after_step()
+print(kept - resident_memory())
+"""
+
+
+@glibc
+def test_what_is_kept_beyond_the_first_steps_goes_back_to_the_system():
+    # 256 MiB, in bytes.
+    assert int(output_of(HOLES)) > 240 << 20

@@ -49,6 +49,66 @@ def test_nothing_is_left_to_compile(tmp_path):
     assert counts(tmp_path, str(tmp_path / "missing")) == [expected, expected]
 
 
+def test_evaluation_compiles_its_own_part_once_and_training_the_rest(monkeypatch, tmp_path):
+    started = []
+
+    class Ended:
+        def __init__(self, command, **_):
+            started.append(command[-3:])
+
+        def wait(self):
+            return 0
+
+    def ahead(use, stamped=False):
+        started.clear()
+        monkeypatch.setattr(kernel_cache, "_AHEAD", {})
+        kernel_cache.compile_ahead("uint16", ["norm_loops"], use)
+        kernel_cache.compile_ahead("uint16", ["norm_loops"], use)
+        if stamped:
+            (tmp_path / f"norm_loops-uint16-{use}.compiled").touch()
+        return [*started]
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel_cache.subprocess, "Popen", Ended)
+    assert ahead("evaluation", stamped=True) == [["norm_loops", "uint16", "evaluation"]]
+    assert ahead("evaluation") == []
+    assert ahead("training", stamped=True) == [["norm_loops", "uint16", "training"]]
+    (tmp_path / "norm_loops-uint16-evaluation.compiled").unlink()
+    assert ahead("evaluation") == ahead("training") == []
+
+
+SUMS = """\
+import torch
+from torch import nn
+from models.kernels.fused_norm import norm_act
+torch.manual_seed(0)
+for dtype in (torch.bfloat16, torch.float32):
+    for pool in (True, False):
+        x = torch.randn(2, 48, 9, 14).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+        norm = nn.BatchNorm2d(48)
+        y = norm_act(x, norm, None, pool)
+        y.float().square().sum().backward()
+        for found in (y, x.grad, norm.weight.grad, norm.running_var):
+            print(found.detach().double().numpy().tobytes().hex()[:4000])
+"""
+
+
+@pytest.mark.slow
+def test_levels_of_optimisation_compute_the_same_bits(tmp_path):
+    """Kernels compiled ahead have another level than those that are compiled when they are used."""
+    found = set()
+    for level in ("1", "3"):
+        environment = os.environ | {
+            "NUMBA_CACHE_DIR": str(tmp_path / level),
+            "NUMBA_OPT": level,
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run([sys.executable, "-c", SUMS], capture_output=True, text=True, env=environment, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1
+    assert len(found.pop()) > 10000
+
+
 @pytest.mark.parametrize("program", ["missing", "false"])
 def test_where_no_process_can_compile_kernels_are_compiled_when_they_are_used(program, monkeypatch, tmp_path):
     """A program that is not there, and one that fails."""
