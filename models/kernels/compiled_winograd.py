@@ -1,8 +1,9 @@
-"""winograd.py's convolutions with compiled sums and differences, for training: in bf16 too, and with fewer channels.
+"""winograd.py's convolutions with compiled sums and differences: in bf16 too, and with fewer channels.
 
-In bf16 tiles and their products are rounded to bf16, after sums in float32 and from the float32 weights: outputs and
-gradients are 2 to 3 times as far from exact ones as a convolution in bf16 is, about half a per cent. Evaluation is left
-to torch's convolutions, and so are CPUs with AMX: there, multiplications cost less than reading memory.
+In bf16 tiles and their products are rounded to bf16, after sums in float32 (in training of float32 weights): outputs
+and gradients are 2 to 3 times as far from exact ones as a convolution in bf16 is, about half a per cent. Left to torch
+are CPUs with AMX, where multiplications cost less than reading memory, and evaluation of few images (detect.py), which
+would wait for the kernels to be loaded.
 """
 
 import functools
@@ -26,7 +27,7 @@ _BUFFERS = threading.local()
 
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU is for training, and faster so."""
+    """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU trains, or evaluates many images, and is faster so."""
     autocast, weight = torch.is_autocast_enabled("cpu"), conv.weight.dtype
     if conv.compiled_evaluation:
         fits = weight is x.dtype and not autocast

@@ -1,9 +1,10 @@
-"""Batch normalisation, activation and 2 x 2 pool of a CPU's training step as a few passes over memory.
+"""Batch normalisation, activation and 2 x 2 pool on a CPU as a few passes over memory, in training and evaluation.
 
 Torch reads and writes the whole output of a convolution a dozen times between it and the next one. Here it is read for
 the statistics, once more to write what comes behind the pool, and backwards once to write its gradient; beside it are
 kept, of every four pixels, the one that was chosen and its place. All is computed in float32 (float64 from float64),
-so that of bf16 only the result is rounded. The loops are norm_loops.py's.
+so that of bf16 only the result is rounded. In evaluation the normalisation is part of the convolution, and one pass is
+left. The loops are norm_loops.py's.
 """
 
 from typing import Any

@@ -12,7 +12,7 @@ from utils.hardware import available_memory, most_taken, resident_memory
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
-# Holes may grow until a process occupies so many times what it did after so many steps.
+# Holes may grow until a process occupies so many times what steps take; so many steps show that, after as many others.
 MOST_GROWTH, SETTLED = 1.1, 3
 
 
@@ -50,18 +50,18 @@ class HoleLimit:
         self._steps, self._taken, self._just_given = 0, 0, False
 
     def after_step(self) -> None:
-        """Compare what this process occupies with what its first steps did."""
+        """Compare what this process occupies with what a few steps took after everything had been given back once."""
         occupied = resident_memory()
         self._steps += 1
-        within = occupied <= self._taken * MOST_GROWTH
-        if self._steps <= SETTLED or (self._just_given and not within):
-            # What a single step brings back right after is needed.
-            self._taken, self._just_given = max(occupied, self._taken), False
-        elif self._just_given or within:
-            self._just_given = False
-        else:
+        beyond = occupied > self._taken * MOST_GROWTH
+        if self._steps == SETTLED or (self._steps > 2 * SETTLED and beyond and not self._just_given):
             ctypes.CDLL(None).malloc_trim(0)
             self._just_given = True
+        elif self._steps > SETTLED:
+            # What a single step brings back right after is needed.
+            if self._steps <= 2 * SETTLED or (self._just_given and beyond):
+                self._taken = max(occupied, self._taken)
+            self._just_given = False
 
 
 @contextlib.contextmanager

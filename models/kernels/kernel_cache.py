@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # The files with loops, what of them is called, and by what: training calls all of it.
-KERNELS = {
+KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "norm_loops": {
         "evaluation": ("forward_pool", "through"),
         "training": (

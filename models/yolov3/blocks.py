@@ -78,6 +78,7 @@ class ConvBlock(nn.Module):
         return x if pool is None else pool(x)
 
     def _evaluate(self, x: Tensor, pool: nn.MaxPool2d | None, added: Tensor | None) -> Tensor:
+        assert isinstance(self.conv, WinogradConv2d)  # what sets the flag looks at that
         x, bias = self.conv.without_bias(x)
         if activates(x):
             halved = pool is not None and halves(pool)

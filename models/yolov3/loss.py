@@ -181,7 +181,7 @@ class DetectionLoss:
 
         boxes = self.decoding.boxes(positives[:, :4], take(anchors, assignment.anchor))
         similarity = self.similarity(boxes, truths, **around)
-        overlap = iou(boxes, truths).detach()
+        overlap = iou(boxes.detach(), truths)
         share = self.level_share(anchors, assignment)
 
         box = (share * self.weight(boxes.detach(), truths, **around) * (1 - similarity)).sum()
