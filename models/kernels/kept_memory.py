@@ -12,8 +12,9 @@ from utils.hardware import available_memory, most_taken, resident_memory
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
-# Holes may grow until a process occupies so many times what steps take; so many steps show that, after as many others.
-MOST_GROWTH, SETTLED = 1.1, 3
+# Holes may grow by a share of what steps take, but at least by so many bytes; so many steps show what they take, after
+# as many others.
+MOST_GROWTH, LEAST_GROWTH, SETTLED = 0.05, 64 << 20, 3
 
 
 def keep_freed_memory(processes: int = 1) -> bool:
@@ -40,7 +41,7 @@ def give_freed_memory_back() -> None:
 
 
 class HoleLimit:
-    """Give the system what is kept and of no use, whenever that is a tenth of what a step takes.
+    """Give the system what is kept and of no use, whenever that is a twentieth of what a step takes.
 
     Freed arrays of many sizes, with small ones that live on between them, leave holes that later arrays do not fit
     into: validating 1,000 photos, a process grew from .7 to 1.5 GB, of which .3 GB were in use.
@@ -53,7 +54,7 @@ class HoleLimit:
         """Compare what this process occupies with what a few steps took after everything had been given back once."""
         occupied = resident_memory()
         self._steps += 1
-        beyond = occupied > self._taken * MOST_GROWTH
+        beyond = occupied - self._taken > max(self._taken * MOST_GROWTH, LEAST_GROWTH)
         if self._steps == SETTLED or (self._steps > 2 * SETTLED and beyond and not self._just_given):
             ctypes.CDLL(None).malloc_trim(0)
             self._just_given = True

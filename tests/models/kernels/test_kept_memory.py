@@ -118,40 +118,44 @@ def fake_library(changed):
 
 @pytest.fixture
 def occupied(monkeypatch):
-    """A process of 100 bytes, and how often it gave back what it had kept, which leaves 60 for a step to fill again."""
-    state = {"now": 100, "given": 0}
+    """A process of so many GB, and how often it gave back what it kept; it fills up again with its next step."""
+    state = {"now": 0.0, "given": 0}
 
     class Library:
         @staticmethod
         def malloc_trim(_):
             state["given"] += 1
-            state["now"] = 60
+            state["now"] = 6.0
 
     monkeypatch.setattr(models.kernels.kept_memory.ctypes, "CDLL", lambda _: Library)
-    monkeypatch.setattr(models.kernels.kept_memory, "resident_memory", lambda: state["now"])
-    return state
+    monkeypatch.setattr(models.kernels.kept_memory, "resident_memory", lambda: round(state["now"] * 1e9))
 
-
-def test_holes_are_given_back_once_and_whenever_they_have_grown_by_a_tenth(occupied):
-    limit = HoleLimit()
-    for size in [150] * SETTLED + [100] * SETTLED + [105, 109, 110]:
-        occupied["now"] = size
-        limit.after_step()
-    assert occupied["given"] == 1
-    for round_ in range(2, 5):
-        for size in [100, 105, 111]:
-            occupied["now"] = size
+    def steps(*sizes):
+        for size in sizes:
+            state["now"] = size
             limit.after_step()
-        assert occupied["given"] == round_
+        return state["given"]
+
+    limit = HoleLimit()
+    return steps
+
+
+def test_holes_are_given_back_once_and_whenever_they_have_grown_by_a_twentieth(occupied):
+    assert occupied(*[15.0] * SETTLED) == 1
+    assert occupied(*[10.0] * SETTLED, 10.2, 10.4, 10.5) == 1
+    for expected in (2, 3, 4):
+        assert occupied(10.0, 10.4, 10.6) == expected
+
+
+def test_small_processes_are_left_alone(occupied):
+    assert occupied(*[0.1] * SETTLED * 2) == 1
+    assert occupied(0.15, 0.16) == 1
+    assert occupied(0.17) == 2
 
 
 def test_what_steps_need_is_not_given_back_again_and_again(occupied):
     """Such as larger images: one step shows it."""
-    limit = HoleLimit()
-    for size in [100] * SETTLED * 2 + [200] * 9:
-        occupied["now"] = size
-        limit.after_step()
-    assert occupied["given"] == 2
+    assert occupied(*[10.0] * SETTLED * 2, *[20.0] * 9) == 2
 
 
 HOLES = """
