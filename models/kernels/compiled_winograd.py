@@ -27,7 +27,7 @@ _BUFFERS = threading.local()
 
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU is faster so, in training or with many images."""
+    """Tell whether a plain 3 x 3 convolution of x (B, C, H, W) on a CPU gains by it, in training or for many images."""
     autocast, weight = torch.is_autocast_enabled("cpu"), conv.weight.dtype
     if conv.compiled_evaluation:
         fits = weight is x.dtype and not autocast
