@@ -25,18 +25,18 @@ if sys.argv[1:]:
     sys.executable = sys.argv[1]
 kernel_cache.compile_ahead("uint16", ["norm_loops"])
 kernel_cache._wait_for("norm_loops", "uint16")
-print(len(list(folder.rglob("*.nbc"))))
+print(len(list(folder.rglob("*.o"))))
 x = torch.randn(2, 16, 4, 4).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
 for pool in (True, False):
     norm_act(x, nn.BatchNorm2d(16), None, pool).float().sum().backward()
-print(len(list(folder.rglob("*.nbc"))))
+print(len(list(folder.rglob("*.o"))))
 """
 
 
 def counts(folder, *given):
     """How many kernels a fresh cache holds after compiling ahead, and after the steps."""
     environment = os.environ | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(ROOT)}
-    environment.pop("NUMBA_CACHE_DIR", None)
+    environment.pop("ALIGNYOLO_KERNELS", None)
     command = [sys.executable, "-c", STEPS, *given]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return [int(line) for line in done.stdout.split()]
@@ -68,7 +68,7 @@ def test_evaluation_compiles_its_own_part_once_and_training_the_rest(monkeypatch
             (tmp_path / f"norm_loops-uint16-{use}.compiled").touch()
         return [*started]
 
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel_cache, "kernel_folder", lambda: tmp_path)
     monkeypatch.setattr(kernel_cache.subprocess, "Popen", Ended)
     assert ahead("evaluation", stamped=True) == [["norm_loops", "uint16", "evaluation"]]
     assert ahead("evaluation") == []
@@ -98,8 +98,9 @@ def test_levels_of_optimisation_compute_the_same_bits(tmp_path):
     """Kernels compiled ahead have another level than those that are compiled when they are used."""
     found = set()
     for level in ("1", "3"):
+        (tmp_path / level).mkdir()
         environment = os.environ | {
-            "NUMBA_CACHE_DIR": str(tmp_path / level),
+            "ALIGNYOLO_KERNELS": str(tmp_path / level),
             "NUMBA_OPT": level,
             "PYTHONPATH": str(ROOT),
         }
@@ -109,10 +110,36 @@ def test_levels_of_optimisation_compute_the_same_bits(tmp_path):
     assert len(found.pop()) > 10000
 
 
+LOADED = """\
+import sys
+from models.kernels import kernel_cache
+kernel = kernel_cache.compiled_kernel("norm_loops", "finish_statistics", "float32")
+print("numba" in sys.modules, kernel.address != 0)
+"""
+
+
+def test_what_is_in_the_cache_is_loaded_without_numba_and_what_is_damaged_is_compiled_again(tmp_path):
+    def loaded():
+        environment = os.environ | {"ALIGNYOLO_KERNELS": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED], capture_output=True, text=True, env=environment, check=True
+        )
+        return done.stdout.split()
+
+    assert loaded() == ["True", "True"]
+    assert loaded() == ["False", "True"]
+    (file,) = tmp_path.rglob("*.o")
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], whole[:40] + b"x" + whole[41:]):
+        file.write_bytes(damaged)
+        assert loaded() == ["True", "True"]
+        assert file.read_bytes() == whole
+
+
 @pytest.mark.parametrize("program", ["missing", "false"])
 def test_where_no_process_can_compile_kernels_are_compiled_when_they_are_used(program, monkeypatch, tmp_path):
     """A program that is not there, and one that fails."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel_cache, "kernel_folder", lambda: tmp_path)
     monkeypatch.setattr(sys, "executable", shutil.which(program) or str(tmp_path / program))
     kernel_cache.compile_ahead("float32")
     assert kernel_cache.compiled_kernel("norm_loops", "finish_statistics", "float32").address
