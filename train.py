@@ -61,8 +61,7 @@ def train(**flags: Any) -> Path:
         from engine.train.resume import resume
 
         return resume(flags)
-    plan = plan_run(flags)
-    compile_before_torch(plan.config)
+    plan = plan_run(flags, compile_before_torch)
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
     from engine.train.resume import resume_after_restart
     from engine.train.run import run

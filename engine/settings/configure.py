@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ class Plan:
     data: DataSpec
 
 
-def plan_run(flags: Mapping[str, Any]) -> Plan:
+def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | None = None) -> Plan:
     """Check the flags of train.py and the YAML files that they name; UserError for any mistake.
 
     `loss` and `assign` are short for the hyperparameters `box_loss` and `assigner`; `set` holds key=value strings.
+    `before_data` is told what was chosen before the data set is opened, which may take seconds.
     """
     overrides = parse_settings(flags.get("set", ()))
     for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
@@ -55,7 +56,8 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     hyper = hyperparameters(run.hyp, overrides, base=model.hyp)
     check_choices(run, model, hyper)
     check_steps(run, hyper, overrides)
-    check_settings(Choices(run, model, hyper), overrides, flags)
+    choices = Choices(run, model, hyper)
+    check_settings(choices, overrides, flags)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -64,6 +66,8 @@ def plan_run(flags: Mapping[str, Any]) -> Plan:
     if run.multi_scale and max(run.image_size) == stride:
         raise UserError(f"--multi-scale: {stride} px is one stride, of which there are no parts; leave it out")
     check_start_files(run, model)
+    if before_data:
+        before_data(choices)
     with pixels_allowed(run.max_pixels):
         spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
