@@ -133,7 +133,7 @@ def kernel_folder() -> Path:
     cpu = f"{binding.get_process_triple()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     versions = f"{metadata.version('llvmlite')} {metadata.version('numba')}"
     folder = cache_folder() / hashlib.sha256(f"{cpu} {versions}".encode()).hexdigest()[:16]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
