@@ -29,6 +29,7 @@ COMMANDS = {
     "data.download": "python -m data.download",
     "studies.__main__": "python -m studies",
     "studies.compare": "python -m studies.compare",
+    "studies.combine": "python -m studies.combine",
     "studies.scores": "python -m studies.scores",
     "studies.zoo": "python -m studies.zoo",
 }

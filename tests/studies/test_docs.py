@@ -10,6 +10,7 @@ import statistics
 import pytest
 from scipy import stats
 
+from studies.combine import parse_flags as combine_flags
 from studies.compare import compare, parse_flags
 from studies.comparison.paired import holm, paired_difference
 from studies.scores import parse_flags as scores_flags
@@ -20,7 +21,7 @@ from utils.config.knobs import CompareConfig
 from val import parse_flags as val_flags
 
 FIGURES = ROOT / "docs" / "studies.md"
-PAGES = [ROOT / "docs" / name for name in ("guides/comparisons.md", "coco.md", "results.md")]
+PAGES = [ROOT / "docs" / name for name in ("guides/comparisons.md", "coco.md", "results.md", "slender-protocol.md")]
 
 
 def commands(page):
@@ -41,6 +42,7 @@ def test_pictures_exist_and_are_small():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page):
     studies = {"-m studies.compare": parse_flags, "-m studies.scores": scores_flags}
+    studies["-m studies.combine"] = combine_flags
     parsers = {"train.py": train_flags, "val.py": val_flags, "tune.py": tune_flags, **studies}
     found = 0
     for line in commands(page):

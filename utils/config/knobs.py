@@ -468,6 +468,17 @@ class ScoresConfig:
 
 
 @dataclass(frozen=True)
+class CombineConfig:
+    """The flags of `python -m studies.combine`."""
+
+    losses: str = knob("", "folder of a comparison of box losses")
+    assigners: str = knob("", "folder of a comparison of assignments")
+    best: int = knob(4, "how many of each", 1, 100)
+    by: str = knob("ap", "measure that is largest for the best: a column of runs.csv, such as ap75 or ap_ratio_from_4")
+    into: str = knob("combined.yaml", "recipe to write")
+
+
+@dataclass(frozen=True)
 class ImportConfig:
     """The flags of import_weights.py."""
 

@@ -1,0 +1,158 @@
+"""Writes the recipe that combines the best losses of one comparison with the best assignments of another.
+
+python -m studies.combine --losses results/neu-det-losses --assigners results/neu-det-assigners --into combined.yaml
+python -m studies.compare --recipe combined.yaml --seeds 0 1 2 3 4 --split test --into results/neu-det-combined
+
+The best are chosen by the validation split alone, whatever split the comparisons report, over the seeds that all of
+their variants have. The defaults of both (their baselines) are always among them.
+"""
+
+import re
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from studies.comparison.report import DIFFERENCES
+from studies.comparison.tables import Row, is_measure, read_tables
+from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.knobs import CombineConfig
+from utils.errors import UserError, nearest, printable, run_command
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best variants of a comparison, best first: their settings, and what all of its runs shared.
+
+    `seeds` is how many seeds their means are of.
+    """
+
+    variants: dict[str, dict[str, str]]
+    baseline: str
+    shared: tuple[str, ...]
+    seeds: int
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> CombineConfig:
+    """Read the command's flags; UserError for a wrong one."""
+    parser = Parser(prog="python -m studies.combine", description=(__doc__ or "").splitlines()[0])
+    add_knobs(parser, CombineConfig, {})
+    return parsed(CombineConfig, vars(parser.parse_args(arguments)))
+
+
+def best_of(folder: Path, count: int, measure: str) -> Choice:
+    """Choose the variants of a comparison with the highest mean on the validation split; UserError without any."""
+    page = folder / "report.md"
+    text = page.read_text("utf-8") if page.is_file() else ""
+    named = re.search(rf"^{DIFFERENCES}(.+), points", text, re.MULTILINE)
+    rows = [row for row in read_tables(folder).runs if row["scored"] == "val" and row["state"] == "done"]
+    if not rows or not named:
+        raise UserError(f"{printable(folder)}: expected report.md and runs.csv of a comparison with finished runs")
+    if measure not in rows[0] or not is_measure(measure):
+        raise UserError(f"--by {printable(measure)}{nearest(measure, filter(is_measure, rows[0]))}")
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], {})[row["seed"]] = row
+    seeds = set.intersection(*(set(of_seed) for of_seed in found.values()))
+    if not seeds:
+        raise UserError(f"{printable(folder)}: its variants have no seed in common; let the comparison go on first")
+    means = {
+        variant: statistics.mean(float(of_seed[seed][measure] or "nan") for seed in seeds)
+        for variant, of_seed in found.items()
+    }
+    ranked = sorted((name for name in means if means[name] == means[name]), key=lambda name: -means[name])
+    chosen = [*ranked[:count], *({named[1]} - set(ranked[:count]))]
+    flags = {name: next(iter(found[name].values()))["flags"] for name in chosen}
+    shared = {shared_flags(each) for each in flags.values()}
+    if len(shared) > 1:
+        raise UserError(f"{printable(folder)}: its runs differ in more than their --set: {sorted(shared)}")
+    return Choice({name: settings_of(each) for name, each in flags.items()}, named[1], *shared, len(seeds))
+
+
+def settings_of(flags: str) -> dict[str, str]:
+    """Return the settings among the flags of a run."""
+    parts = shlex.split(flags)
+    pairs = (parts[place + 1].partition("=") for place, part in enumerate(parts) if part == "--set")
+    return {key: value for key, _, value in pairs}
+
+
+def shared_flags(flags: str) -> tuple[str, ...]:
+    """Return the other flags of a run, but for its seed and its data set."""
+    own = ("--set", "--seed", "--data")
+    return tuple(part for group in split_at_flags(shlex.split(flags)) if group[0] not in own for part in group)
+
+
+def combined(losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
+    """Return the settings of every loss with every assignment, the two baselines first; UserError where both set a key.
+
+    An assignment's comparison has a box loss of its own, which gives way.
+    """
+    variants = {}
+    for first in sorted(losses.variants, key=lambda name: name != losses.baseline):
+        for second in sorted(assigners.variants, key=lambda name: name != assigners.baseline):
+            loss, assigner = losses.variants[first], dict(assigners.variants[second])
+            assigner.pop("box_loss", None)
+            for key in sorted(loss.keys() & assigner.keys()):
+                if loss[key] != assigner[key]:
+                    raise UserError(
+                        f"{printable(first)} sets {key}={printable(loss[key])}, {printable(second)} sets "
+                        f"{key}={printable(assigner[key])}: expected losses and assignments that differ in other keys"
+                    )
+            variants[f"{first}-{second}"] = {**loss, **assigner}
+    return variants
+
+
+def recipe_of(config: CombineConfig) -> dict[str, Any]:
+    """Return the recipe's values; settings stay text, as they were typed."""
+    losses, assigners = (best_of(Path(name), config.best, config.by) for name in (config.losses, config.assigners))
+    if losses.shared != assigners.shared:
+        raise UserError(
+            f"{printable(config.losses)} was trained with {shlex.join(losses.shared)}, {printable(config.assigners)} "
+            f"with {shlex.join(assigners.shared)}: expected the same flags"
+        )
+    variants = combined(losses, assigners)
+    description = (
+        f"The {config.best} best losses of {Path(config.losses).name} with the {config.best} best assignments of "
+        f"{Path(config.assigners).name}, by {config.by} on the validation split ({losses.seeds} and {assigners.seeds} "
+        "seeds), and the defaults of both."
+    )
+    train = {name.removeprefix("--").replace("-", "_"): value for name, value in flag_values(losses.shared).items()}
+    return {"description": description, "baseline": next(iter(variants)), "train": train, "variants": variants}
+
+
+def flag_values(flags: Sequence[str]) -> dict[str, Any]:
+    """Return flags of train.py with their values: a text, several, or whether a switch is on."""
+    found: dict[str, Any] = {}
+    for flag, *values in split_at_flags(flags):
+        name = flag.replace("--no-", "--", 1)
+        found[name] = values[0] if len(values) == 1 else values or name == flag
+    return found
+
+
+def split_at_flags(flags: Sequence[str]) -> list[list[str]]:
+    """Return flags, each with its values."""
+    groups: list[list[str]] = []
+    for part in flags:
+        if part.startswith("--"):
+            groups.append([])
+        groups[-1].append(part)
+    return groups
+
+
+def main() -> int:
+    """Run the command: exit code 0 when done, 2 for wrong input."""
+    config = parse_flags()
+    recipe, into = recipe_of(config), Path(config.into)
+    if into.exists():
+        raise UserError(f"{printable(into)} is there already: choose another --into")
+    into.write_text(yaml.safe_dump(recipe, sort_keys=False, width=120, default_flow_style=None), "utf-8")
+    print(f"wrote {printable(into)}: {len(recipe['variants'])} variants, {recipe['baseline']} is the baseline")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,110 @@
+"""The recipe of the best losses and assignments is chosen on the validation split, and can be run."""
+
+import csv
+
+import pytest
+import yaml
+
+from studies.combine import main, parse_flags, recipe_of
+from studies.comparison.recipe import read_recipe
+from tests.paths import ROOT
+from utils.errors import UserError
+
+SHARED = "--imgsz 64 --epochs 2 --cache --amp bf16 --data my/data.yaml"
+LOSSES = {"ciou": "box_loss=ciou", "sca": "box_loss=sca sca_alpha=0.7", "giou": "box_loss=giou"}
+ASSIGNERS = {"anchor_ratio": "assigner=anchor_ratio", "ggiou": "box_loss=ciou assigner=ggiou", "iou": "assigner=iou"}
+
+
+def comparison(folder, variants, scores, baseline, shared=SHARED):
+    """A comparison's report and table: `scores` are AP by variant and seed on val; on test the order is reversed."""
+    folder.mkdir()
+    (folder / "report.md").write_text(f"# Comparison\n\n## Paired differences to {baseline}, points, 95% interval\n")
+    with (folder / "runs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "seed", "scored", "state", "flags", "ap", "ap75"])
+        for name, by_seed in scores.items():
+            settings = " ".join(f"--set {each}" for each in variants[name].split())
+            for seed, ap in by_seed.items():
+                flags = f"{shared} {settings} --seed {seed}"
+                writer.writerow([name, seed, "val", "done", flags, ap, 1 - ap])
+                writer.writerow([name, seed, "test", "done", flags, 1 - ap, ap])
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    losses = {"ciou": {0: 0.1, 1: 0.2}, "sca": {0: 0.4, 1: 0.3}, "giou": {0: 0.3, 1: 0.3, 2: 0.9}}
+    assigners = {"anchor_ratio": {0: 0.3}, "ggiou": {0: 0.2}, "iou": {0: 0.1}}
+    return (
+        comparison(tmp_path / "losses", LOSSES, losses, "ciou"),
+        comparison(tmp_path / "assigners", ASSIGNERS, assigners, "anchor_ratio"),
+    )
+
+
+def config(folders, *flags):
+    return parse_flags(["--losses", str(folders[0]), "--assigners", str(folders[1]), *flags])
+
+
+def test_the_best_on_the_validation_split_are_combined_and_the_defaults_come_first(folders):
+    """Over the seeds that all have, giou's third seed does not count."""
+    recipe = recipe_of(config(folders, "--best", "1"))
+    assert recipe["baseline"] == "ciou-anchor_ratio"
+    assert recipe["variants"] == {
+        "ciou-anchor_ratio": {"box_loss": "ciou", "assigner": "anchor_ratio"},
+        "sca-anchor_ratio": {"box_loss": "sca", "sca_alpha": "0.7", "assigner": "anchor_ratio"},
+    }
+    assert recipe["train"] == {"imgsz": "64", "epochs": "2", "cache": True, "amp": "bf16"}
+    assert "(2 and 1 seeds)" in recipe["description"]
+    both = recipe_of(config(folders, "--best", "2"))["variants"]
+    assert list(both) == [f"{loss}-{assigner}" for loss in ("ciou", "sca", "giou") for assigner in ASSIGNERS][:2] + [
+        "sca-anchor_ratio",
+        "sca-ggiou",
+        "giou-anchor_ratio",
+        "giou-ggiou",
+    ]
+    assert both["sca-ggiou"] == {"box_loss": "sca", "sca_alpha": "0.7", "assigner": "ggiou"}
+
+
+def test_another_measure_chooses_others(folders):
+    assert set(recipe_of(config(folders, "--best", "1", "--by", "ap75"))["variants"]) == {
+        "ciou-anchor_ratio",
+        "ciou-iou",
+    }
+
+
+def test_the_recipe_is_one_that_a_comparison_takes(folders, tmp_path, monkeypatch, capsys):
+    into = tmp_path / "combined.yaml"
+    flags = ["--losses", str(folders[0]), "--assigners", str(folders[1]), "--into", str(into)]
+    monkeypatch.setattr("sys.argv", ["combine", *flags])
+    assert main() == 0
+    assert "9 variants, ciou-anchor_ratio is the baseline" in capsys.readouterr().out
+    recipe = read_recipe(str(into))
+    assert recipe.train == ("--imgsz", "64", "--epochs", "2", "--cache", "--amp", "bf16")
+    arguments = next(each.arguments() for each in recipe.variants if each.name == "sca-ggiou")
+    assert arguments == ["--set", "box_loss=sca", "--set", "sca_alpha=0.7", "--set", "assigner=ggiou"]
+    with pytest.raises(UserError, match="is there already"):
+        main()
+    assert yaml.safe_load(into.read_text())["variants"]
+
+
+def test_what_cannot_be_combined_is_one_line(folders, tmp_path):
+    with pytest.raises(UserError, match=r"--by ap7.*ap75"):
+        recipe_of(config(folders, "--by", "ap7"))
+    with pytest.raises(UserError, match=r"nowhere: expected report.md and runs.csv"):
+        recipe_of(config((tmp_path / "nowhere", folders[1])))
+    other = comparison(tmp_path / "longer", ASSIGNERS, {"iou": {0: 0.1}}, "iou", SHARED.replace("2", "3"))
+    with pytest.raises(UserError, match="expected the same flags"):
+        recipe_of(config((folders[0], other)))
+    apart = comparison(tmp_path / "apart", LOSSES, {"ciou": {0: 0.1}, "sca": {1: 0.1}}, "ciou")
+    with pytest.raises(UserError, match="no seed in common"):
+        recipe_of(config((apart, folders[1])))
+    clash = comparison(tmp_path / "clash", {"sca": "sca_alpha=0.1 assigner=iou"}, {"sca": {0: 0.1}}, "sca")
+    with pytest.raises(UserError, match=r"sca sets sca_alpha=0.7, sca sets sca_alpha=0.1"):
+        recipe_of(config((folders[0], clash)))
+
+
+def test_kept_results_can_be_combined():
+    """What git has is enough: the tables of a comparison without its runs."""
+    folder = str(ROOT / "results" / "bccd")
+    found = recipe_of(parse_flags(["--losses", folder, "--assigners", folder, "--best", "1"]))
+    assert found["baseline"].startswith("ciou-")
