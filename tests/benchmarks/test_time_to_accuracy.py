@@ -6,14 +6,15 @@ import sys
 
 import pytest
 
-from benchmarks.time_to_accuracy import OURS, PEER, Epoch, reached, rows
+from benchmarks.time_to_accuracy import MODEL, OURS, PEER, Epoch, reached, rows
 from data.shapes.demo_set import make_shapes
 from tests.paths import ROOT
 
 CURVES = {
     "this project": [Epoch(30, 50, 0.1), Epoch(60, 100, 0.35), Epoch(90, 150, 0.3)],
     "this project, ggiou": [Epoch(40, 60, 0.1), Epoch(80, 120, 0.2)],
-    PEER: [Epoch(120, 200, 0.1), Epoch(240, 400, 0.3), Epoch(360, 600, 0.25)],
+    f"{PEER}{MODEL}": [Epoch(120, 200, 0.1), Epoch(240, 400, 0.3), Epoch(360, 600, 0.25)],
+    f"{PEER}yolo26n.yaml": [Epoch(100, 200, 0.5)],
 }
 
 
@@ -24,19 +25,23 @@ def test_the_first_epoch_that_gets_there_counts():
 
 
 def test_rows_compare_with_the_peer_s_best_epoch():
-    ours, ggiou, peer = rows(CURVES)
+    ours, ggiou, peer, other = rows(CURVES)
     assert (ours["in epoch"], ours["minutes"], ours["peer / this"], ours["CPU peer / this"]) == (2, 1.0, 4.0, 4.0)
     assert (ggiou["in epoch"], "minutes" in ggiou) == ("not reached", False)
     assert (peer["in epoch"], peer["minutes"], peer["peer / this"]) == (2, 4.0, 1.0)
-    assert {row["target AP"] for row in (ours, ggiou, peer)} == {0.3}
+    assert (other["in epoch"], other["peer / this"]) == (1, 2.4)
+    assert {row["target AP"] for row in (ours, ggiou, peer, other)} == {0.3}
 
 
 @pytest.mark.slow
 def test_all_sides_train_and_are_compared(tmp_path):
     data = make_shapes(tmp_path / "shapes", train=12, val=6, size=96)
     command = [sys.executable, "-m", "benchmarks.time_to_accuracy", "--data", str(data), "--out", str(tmp_path)]
-    flags = ["--epochs", "2", "--imgsz", "64", "--batch", "4"]
+    models = [MODEL, "yolo26n.yaml"]
+    flags = ["--epochs", "2", "--imgsz", "64", "--batch", "4", "--models", *models]
     subprocess.run([*command, *flags], check=True, cwd=ROOT, capture_output=True)
-    found = json.loads((tmp_path / "time_to_accuracy.json").read_text())["rows"]
-    assert [row["side"] for row in found] == [*OURS, PEER]
+    written = json.loads((tmp_path / "time_to_accuracy.json").read_text())
+    found, sides = written["rows"], [*OURS, *(f"{PEER}{model}" for model in models)]
+    assert [row["side"] for row in found] == sides
+    assert {side: len(curve) for side, curve in written["minutes and AP by epoch"].items()} == dict.fromkeys(sides, 2)
     assert all(row["all epochs, minutes"] > 0 for row in found)
