@@ -43,6 +43,7 @@ class Backend:
     model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
     source: str = ""  # what the weights say about themselves
     photo_bits: int = 0  # that deep photos are scaled by (data/images.py)
+    in_torch: bool = False  # computed by PyTorch, whose threads are ours to share out
 
 
 def in_turns(compute: Compute) -> Compute:

@@ -50,6 +50,7 @@ def torch_backend(detector: AnyDetector, config: Config, bf16: bool = False) -> 
         "precision": precision,
         "model": model,
         "photo_bits": config.run.photo_bits,
+        "in_torch": True,
     }
     return Backend(config.names, size, None, True, run, **facts)
 

@@ -34,6 +34,7 @@ from engine.train.trainer import TOO_EARLY, Trainer, load_weights
 from engine.validate.collect import protocol_line
 from models.families import build_detector, family_of
 from models.kernels.in_use import compile_ahead, cpu_kernels_in_use
+from models.kernels.kept_memory import share_one_heap
 from models.yolov3.anchor_fit import fit_anchors
 from utils.checkpoint import remove_unfinished
 from utils.config.knobs import Config
@@ -52,6 +53,7 @@ def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None =
     Raises UserError and DivergedError for what stops it, InterruptedRun where somebody does. Under torchrun, every
     process trains on its share.
     """
+    share_one_heap()
     with stop_requests() as stop, pixels_allowed(plan.config.run.max_pixels):
         try:
             return run_until(stop, plan, resumed, folder)

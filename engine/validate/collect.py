@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from data.labels.index import LabelIndex
 from data.loader import Batch
 from engine.batches import to_device
-from engine.validate.decode_ahead import decoded_ahead
+from engine.validate.batches_ahead import detected
 from utils.config.knobs import Config
 from utils.distributed import Group
 from utils.metrics.coco_metrics import CocoMetrics
@@ -41,16 +41,20 @@ def collect(
     truths = truths or plain_truths(index.starts, index.boxes, index.labels, len(names))
     metrics = CocoMetrics.of(truths, names, ious)
     progress = Progress("validation", len(cast(Sized, loader.sampler)), live=group is None or group.main)
-    with decoded_ahead(loader, device) as batches:
-        for number, batch in enumerate(batches):
-            images, _ = to_device(batch, device)
-            detections = detector(images)
+
+    def detect(batch: Batch) -> list:
+        images, _ = to_device(batch, device)
+        return detector(images)
+
+    backend = getattr(detector, "backend", None)
+    with detected(detect, loader, device, in_torch=backend is None or backend.in_torch) as batches:
+        for number, (batch, detections) in enumerate(batches):
             for image, letterbox, found in zip(batch.index.tolist(), batch.letterboxes, detections, strict=True):
                 assert letterbox is not None  # only augmented images have none
                 metrics.add(image, letterbox.undo(found["boxes"]), found["scores"], found["labels"])
             if on_batch is not None:
                 on_batch(number, batch, detections)
-            progress.advance(len(images))
+            progress.advance(len(detections))
     progress.close()
     if group is not None:
         metrics.take_over(group.gather(metrics))

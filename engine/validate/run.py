@@ -20,7 +20,7 @@ from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts
 from engine.validate.weights import Measured, open_measured
-from models.kernels.kept_memory import freed_memory_kept
+from models.kernels.kept_memory import freed_memory_kept, share_one_heap
 from utils.checkpoint import newest
 from utils.config.knobs import ValConfig
 from utils.errors import UserError, printable
@@ -35,6 +35,7 @@ def run(settings: ValConfig) -> Metrics:
     Where a comparison has started it, it ends with that.
     """
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
+    share_one_heap()
     over = end_with_parent()
     try:
         measured = open_measured(weights, settings)

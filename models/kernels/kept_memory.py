@@ -12,9 +12,26 @@ from utils.hardware import available_memory, most_taken, resident_memory
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
+ARENA_MAX = -8
 # Holes may grow by a share of what steps take, but at least by so many bytes; so many steps show what they take, after
 # as many others.
 MOST_GROWTH, LEAST_GROWTH, SETTLED = 0.05, 64 << 20, 3
+
+
+def share_one_heap() -> None:
+    """Let threads that start from now on take memory from the main thread's heap, which alone keeps large arrays.
+
+    A thread's own heaps are of 64 MB, and go back to the system whenever they are empty. Not where the environment says
+    otherwise.
+    """
+    if _is_ours():
+        ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
+
+
+def _is_ours() -> bool:
+    """Tell whether the C library is glibc, and its settings are not made by who starts the program."""
+    set_up = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    return platform.libc_ver()[0] == "glibc" and not set_up
 
 
 def keep_freed_memory(processes: int = 1) -> bool:
@@ -23,7 +40,7 @@ def keep_freed_memory(processes: int = 1) -> bool:
     Fetching their pages again takes a tenth of a training step on a CPU. Not where less memory is free than this and
     `processes` - 1 like it have taken so far, for holes in what is kept take some; nor where the environment decides.
     """
-    if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if not _is_ours():
         return False
     free = available_memory()
     if free is None or free < processes * most_taken():
