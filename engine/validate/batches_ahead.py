@@ -27,18 +27,20 @@ Detected = Generator[tuple[Batch, Any], None, None]
 
 
 @contextmanager
-def detected(detect: Detect, loader: DataLoader, device: torch.device, in_torch: bool = True) -> Iterator[Detected]:
+def detected(
+    detect: Detect, loader: DataLoader, device: torch.device, in_torch: bool = True, sparing: bool = False
+) -> Iterator[Detected]:
     """Give the batches of a loader, in order, each with what `detect` makes of it in torch or another runtime.
 
-    Threads are used where no processes load and there is a second core; OpenCV and torch compute without Python's
-    lock. What goes wrong in one is raised where its batch is asked for. They end with the block, however that ends,
-    after what they are at.
+    `sparing` has one batch under way at a time, for the same results in less memory, and slowly. Threads are used where
+    no processes load and there is a second core; OpenCV and torch compute without Python's lock. What goes wrong in one
+    is raised where its batch is asked for. They end with the block, however that ends, after what they are at.
     """
     batches: Iterator[Batch] = iter(loader)
     if loader.num_workers or usable_cores() < 2:
         found = ((batch, detect(batch)) for batch in batches)
     elif device.type == "cpu" and in_torch and torch.get_num_threads() >= STREAMS:
-        found = _two_under_way(detect, batches)
+        found = _under_way(detect, batches, sparing)
     else:
         found = _decoded_ahead(detect, batches, device)
     with closing(found):
@@ -54,14 +56,15 @@ def _decoded_ahead(detect: Detect, batches: Iterator[Batch], device: torch.devic
             yield batch, detect(batch)
 
 
-def _two_under_way(detect: Detect, batches: Iterator[Batch]) -> Detected:
-    """Look at the first batch alone, which shows what it takes, and where as much memory is free at two at a time."""
+def _under_way(detect: Detect, batches: Iterator[Batch], sparing: bool) -> Detected:
+    """Look at the first batch alone, which shows what it takes, then at two at a time, if as much memory is free.
+
+    Torch rounds otherwise on another number of threads: where one is under way it has no more of them than of two.
+    """
     for batch in itertools.islice(batches, 1):
         yield batch, detect(batch)
     free = available_memory()
-    if free is None or free < most_taken():
-        yield from ((batch, detect(batch)) for batch in batches)
-        return
+    streams = 1 if sparing or free is None or free < most_taken() else STREAMS
     loading, numbers, inference = threading.Lock(), itertools.count(), torch.is_inference_mode_enabled()
 
     def one() -> tuple[int, Batch, Any]:
@@ -70,8 +73,8 @@ def _two_under_way(detect: Detect, batches: Iterator[Batch]) -> Detected:
         with torch.inference_mode(inference):
             return number, batch, None if batch is END else detect(batch)
 
-    with _threads_shared() as pool:
-        coming: deque[Future] = deque(pool.submit(one) for _ in range(STREAMS))
+    with _threads_shared(streams) as pool:
+        coming: deque[Future] = deque(pool.submit(one) for _ in range(streams))
         found: dict[int, tuple[Batch, Any]] = {}
         for wanted in itertools.count():
             while wanted not in found:
@@ -85,13 +88,13 @@ def _two_under_way(detect: Detect, batches: Iterator[Batch]) -> Detected:
 
 
 @contextmanager
-def _threads_shared() -> Iterator[ThreadPoolExecutor]:
+def _threads_shared(streams: int) -> Iterator[ThreadPoolExecutor]:
     """Give each stream its share of torch's threads, and the main thread all of them again at the end."""
     before = torch.get_num_threads()
     share = before // STREAMS
     torch.set_num_threads(share)
     try:
-        with ThreadPoolExecutor(STREAMS, "detects", initializer=lambda: torch.set_num_threads(share)) as pool:
+        with ThreadPoolExecutor(streams, "detects", initializer=lambda: torch.set_num_threads(share)) as pool:
             yield pool
     finally:
         torch.set_num_threads(before)

@@ -30,10 +30,12 @@ def collect(
     truths: Truths | None = None,
     ious: Sequence[float] = (),
     group: Group | None = None,
+    sparing: bool = False,
 ) -> CocoMetrics:
     """Return the detections on every image beside the truths: the index's unless others are given.
 
-    Each process of a group takes its share of the images; the main one collects all.
+    Each process of a group takes its share of the images; the main one collects all. `sparing` takes less memory and
+    more time (engine/validate/batches_ahead.py).
 
     `on_batch(number, batch, detections)` sees each batch with its detections in pixels of the network input.
     """
@@ -47,7 +49,7 @@ def collect(
         return detector(images)
 
     backend = getattr(detector, "backend", None)
-    with detected(detect, loader, device, in_torch=backend is None or backend.in_torch) as batches:
+    with detected(detect, loader, device, backend is None or backend.in_torch, sparing) as batches:
         for number, (batch, detections) in enumerate(batches):
             for image, letterbox, found in zip(batch.index.tolist(), batch.letterboxes, detections, strict=True):
                 assert letterbox is not None  # only augmented images have none

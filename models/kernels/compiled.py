@@ -23,6 +23,7 @@ STORED = {torch.bfloat16: "uint16", torch.float32: "float32", torch.float64: "fl
 COMPUTED = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _COMPILING = threading.Lock()
+_KERNELS: dict[tuple[str, torch.dtype], Any] = {}
 
 
 @functools.cache
@@ -65,9 +66,14 @@ def run_alone(kernel: str, dtype: torch.dtype, order: WorkOrder) -> None:
     _FUNCTION(_kernel(kernel, dtype).address)(order.fields)
 
 
-@functools.cache
 def _kernel(name: str, dtype: torch.dtype) -> Any:
-    """Return a kernel ("file.function") for numbers of this type."""
-    with _COMPILING:
-        room, _, function = name.partition(".")
-        return kernel_cache.compiled_kernel(room, function, STORED[dtype])
+    """Return a kernel ("file.function") for numbers of this type.
+
+    Each is loaded once and kept for ever: another thread may be running it.
+    """
+    if (name, dtype) not in _KERNELS:
+        with _COMPILING:
+            if (name, dtype) not in _KERNELS:
+                room, _, function = name.partition(".")
+                _KERNELS[name, dtype] = kernel_cache.compiled_kernel(room, function, STORED[dtype])
+    return _KERNELS[name, dtype]

@@ -67,14 +67,18 @@ class HoleLimit:
     def __init__(self) -> None:
         self._steps, self._taken, self._just_given = 0, 0, False
 
+    def give_back(self) -> None:
+        """Give back all that is free, as before work of another kind, which has no use for these holes."""
+        ctypes.CDLL(None).malloc_trim(0)
+        self._just_given = True
+
     def after_step(self) -> None:
         """Compare what this process occupies with what a few steps took after everything had been given back once."""
         occupied = resident_memory()
         self._steps += 1
         beyond = occupied - self._taken > max(self._taken * MOST_GROWTH, LEAST_GROWTH)
         if self._steps == SETTLED or (self._steps > 2 * SETTLED and beyond and not self._just_given):
-            ctypes.CDLL(None).malloc_trim(0)
-            self._just_given = True
+            self.give_back()
         elif self._steps > SETTLED:
             # What a single step brings back right after is needed.
             if self._steps <= 2 * SETTLED or (self._just_given and beyond):

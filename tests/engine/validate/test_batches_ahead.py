@@ -125,12 +125,23 @@ def test_no_thread_on_one_core_nor_beside_loading_processes(cores, workers, in_t
         assert not helpers()
 
 
-def test_one_at_a_time_where_memory_is_scarce(in_torch, monkeypatch):
-    monkeypatch.setattr(ahead, "available_memory", lambda: 0)
-    with looked_at(Numbers(4), True) as found:
-        assert [next(found), next(found)] == [(0, 0), (1, 10)]
-        assert not helpers()
-        assert [batch for batch, _ in found] == [2, 3]
+@pytest.mark.parametrize("why", ["memory is scarce", "sparing"])
+def test_one_at_a_time_has_no_more_threads_so_that_results_are_the_same(why, in_torch, monkeypatch):
+    under_way, most, threads = [], [], set()
+    if why != "sparing":
+        monkeypatch.setattr(ahead, "available_memory", lambda: 0)
+
+    def detect(batch):
+        under_way.append(batch)
+        most.append(len(under_way))
+        threads.add((batch > 0, torch.get_num_threads()))
+        under_way.remove(batch)
+
+    loader = DataLoader(Numbers(6), batch_size=None)
+    with ahead.detected(detect, loader, CPU, True, sparing=why == "sparing") as found:
+        assert [batch for batch, _ in found] == list(range(6))
+    assert max(most) == 1
+    assert threads == {(False, 2), (True, 1)}
 
 
 @pytest.mark.parametrize("where", ["loading", "detecting"])

@@ -4,8 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from models.kernels import compiled, kernel_cache
 from tests.paths import ROOT
@@ -155,3 +159,24 @@ def test_kernels_are_kept_in_the_users_cache_or_where_there_is_none_in_a_tempora
     assert tmp_path not in folder.parents
     assert folder.is_dir()
     folder.rmdir()
+
+
+def test_threads_that_use_a_kernel_first_load_it_once(monkeypatch):
+    """A second one would take the place of the first, whose code another thread may be running."""
+    loaded, meeting = [], threading.Barrier(4)
+
+    def slow(room, function, stored):
+        time.sleep(0.05)
+        loaded.append((room, function, stored))
+        return object()
+
+    def use():
+        meeting.wait(30)
+        return compiled._kernel("norm_loops.through", torch.float32)
+
+    monkeypatch.setattr(compiled, "_KERNELS", {})
+    monkeypatch.setattr(kernel_cache, "compiled_kernel", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result() for future in [pool.submit(use) for _ in range(4)]]
+    assert loaded == [("norm_loops", "through", "float32")]
+    assert all(each is found[0] for each in found)
