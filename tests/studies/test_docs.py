@@ -163,6 +163,54 @@ def test_tables_of_the_results_are_those_of_their_csv(start):
     assert checked >= 16 and intervals >= 3
 
 
+STEEL = ("ciou", "ggiou-yolo", "sca", "sca-ggiou-yolo")
+
+
+def test_the_table_of_steel_is_that_of_its_csv():
+    titles, rows = table_of_results("| on steel | seeds")
+    columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4"}
+    for variant, row in zip(STEEL, rows, strict=True):
+        for title, cell in zip(titles[1:], row[1:], strict=True):
+            if title == "seeds":
+                assert int(cell) == len(of("neu-det-papers", "test", variant, "ap"))
+            elif title in columns:
+                check_mean(cell, of("neu-det-papers", "test", variant, columns[title]).values(), (variant, title))
+            elif cell:
+                column = "ap" if title == "minus `ciou`" else "ap_ratio_from_4"
+                pair = (of("neu-det-papers", "test", each, column) for each in (variant, "ciou"))
+                check_difference(cell, *pair, (variant, title))
+
+
+def test_the_verdicts_on_steel_are_those_of_its_csv():
+    """Every difference in the table of verdicts, in its order, and that none is beyond chance."""
+    _, rows = table_of_results("| what the paper says | here")
+
+    def means_of_epochs(variant):
+        found = {}
+        for row in read_rows("neu-det-papers", "curves.csv"):
+            if row["variant"] == variant:
+                found.setdefault(row["seed"], []).append(float(row["ap"]))
+        return {seed: statistics.mean(values) for seed, values in found.items()}
+
+    measures = [[("sca", "ap")], [("sca", "ap75"), ("sca", "ap90")], [("sca", None)]]
+    measures += [[("ggiou-yolo", "ap_ratio_from_4")], [("ggiou-yolo", "ap75"), ("ggiou-yolo", "ap90")]]
+    for row, expected in zip(rows, measures, strict=True):
+        printed = re.findall(r"[+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\)", row[1])
+        for cell, (variant, column) in zip(printed, expected, strict=True):
+            pairs = {
+                each: means_of_epochs(each) if column is None else of("neu-det-papers", "test", each, column)
+                for each in STEEL
+            }
+            check_difference(cell, pairs[variant], pairs["ciou"], row[0])
+            corrected = holm({each: paired_difference(pairs[each], pairs["ciou"]).p for each in STEEL[1:]})
+            assert corrected[variant] > 0.05, row[0]
+            if "corrected p" in row[1] and column == "ap90":
+                assert f"corrected p {corrected[variant]:.2f}".replace("0.", ".") in row[1]
+    by_seed = [of("neu-det-papers", "test", each, "ap_ratio_from_4") for each in ("ggiou-yolo", "ciou")]
+    shown = ", ".join(f"{100 * (by_seed[0][seed] - by_seed[1][seed]):+.1f}" for seed in sorted(by_seed[0]))
+    assert f"by seed {shown}" in rows[3][1]
+
+
 def test_the_table_of_arithmetics_is_that_of_the_scores():
     titles, rows = table_of_results("| arithmetic | seeds")
     for row, (name, variant) in zip(rows, (("bccd-arithmetic", "ciou-bf16"), ("bccd", "ciou")), strict=True):
@@ -240,7 +288,9 @@ def test_what_is_kept_is_a_report_tables_and_a_picture(path):
         assert not re.search(r"(^|[\s,\"=])/(tmp|home|root|Users|work|mnt)/", text), f"{name}: a path of a machine"
 
 
-@pytest.mark.parametrize("name", ["bccd", "shapes-epochs7", "shapes-epochs21", "shapes-parts", "shapes-gain"])
+@pytest.mark.parametrize(
+    "name", ["bccd", "neu-det-papers", "shapes-epochs7", "shapes-epochs21", "shapes-parts", "shapes-gain"]
+)
 def test_the_reports_are_what_their_tables_say(name, tmp_path):
     folder = tmp_path / name
     folder.mkdir()
