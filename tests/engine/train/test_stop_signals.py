@@ -32,7 +32,12 @@ def command(small_shapes, project, *more):
 def start(arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    # Ignored, as by the tests' own nohup, SIGHUP would stay ignored in the run.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(arguments, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def wait_for(condition, process, seconds=120):
