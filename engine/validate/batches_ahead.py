@@ -78,8 +78,8 @@ def _under_way(detect: Detect, batches: Iterator[Batch], sparing: bool) -> Detec
         found: dict[int, tuple[Batch, Any]] = {}
         for wanted in itertools.count():
             while wanted not in found:
-                number, *of_number = coming.popleft().result()
-                found[number] = (of_number[0], of_number[1])
+                number, batch, detections = coming.popleft().result()
+                found[number] = batch, detections
             batch, detections = found.pop(wanted)
             if batch is END:
                 return

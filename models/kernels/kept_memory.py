@@ -11,8 +11,7 @@ from utils.hardware import available_memory, most_taken, resident_memory
 # Parameters of glibc's mallopt(3): the values that let it keep what is freed, and those that it has after large arrays.
 KEEP_FREED = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 GIVE_BACK = {"M_MMAP_MAX": (-4, 65536), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
-
-ARENA_MAX = -8
+ONE_HEAP = {"M_ARENA_MAX": (-8, 1)}
 # Holes may grow by a share of what steps take, but at least by so many bytes; so many steps show what they take, after
 # as many others.
 MOST_GROWTH, LEAST_GROWTH, SETTLED = 0.05, 64 << 20, 3
@@ -25,7 +24,7 @@ def share_one_heap() -> None:
     otherwise.
     """
     if _is_ours():
-        ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
+        ctypes.CDLL(None).mallopt(*ONE_HEAP["M_ARENA_MAX"])
 
 
 def _is_ours() -> bool:
