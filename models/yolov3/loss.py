@@ -19,27 +19,48 @@ FOCAL_ALPHA = 0.25
 
 
 class Gather(torch.autograd.Function):
-    """Pick raw[image, anchor] (P, 5 + C) and the objectness logits (B, A) from raw (B, A, 5 + C).
+    """Pick raw[image, anchor] (P, 5 + C) and the objectness logits (B, A) from raw (B, A, 5 + C), in float32 or wider.
 
     As two indexing operations, the backward pass would fill and add two gradients of raw's size, nearly all zeros: more
-    than half of the time of the whole loss on a CPU.
+    than half of the time of the whole loss on a CPU. Only what is picked is widened, for the same reason.
     """
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, image: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """Return both parts."""
         ctx.save_for_backward(image, anchor)
-        ctx.shape = raw.shape
-        return raw[image, anchor], raw[..., 4].clone()
+        ctx.shape, ctx.dtype = raw.shape, raw.dtype
+        wide = torch.promote_types(raw.dtype, torch.float32)
+        return raw[image, anchor].to(wide), raw[..., 4].to(wide, copy=True)
 
     @staticmethod
     def backward(ctx: Any, of_positives: Tensor, of_logits: Tensor) -> tuple[Tensor, None, None]:
         """Return one gradient for both; where truths share an anchor theirs add up."""
-        gradient = of_logits.new_zeros(ctx.shape)
+        image, anchor = ctx.saved_tensors
+        row = image * ctx.shape[1] + anchor
+        gradient = of_logits.new_zeros(ctx.shape, dtype=ctx.dtype)
         gradient[..., 4] = of_logits
-        # As torch's own indexing does it: index_put_ would read the indices back from a GPU to check them.
-        torch._index_put_impl_(gradient, ctx.saved_tensors, of_positives, accumulate=True, unsafe=True)
+        rows = gradient.flatten(0, 1)
+        if gradient.dtype == of_positives.dtype:
+            add_rows(rows, row, of_positives)
+        else:
+            # Round sums, not their parts: they are made beside the gradient, under the number of one of the truths.
+            one = row.new_empty(len(rows)).scatter_(0, row, torch.arange(len(row), device=row.device))[row]
+            total = add_rows(torch.zeros_like(of_positives), one, of_positives)[one]
+            total[:, 4] += of_logits.flatten()[row]
+            rows.index_copy_(0, row, total.to(rows.dtype))
         return gradient, None, None
+
+
+def add_rows(rows: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Add values (P, D) to rows[index] (N, D) in place, always in the same order, and return the rows.
+
+    torch's own indexing adds in an order that depends on threads on a CPU; its `index_add_` does so on a GPU.
+    """
+    if rows.device.type == "cpu":
+        return rows.index_add_(0, index, values)
+    # As torch's own indexing does it: index_put_ would read the indices back from a GPU to check them.
+    return torch._index_put_impl_(rows, (index,), values, accumulate=True, unsafe=True)
 
 
 class Gains(NamedTuple):
@@ -146,7 +167,6 @@ class DetectionLoss:
         if assignment is None:
             assignment = self.assign(anchors, targets, len(raw), raw)
         with torch.autocast(raw.device.type, enabled=False):
-            raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
             return self.forward(raw, anchors, targets, assignment)
 
     def assign(self, anchors: Anchors, targets: Targets, batch_size: int, raw: Tensor | None = None) -> Assignment:
@@ -171,7 +191,7 @@ class DetectionLoss:
         Nothing here reads a value back or has a shape that depends on one, which would make the host wait for a GPU.
         """
         positives, logits = Gather.apply(raw, assignment.image, assignment.anchor)
-        truths = targets.boxes[assignment.target].to(raw.dtype)
+        truths = targets.boxes[assignment.target].to(positives.dtype)
         labels = targets.labels[assignment.target]
         around = {
             "image_size": anchors.image_size,
