@@ -56,9 +56,12 @@ def _to_int8(model: Any, job: Job) -> Any:
             after.add(name)
             todo += [value.get_node() for value in node.input_values()]
     ignored = nncf.IgnoredScope(names=sorted(after), validate=False)
+    # Weights of seven bits: CPUs without VNNI add products in 16 bits, which those of eight overflow, without a word.
+    everywhere = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         photos = nncf.Dataset(job.calibration)
-        return nncf.quantize(model, photos, subset_size=len(job.calibration), ignored_scope=ignored)
+        subset = len(job.calibration)
+        return nncf.quantize(model, photos, subset_size=subset, ignored_scope=ignored, advanced_parameters=everywhere)
 
 
 @functools.cache
