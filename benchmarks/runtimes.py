@@ -180,7 +180,9 @@ def measure(settings: Namespace, folder: Path) -> list[dict[str, Any]]:
     weights = Path(settings.weights) if settings.weights else untrained_weights(folder, settings.imgsz, CLASSES)
     names = open_backend(weights).names
     if settings.data:  # a mistake in it is no property of a runtime
-        load_split(open_data(settings.data, data_root(settings.data_root)), settings.split)
+        spec = open_data(settings.data, data_root(settings.data_root))
+        spec.check_classes(names, str(weights))
+        load_split(spec, settings.split)
     rows: Rows = {}
     sides: Sides = {}
     add_ours(rows, sides, weights, settings, folder)

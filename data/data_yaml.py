@@ -60,6 +60,14 @@ class DataSpec:
         """How many classes there are; ids run from 0 to num_classes - 1."""
         return len(self.names)
 
+    def check_classes(self, names: Sequence[str], weights: str) -> None:
+        """Raise UserError where weights, which messages call `weights`, were trained on classes of other names."""
+        if tuple(names) != self.names:
+            raise UserError(
+                f"{printable(self.shown)} has the classes {printable(', '.join(self.names), 120)}, but "
+                f"{printable(weights)} was trained on {printable(', '.join(names), 120)}"
+            )
+
 
 def data_root(flag: str) -> Path:
     """Return the folder of the built-in data sets: the flag, $ALIGNYOLO_DATA, or datasets/ in the current folder."""

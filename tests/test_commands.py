@@ -100,6 +100,8 @@ def one_line_error(result):
         (["--imgsz", "100"], "expected multiples of 32"),
         (["--amp", "fp32"], "amp is 'fp32'"),
         (["--epochs"], "expected one argument"),
+        (["--set", "box=0.1", "cls=1"], "cls=1 belongs to no flag: expected --set cls=1, each key with its own"),
+        (["--loss", "sca", "giou"], "giou belongs to no flag (--help lists all)"),
     ],
     ids=str,
 )

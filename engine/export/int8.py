@@ -51,11 +51,7 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
     """Take photos of the training split into the job, and the validation split to measure on; UserError for both."""
     settings, config = job.settings, job.config
     spec = open_data(settings.calibrate, data_root(settings.data_root))
-    if spec.names != config.names:
-        raise UserError(
-            f"--calibrate {printable(spec.shown)} has the classes {printable(', '.join(spec.names), 120)}, but the "
-            f"weights were trained on {printable(', '.join(config.names), 120)}"
-        )
+    spec.check_classes(config.names, settings.weights or "the newest best.pt")
     train, val = load_split(spec, "train"), load_split(spec, "val")
     rows = np.linspace(0, len(train) - 1, min(CALIBRATION_PHOTOS, len(train))).round().astype(int)
     photos = [read_image(train.images[row], bits=config.run.photo_bits) for row in rows]

@@ -23,7 +23,7 @@ from engine.validate.weights import Measured, open_measured
 from models.kernels.kept_memory import freed_memory_kept, share_one_heap
 from utils.checkpoint import newest
 from utils.config.knobs import ValConfig
-from utils.errors import UserError, printable
+from utils.errors import printable
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.run_folder import new_run_folder
@@ -55,11 +55,7 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     spec = open_data(config.run.data, root, share, config.run.seed, weights.absolute().parent.parent)
     if measured.nameless and len(spec.names) == len(config.names):
         config = replace(config, names=spec.names)
-    if spec.names != config.names:
-        raise UserError(
-            f"{printable(spec.shown)} has the classes {printable(', '.join(spec.names), 120)}, but "
-            f"{printable(weights)} was trained on {printable(', '.join(config.names), 120)}"
-        )
+    spec.check_classes(config.names, str(weights))
     index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
     if index.report.summary():
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)

@@ -38,6 +38,14 @@ def run(tmp_path, monkeypatch):
     return measure
 
 
+def test_data_of_other_classes_is_refused_before_anything_is_written(run, tmp_path, capsys):
+    data = make_shapes(tmp_path / "shapes", seed=3, train=3, val=2, size=SIZE)
+    data.write_text(data.read_text().replace("ring", "wheel"))
+    with pytest.raises(UserError, match=r"has the classes disc, wheel, .*best\.pt was trained on disc, ring, "):
+        run("--data", str(data))
+    assert not capsys.readouterr().out
+
+
 def test_every_format_and_precision_has_a_row_or_a_reason(run, tmp_path, capsys):
     data = make_shapes(tmp_path / "shapes", seed=3, train=3, val=2, size=SIZE)
     document = run("--data", str(data))

@@ -26,6 +26,10 @@ class Parser(argparse.ArgumentParser):
         if unknown != message:
             flag = unknown.split()[0]
             known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+            if not flag.startswith("-"):
+                is_setting = "=" in flag and "--set" in known
+                hint = f": expected --set {printable(flag)}, each key with its own" if is_setting else ""
+                raise UserError(f"{printable(flag)} belongs to no flag{hint} (--help lists all)")
             raise UserError(f"unknown flag {printable(flag)}{nearest(flag, known)} (--help lists all)")
         raise UserError(f"{printable(message)} (--help lists all flags)")
 
