@@ -4,8 +4,9 @@ python -m studies.compare --losses iou giou diou ciou sca --seeds 0 1 2 --data b
 python -m studies.compare --recipe gain-and-objectness --data bccd/data.yaml --imgsz 320 --epochs 40 --jobs 4
 python -m studies.compare --report-only --into results/bccd --baseline sca      from the tables that it left
 
-Every flag of train.py is passed on to every run, except those that the comparison itself sets. What is finished is not
-run again, what was interrupted goes on, so the same command continues a comparison.
+Every flag of train.py is passed on to every run, except those that the comparison itself sets; with a recipe of
+`trainer: ultralytics`, those of `python -m studies.in_ultralytics`. What is finished is not run again, what was
+interrupted goes on, so the same command continues a comparison.
 """
 
 import shlex
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.settings.configure import plan_run
-from studies.comparison.recipe import OWN_FLAGS, recipe_of
+from studies import in_ultralytics
+from studies.comparison.recipe import OWN_FLAGS, TRAIN_PY, ULTRALYTICS, recipe_of
 from studies.trials.installed import check_optuna
 from studies.trials.jobs import one_at_a_time
 from train import parse_flags as train_flags
@@ -28,15 +30,18 @@ if TYPE_CHECKING:
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...]]:
-    """Read the comparison's own flags, and the arguments for train.py; UserError for a wrong one."""
+    """Read the comparison's own flags, and the arguments for what trains; UserError for a wrong one."""
     parser = Parser(prog="python -m studies.compare", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, CompareConfig, {})
     own, others = parser.parse_known_args(arguments)
-    for name, value in train_flags(others).items():
-        if name in (*OWN_FLAGS, "resume", "loss", "assign") and value is not None:
+    config = parsed(CompareConfig, vars(own))
+    trainer = recipe_of(config).trainer if config.recipe else TRAIN_PY
+    given = in_ultralytics.flags(others) if trainer == ULTRALYTICS else train_flags(others)
+    for name, value in given.items():
+        if name in (*OWN_FLAGS, "resume", "loss", "assign", "score", "split") and value is not None:
             hint = {"seed": "--seeds", "loss": "--losses", "assign": "--assigners"}.get(name, "--into")
             raise UserError(f"--{name.replace('_', '-')} is set for every run by the comparison (see {hint})")
-    return parsed(CompareConfig, vars(own)), tuple(others)
+    return config, tuple(others)
 
 
 def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
@@ -62,7 +67,7 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     recipe, into = recipe_of(config), Path(config.into)
     if not config.report_only:
         for variant in recipe.variants:
-            plan_run(train_flags([*recipe.train, *shared, *variant.arguments()]))
+            check_run(recipe.trainer, [*recipe.train, *shared, *variant.arguments()])
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
     from studies.comparison.report import write_report
     from studies.comparison.runs import check_requests, plan
@@ -84,6 +89,14 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     if failure:
         raise failure
     return path
+
+
+def check_run(trainer: str, arguments: Sequence[str]) -> None:
+    """Raise UserError where what trains would refuse these arguments, before torch is imported."""
+    if trainer == ULTRALYTICS:
+        in_ultralytics.plan(in_ultralytics.parse_flags(arguments))
+    else:
+        plan_run(train_flags(arguments))
 
 
 def make_missing(runs: "Sequence[Run]", lacking: "Callable[[Run], bool]", config: CompareConfig) -> None:

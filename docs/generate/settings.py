@@ -30,6 +30,7 @@ COMMANDS = {
     "studies.__main__": "python -m studies",
     "studies.compare": "python -m studies.compare",
     "studies.combine": "python -m studies.combine",
+    "studies.in_ultralytics": "python -m studies.in_ultralytics",
     "studies.scores": "python -m studies.scores",
     "studies.zoo": "python -m studies.zoo",
 }

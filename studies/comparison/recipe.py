@@ -7,39 +7,52 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from utils.config.knobs import CompareConfig, Hyperparameters, ModelConfig, RunConfig
+from utils.config.knobs import CompareConfig, Hyperparameters, ModelConfig, PluginConfig, RunConfig
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-KEYS = ("description", "baseline", "train", "variants", "grid")
+KEYS = ("description", "baseline", "trainer", "train", "variants", "grid")
 # What the comparison itself decides about a run.
 OWN_FLAGS = ("seed", "project", "name", "exist_ok")
+# What trains: train.py, or Ultralytics with the plug-in (studies/in_ultralytics.py).
+TRAIN_PY, ULTRALYTICS = "train.py", "ultralytics"
+TRAINERS = {TRAIN_PY: RunConfig, ULTRALYTICS: PluginConfig}
+# What a variant of the latter may set.
+PLUGIN_KEYS = ("loss", "assign")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A name and the hyperparameter and model keys that make it.
+    """A name and the hyperparameter and model keys that make it; with Ultralytics, its box loss and assigner.
 
     No hyperparameter file: it would replace the one that all variants share.
     """
 
     name: str
     settings: dict[str, Any]
+    trainer: str = TRAIN_PY
 
     def arguments(self) -> list[str]:
-        """Return the settings as arguments of train.py."""
+        """Return the settings as arguments of what trains."""
+        if self.trainer == ULTRALYTICS:
+            return list(as_flags(self.settings, self.name, PluginConfig))
         return [part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The variants of a comparison, the one that the others are compared with, and flags for train.py."""
+    """The variants of a comparison, the one that the others are compared with, and flags for what trains."""
 
     description: str
     baseline: str
     variants: tuple[Variant, ...]
     train: tuple[str, ...] = ()
+
+    @property
+    def trainer(self) -> str:
+        """Return what trains: the same for all variants."""
+        return self.variants[0].trainer
 
 
 def read_recipe(name: str) -> Recipe:
@@ -51,16 +64,19 @@ def read_recipe(name: str) -> Recipe:
             raise UserError(f"{where}: unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
     if ("variants" in values) == ("grid" in values):
         raise UserError(f"{where}: expected either variants or grid")
+    trainer = str(values.get("trainer", TRAIN_PY))
+    if trainer not in TRAINERS:
+        raise UserError(f"{where}: trainer: {printable(trainer)!r}{nearest(trainer, TRAINERS)}")
     if "grid" in values:
-        variants = grid(_mapping(values["grid"], where, "grid"), where)
+        variants = grid(_mapping(values["grid"], where, "grid"), where, trainer)
     else:
         named = _mapping(values["variants"], where, "variants")
         variants = tuple(
-            Variant(_name(key, where), _settings(value or {}, f"{where}: {printable(key)}"))
+            Variant(_name(key, where), _settings(value or {}, f"{where}: {printable(key)}", trainer), trainer)
             for key, value in named.items()
         )
     baseline = str(values.get("baseline", variants[0].name))
-    train = as_flags(_mapping(values.get("train", {}), where, "train", empty=True), where)
+    train = as_flags(_mapping(values.get("train", {}), where, "train", empty=True), where, TRAINERS[trainer])
     return Recipe(str(values.get("description", "")).strip(), checked_baseline(baseline, variants), variants, train)
 
 
@@ -91,7 +107,7 @@ def recipe_of(config: CompareConfig) -> Recipe:
     return Recipe(recipe.description, baseline, recipe.variants, recipe.train)
 
 
-def grid(axes: Mapping[str, Any], where: str) -> tuple[Variant, ...]:
+def grid(axes: Mapping[str, Any], where: str, trainer: str = TRAIN_PY) -> tuple[Variant, ...]:
     """Make a variant for every combination of the values of the axes, named after them."""
     lists = []
     for key, values in axes.items():
@@ -101,7 +117,8 @@ def grid(axes: Mapping[str, Any], where: str) -> tuple[Variant, ...]:
     variants = []
     for combination in itertools.product(*lists):
         settings = dict(zip(axes, combination, strict=True))
-        variants.append(Variant(_name("-".join(map(str, combination)), where), _settings(settings, where)))
+        name = _name("-".join(map(str, combination)), where)
+        variants.append(Variant(name, _settings(settings, where, trainer), trainer))
     return tuple(variants)
 
 
@@ -116,9 +133,9 @@ def checked_baseline(name: str, variants: Sequence[Variant]) -> str:
     return name
 
 
-def as_flags(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Return values of train.py's flags as its arguments."""
-    known = [each.name for each in fields(RunConfig) if each.name not in OWN_FLAGS]
+def as_flags(values: Mapping[str, Any], where: str, kind: type = RunConfig) -> tuple[str, ...]:
+    """Return values of the flags of train.py, or of another command, as its arguments."""
+    known = [each.name for each in fields(kind) if each.name not in OWN_FLAGS]
     flags: list[str] = []
     for key, value in values.items():
         if key not in known:
@@ -131,9 +148,10 @@ def as_flags(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _settings(values: Any, where: str) -> dict[str, Any]:
-    """Return the settings of a variant, if train.py knows their keys; it checks the values itself."""
+def _settings(values: Any, where: str, trainer: str) -> dict[str, Any]:
+    """Return the settings of a variant, if what trains knows their keys; it checks the values itself."""
     known = {each.name for kind in (Hyperparameters, ModelConfig) for each in fields(kind)}
+    known = set(PLUGIN_KEYS) if trainer == ULTRALYTICS else known
     for key in _mapping(values, where, "variant", empty=True):
         if key not in known:
             raise UserError(f"{where}: unknown key {printable(key)!r}{nearest(str(key), known)}")

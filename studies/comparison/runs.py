@@ -6,12 +6,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.comparison.recipe import Variant
+from studies.comparison.recipe import ULTRALYTICS, Variant
 from utils.errors import DivergedError, UserError, printable
 from utils.run_folder import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN, VAL = str(ROOT / "train.py"), str(ROOT / "val.py")
+TRAIN, VAL = [str(ROOT / "train.py")], [str(ROOT / "val.py")]
+IN_ULTRALYTICS = ["-m", "studies.in_ultralytics"]
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,24 @@ def commands(run: Run) -> Generator[list[str], int, int]:
     """Train a run, or go on with it, and score it: yield commands, be sent their exit codes, return the last."""
     note_request(run)
     code = 0
+    train = IN_ULTRALYTICS if run.variant.trainer == ULTRALYTICS else TRAIN
     if not (run.folder / "metrics.json").is_file():
         started = any((run.folder / "weights" / name).is_file() for name in ("last.pt", "last_prev.pt"))
-        code = (yield [TRAIN, "--resume", str(run.folder)]) if started else UserError.exit_code
+        code = (yield [*train, "--resume", str(run.folder)]) if started else UserError.exit_code
         # Nothing to resume.
-        code = (yield [TRAIN, *run.arguments, *run.place]) if code == UserError.exit_code else code
+        code = (yield [*train, *run.arguments, *run.place]) if code == UserError.exit_code else code
     if not code and not run.done:
-        best = str(run.folder / "weights" / "best.pt")
-        place = ["--project", str(run.folder), "--name", run.split, "--exist-ok", "--no-plots"]
-        code = yield [VAL, "--weights", best, "--split", run.split, *device(run.arguments), *place]
+        code = yield scoring(run)
     return code
+
+
+def scoring(run: Run) -> list[str]:
+    """Return the command that scores a trained run on its split."""
+    if run.variant.trainer == ULTRALYTICS:
+        return [*IN_ULTRALYTICS, "--score", str(run.folder), "--split", run.split]
+    best = str(run.folder / "weights" / "best.pt")
+    place = ["--project", str(run.folder), "--name", run.split, "--exist-ok", "--no-plots"]
+    return [*VAL, "--weights", best, "--split", run.split, *device(run.arguments), *place]
 
 
 def device(arguments: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import IO
 
 from engine.parent_process import PARENT
 from utils.errors import printable
+from utils.run_folder import REPOSITORY
 
 try:
     import fcntl
@@ -27,8 +28,11 @@ class Job:
     def __init__(self, commands: Commands, log: Path, threads: int):
         self.commands, self.log, self.stopped = commands, log, False
         # Its trainers end with this process, also when it is killed.
+        path = os.environ.get("PYTHONPATH")
         self.environment = {
             **os.environ,
+            # Modules of this project are found from any folder.
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *([path] if path else [])]),
             PARENT: str(os.getpid()),
             **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
         }

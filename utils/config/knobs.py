@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Union
 
-from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, DENSE_ASSIGNERS, METRICS, SIMILARITIES, WRAPPERS
+from alignyolo.registry import (
+    ASSIGNERS,
+    BASE_SIMILARITIES,
+    DENSE_ASSIGNERS,
+    DYNAMIC_ASSIGNERS,
+    METRICS,
+    SIMILARITIES,
+    WRAPPERS,
+)
 from utils.config.export_formats import EXPORT_FORMATS
 from utils.config.model_shape import checked_model
 from utils.errors import UserError, nearest, printable
@@ -27,6 +35,7 @@ MAX_PIXELS_MEANING = "pixels that a photo may have; larger ones are left out and
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
+PLUGIN_ASSIGNERS = (*DYNAMIC_ASSIGNERS, "ggiou")  # of heads without anchors of fixed size
 HALF_FORMATS = tuple(name for name, entry in EXPORT_FORMATS.items() if entry.half)
 
 
@@ -457,6 +466,30 @@ class TuneConfig:
     threads: int = knob(0, "CPU threads of each process, 0 = torch's choice", 0, 1024)
     sampler_seed: int = knob(0, "seed of the search; --seed is that of every training", 0, 2**31)
     report_only: bool = knob(False, "start nothing: write the report of what is finished")
+
+
+@dataclass(frozen=True)
+class PluginConfig:
+    """The flags of `python -m studies.in_ultralytics`."""
+
+    model: str = knob("yolo26n.yaml", "Ultralytics' model YAML, trained from scratch")
+    data: str = knob("", "data YAML, built-in name, or a folder, .zip, COCO JSON")
+    data_root: str = knob("", "folder of the built-in data sets (default: $ALIGNYOLO_DATA, else datasets)")
+    loss: str = knob("", "box loss (default: Ultralytics' own)", choices=BOX_LOSSES, shown=SHOWN_LOSSES)
+    assign: str = knob("", "assigner (default: Ultralytics' own)", choices=PLUGIN_ASSIGNERS)
+    epochs: int = knob(100, "passes over the training images", 1, 100000)
+    batch_size: int = knob(16, "images per step", 1, 65536)
+    imgsz: int = knob(640, "side of the network input in pixels, a multiple of 32", 32, 8192)
+    device: str = knob("", "cpu, cuda, cuda:1 (default: cuda if there is one)")
+    workers: int = knob(0, "data loading processes", 0, 1024)
+    cache: bool = knob(False, "keep the decoded photos in memory")
+    seed: int = knob(0, "seed of weights, order and augmentation", 0, 2**31)
+    project: str = knob("runs/ultralytics", "folder of the run folders")
+    name: str = knob("exp", "name of the run folder; a number is added if it is taken")
+    exist_ok: bool = knob(False, "write into a folder that exists")
+    resume: str = knob("", "run folder whose interrupted training goes on")
+    score: str = knob("", "run folder whose best weights are measured, without training")
+    split: str = knob("val", "split that --score measures on", choices=("val", "test", "train"))
 
 
 @dataclass(frozen=True)

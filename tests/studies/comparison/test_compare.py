@@ -13,8 +13,8 @@ import pytest
 
 from alignyolo.registry import ASSIGNERS
 from engine.settings.configure import plan_run
-from studies.compare import command_of, compare, parse_flags
-from studies.comparison.recipe import RECIPES, Recipe, Variant, from_lists, read_recipe
+from studies.compare import check_run, command_of, compare, parse_flags
+from studies.comparison.recipe import RECIPES, ULTRALYTICS, Recipe, Variant, from_lists, read_recipe
 from studies.comparison.report import write_report
 from studies.comparison.runs import plan
 from tests.paths import ROOT
@@ -31,6 +31,12 @@ def test_shipped_recipes_plan(path, small_shapes):
     recipe = read_recipe(path.stem)
     assert recipe.description
     configs = {}
+    if recipe.trainer == ULTRALYTICS:
+        asked = [(*recipe.train, "--data", str(small_shapes), *variant.arguments()) for variant in recipe.variants]
+        assert len(set(asked)) == len(asked)
+        for arguments in asked:
+            check_run(recipe.trainer, arguments)
+        return
     for variant in recipe.variants:
         flags = train_flags([*recipe.train, "--data", str(small_shapes), *variant.arguments()])
         configs[variant.name] = plan_run(flags).config

@@ -1,0 +1,192 @@
+"""Ultralytics' detectors in comparisons: trained by the plug-in, measured as ours, killed, and gone on with."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from data.shapes.demo_set import make_shapes
+from models.postprocess import Postprocess
+from studies.compare import compare, parse_flags
+from studies.comparison.recipe import read_recipe
+from studies.comparison.score_ultralytics import UltralyticsDetector
+from studies.in_ultralytics import parse_flags as plugin_flags
+from studies.in_ultralytics import plan
+from tests.paths import ROOT
+from utils.errors import UserError
+from utils.ultralytics_only import inference_peer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+MODULE = [sys.executable, "-m", "studies.in_ultralytics"]
+SMALL = ["--imgsz", "64", "--batch-size", "4", "--device", "cpu"]
+RECIPE = """
+trainer: ultralytics
+baseline: own
+train: {model: yolo26n.yaml}
+variants: {own: {}, sca-ggiou: {loss: sca, assign: ggiou}}
+"""
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=2, train=8, val=4, size=64)
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def choices_of(folder):
+    """What a run's checkpoint says it was asked of the plug-in."""
+    arguments = inference_peer().YOLO(folder / "weights" / "best.pt").ckpt["train_args"]
+    return {key: value for key, value in arguments.items() if key in ("align_loss", "align_assign")}
+
+
+def test_a_recipe_compares_ultralytics_with_and_without_us(shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the command is found from any folder
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    given = ["--recipe", "mine.yaml", "--seeds", "0", "--into", "out", "--split", "train", "--threads", "1"]
+    config, shared = parse_flags([*given, *SMALL, "--data", str(shapes), "--epochs", "3"])
+    compare(config, shared, "the command")
+    found = {(row["variant"], row["scored"]): row for row in rows_of(tmp_path / "out" / "runs.csv")}
+    assert set(found) == {(name, split) for name in ("own", "sca-ggiou") for split in ("val", "train")}
+    for (name, split), row in found.items():
+        folder = tmp_path / "out" / name / "seed0"
+        metrics = json.loads((folder / ("" if split == "val" else split) / "metrics.json").read_text())
+        assert float(row["ap"]) == metrics["ap"] >= 0
+        assert int(row["counts.images"]) == (4 if split == "val" else 8)
+        assert "tide_localisation" in row
+        wanted = {} if name == "own" else {"align_loss": "sca", "align_assign": "ggiou"}
+        assert choices_of(folder) == wanted
+    curves = rows_of(tmp_path / "out" / "curves.csv")
+    assert [row["epoch"] for row in curves] == ["1", "2", "3"] * 2
+    assert len({row["box_loss"] for row in curves}) == 6
+    # Finished runs are not made again.
+    times = [path.stat().st_mtime_ns for path in tmp_path.glob("out/*/seed0/metrics.json")]
+    compare(config, shared, "the command")
+    assert times == [path.stat().st_mtime_ns for path in tmp_path.glob("out/*/seed0/metrics.json")]
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_with_its_choices(shapes, tmp_path):
+    given = [*SMALL, "--data", str(shapes), "--epochs", "40", "--loss", "sca"]
+    given += ["--project", str(tmp_path), "--name", "run"]
+    started = subprocess.Popen([*MODULE, *given], cwd=ROOT)
+    folder = tmp_path / "run"
+    while not (folder / "weights" / "best.pt").is_file():
+        assert started.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.2)  # last.pt is whole now, most likely
+    started.kill()
+    started.wait()
+    # A checkpoint that Ultralytics was writing when it was killed is told as such: a comparison then begins again.
+    last = folder / "weights" / "last.pt"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    done = subprocess.run([*MODULE, "--resume", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "last.pt: cannot be read as a checkpoint" in done.stderr
+    last.write_bytes(whole)
+    assert 0 < len(rows_of(folder / "results.csv")) < 40
+    for _ in range(2):  # the second time the training has ended, and is measured again
+        (folder / "metrics.json").unlink(missing_ok=True)
+        subprocess.run([*MODULE, "--resume", str(folder)], cwd=ROOT, check=True)
+        assert (folder / "metrics.json").is_file()
+    assert choices_of(folder) == {"align_loss": "sca"}
+    epochs = [int(row["epoch"]) for row in rows_of(folder / "results.csv")]
+    assert epochs[-1] == 40
+    assert set(epochs) == set(range(1, 41))
+
+
+@pytest.mark.parametrize("without_nms", [False, True])
+@pytest.mark.parametrize("cfg", ["yolo11n.yaml", "yolo26n.yaml"])
+def test_detections_are_those_that_ultralytics_predicts(cfg, without_nms):
+    if without_nms and "26" not in cfg:
+        pytest.skip("this head has one way")
+    torch.manual_seed(3)
+    yolo = inference_peer().YOLO(cfg, task="detect")
+    with torch.no_grad():
+        for module in yolo.model.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.bias is not None and module.out_channels == 80:
+                module.bias += 8 + torch.randn(80) * 2  # confident, so that there is something to compare
+    yolo.model.end2end = without_nms
+    image = torch.rand(2, 3, 96, 96)
+    detector = UltralyticsDetector(yolo.model.eval(), Postprocess(0.3, 0.6, 20, multi_label=False)).eval()
+    with torch.inference_mode():
+        found = detector(image)
+    way = {"nms": False} if without_nms else {}  # its default is NMS, also for YOLO26
+    expected = yolo.predict(image, conf=0.3, iou=0.6, max_det=20, verbose=False, **way)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert 5 < len(ours["scores"]) == len(theirs.boxes)
+        assert torch.allclose(ours["scores"], theirs.boxes.conf, atol=1e-4)
+        assert torch.equal(ours["labels"], theirs.boxes.cls.long())
+        assert torch.allclose(ours["boxes"].clamp(0, 96), theirs.boxes.xyxy, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--loss", "scaa"], "did you mean 'sca'"),
+        (["--assign", "iou"], "--assign"),
+        (["--split", "test"], "--split has no effect without --score"),
+        (["--resume", "a", "--epochs", "3"], "--epochs has no effect with --resume"),
+        (["--score", "a", "--resume", "b"], "has no effect with"),
+    ],
+)
+def test_flags_without_meaning_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        plugin_flags(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--data: expected"),
+        (["--model", "yolo26n.pt"], "expected a model YAML"),
+        (["--imgsz", "100"], "expected a multiple of 32"),
+        (["--data", "nowhere/data.yaml"], "not found"),
+    ],
+)
+def test_mistakes_are_told_before_torch(flags, message, shapes):
+    data = [] if "--data" in flags or not flags else ["--data", str(shapes)]
+    with pytest.raises(UserError, match=message):
+        plan(plugin_flags([*data, *flags]))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--resume", "empty"], "expected plug_in.json and weights/last.pt"),
+        (["--score", "empty"], "cannot be read as a run's settings"),
+        (["--data", "DATA", "--model", "yolo99.yaml"], "Ultralytics has no model YAML of this name"),
+    ],
+)
+def test_a_folder_or_a_model_that_is_none_is_one_line(command, message, shapes, tmp_path):
+    (tmp_path / "empty").mkdir()
+    given = [str(shapes) if each == "DATA" else each for each in command]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*MODULE, *given], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("ultralytics", "ultralytic"), "did you mean 'ultralytics'"),
+        (("loss: sca", "box_loss: sca"), "unknown key 'box_loss'"),
+        (("model:", "optimizer: adamw, model:"), "unknown key 'optimizer'"),
+    ],
+)
+def test_mistakes_in_a_recipe(change, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE.replace(*change))
+    with pytest.raises(UserError, match=message):
+        read_recipe(str(path))
