@@ -1,10 +1,11 @@
 """Milliseconds of loss and assignment, forward and backward, for every assigner and 10 to 3,200 truths a batch.
 
-python -m benchmarks.loss [--imgsz 320] [--batch 16] [--turns 3] [--threads 1] [--yolov5]
+python -m benchmarks.loss [--imgsz 320] [--batch 16] [--turns 3] [--threads 1] [--bf16] [--yolov5]
 
 YOLOv3-tiny with 80 classes, CIoU. The peer is the ultralytics package's loss on its yolov3-tiny: another
 algorithm (task-aligned assignment, distribution focal loss, no objectness) on other outputs of the same size of grid.
---yolov5 adds the yolov5 package's, which is `anchor_ratio`'s algorithm and ultralytics/yolov3's loss.
+--bf16 gives ours its outputs in bfloat16, as a training with mixed precision does. --yolov5 adds the yolov5 package's,
+which is `anchor_ratio`'s algorithm and ultralytics/yolov3's loss.
 """
 
 import importlib.util
@@ -51,7 +52,8 @@ def our_step(settings: Namespace, assigner: str) -> Callable[[Targets], None]:
     names = tuple(str(number) for number in range(CLASSES))
     loss = build_loss(Config(RunConfig(imgsz=(side,)), model, hyperparameters("", {"assigner": assigner}), names))
     anchors = build_anchors((side, side), model.strides, model.anchors)
-    raw = torch.randn(settings.batch, len(anchors.centers), 5 + CLASSES).requires_grad_()
+    raw = torch.randn(settings.batch, len(anchors.centers), 5 + CLASSES)
+    raw = raw.to(torch.bfloat16 if settings.bf16 else torch.float32).requires_grad_()
 
     def step(targets: Targets) -> None:
         sum(loss(raw, anchors, targets).values()).backward()
@@ -131,6 +133,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
     parser.add_argument("--repeats", type=int, default=7, help="steps of each turn (default 7)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
+    parser.add_argument("--bf16", action="store_true", help="our raw outputs in bfloat16")
     add_flag(parser)
     settings = parser.parse_args()
     check_flag(settings)
