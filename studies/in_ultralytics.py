@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.data_yaml import data_root
+from engine.parent_process import end_with_parent
 from engine.settings.configure import open_data
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import Config, Hyperparameters, ModelConfig, PluginConfig, RunConfig
@@ -54,7 +55,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> PluginConfig:
     for name in others:
         for other in given.keys() - kept[name]:
             raise UserError(
-                f"--{other.replace('_', '-')} has no effect with --{name}: the folder says what is asked for"
+                f"--{other.replace('_', '-')} has no effect with --{name}: its folder says what was asked for"
             )
     if not others and "split" in given:
         raise UserError("--split has no effect without --score")
@@ -122,8 +123,9 @@ def resume(folder: Path) -> Path:
 def ready(weights: str, config: PluginConfig) -> Any:
     """Open a model of Ultralytics, with the plug-in in it where something is asked of that."""
     from utils.checkpoint import DAMAGED
-    from utils.ultralytics_only import inference_peer
+    from utils.ultralytics_only import benchmark_peer, inference_peer
 
+    benchmark_peer().without_amp_check()  # which would look for weights to try mixed precision with
     try:
         model = inference_peer().YOLO(weights, task="detect")
     except FileNotFoundError:
@@ -180,10 +182,14 @@ def score(folder: Path, wanted: PluginConfig) -> None:
 def main() -> int:
     """Run the command: exit code 0 when done, 2 for wrong input."""
     config = parse_flags()
-    if config.score:
-        score(Path(config.score), config)
-    else:
-        print(f"written to {printable(resume(Path(config.resume)) if config.resume else train(config))}")
+    over = end_with_parent()  # where a comparison has started it
+    try:
+        if config.score:
+            score(Path(config.score), config)
+        else:
+            print(f"written to {printable(resume(Path(config.resume)) if config.resume else train(config))}")
+    finally:
+        over.set()
     return 0
 
 

@@ -77,14 +77,18 @@ def test_a_recipe_compares_ultralytics_with_and_without_us(shapes, tmp_path, mon
 def test_a_killed_training_goes_on_with_its_choices(shapes, tmp_path):
     given = [*SMALL, "--data", str(shapes), "--epochs", "40", "--loss", "sca"]
     given += ["--project", str(tmp_path), "--name", "run"]
-    started = subprocess.Popen([*MODULE, *given], cwd=ROOT)
+    # What starts it as a comparison does: names itself as the process to end with.
+    starter = (
+        "import os, subprocess, sys; os.environ['ALIGNYOLO_PARENT'] = str(os.getpid()); subprocess.run(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", starter, *MODULE, *given]
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = tmp_path / "run"
     while not (folder / "weights" / "best.pt").is_file():
         assert started.poll() is None
         time.sleep(0.05)
-    time.sleep(0.2)  # last.pt is whole now, most likely
     started.kill()
-    started.wait()
+    started.communicate(timeout=60)  # until the last process that writes there has ended
     # A checkpoint that Ultralytics was writing when it was killed is told as such: a comparison then begins again.
     last = folder / "weights" / "last.pt"
     whole = last.read_bytes()
