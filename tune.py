@@ -7,7 +7,6 @@ python tune.py --data my.yaml --trials 60 --storage postgresql://...    the same
 Every other flag goes to train.py. The same command goes on with a search; its result is a file for --hyp and a report.
 """
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from studies.trials.installed import check_optuna
 from studies.trials.jobs import one_at_a_time
 from studies.trials.space import Dimension, check_space, is_read, read_space
 from train import parse_flags as train_flags
-from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.flags import Parser, add_knobs, parsed, split_at_flags
 from utils.config.knobs import TuneConfig
 from utils.errors import UserError, run_command
 
@@ -59,12 +58,8 @@ def tune(config: TuneConfig, shared: Sequence[str], space: Sequence[Dimension], 
 
 def without_storage(arguments: Sequence[str]) -> list[str]:
     """Leave out the storage, whose URL may hold a password."""
-    following = ["", *arguments[:-1]]
-    return [
-        part
-        for part, before in zip(arguments, following, strict=True)
-        if before != "--storage" and not re.match(r"--storage(=|$)", part)
-    ]
+    groups = split_at_flags(arguments)
+    return [part for group in groups if group[0].partition("=")[0] != "--storage" for part in group]
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ import yaml
 
 from studies.comparison.report import DIFFERENCES
 from studies.comparison.tables import Row, is_measure, read_tables
-from utils.config.flags import Parser, add_knobs, parsed
+from utils.config.flags import Parser, add_knobs, parsed, split_at_flags
 from utils.config.knobs import CombineConfig
 from utils.errors import UserError, nearest, printable, run_command
 
@@ -131,16 +131,6 @@ def flag_values(flags: Sequence[str]) -> dict[str, Any]:
         name = flag.replace("--no-", "--", 1)
         found[name] = values[0] if len(values) == 1 else values or name == flag
     return found
-
-
-def split_at_flags(flags: Sequence[str]) -> list[list[str]]:
-    """Return flags, each with its values."""
-    groups: list[list[str]] = []
-    for part in flags:
-        if part.startswith("--"):
-            groups.append([])
-        groups[-1].append(part)
-    return groups
 
 
 def main() -> int:

@@ -37,6 +37,7 @@ COLUMNS = {
     "metrics/mAP50(B)": "ap50",
 }
 STRIDE, ENDED = 32, -1
+SUFFIXES = (".yaml", ".yml")  # of model YAMLs
 
 
 def flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def plan(config: PluginConfig) -> "DataSpec":
     """Check what torch is not needed for, and return the data set; UserError for a mistake."""
     if not config.data:
         raise UserError("--data: expected a data YAML, a folder, a .zip or a COCO JSON")
-    if not config.model.endswith((".yaml", ".yml")):
+    if not config.model.endswith(SUFFIXES):
         raise UserError(f"--model {printable(config.model)}: expected a model YAML, such as yolo26n.yaml")
     if config.imgsz % STRIDE:
         raise UserError(f"--imgsz {config.imgsz}: expected a multiple of {STRIDE}")
@@ -131,7 +132,8 @@ def ready(weights: str, config: PluginConfig) -> Any:
     except FileNotFoundError:
         raise UserError(f"--model {printable(weights)}: Ultralytics has no model YAML of this name") from None
     except DAMAGED as error:  # it writes over its checkpoints, and may be killed at that
-        raise UserError(f"{printable(weights)}: cannot be read as a checkpoint ({printable(error, 120)})") from None
+        kind = "model YAML" if weights.endswith(SUFFIXES) else "checkpoint"
+        raise UserError(f"{printable(weights)}: cannot be read as a {kind} ({printable(error, 120)})") from None
     if not (config.loss or config.assign):
         return model
     from alignyolo.ultralytics import use

@@ -2,7 +2,7 @@
 
 A network on two cores waits for the slower one after every operation, and while photos are decoded one core is idle.
 So a CPU has two batches under way at a time, each on half of the threads, from the files to the detections. On a GPU,
-and where another runtime computes, the next batch is decoded in a thread meanwhile.
+and where another runtime computes, the next batch is decoded in a thread meanwhile, if no loading processes do that.
 """
 
 import itertools
@@ -33,14 +33,15 @@ def detected(
     """Give the batches of a loader, in order, each with what `detect` makes of it in torch or another runtime.
 
     `sparing` has one batch under way at a time, for the same results in less memory, and slowly. Threads are used where
-    no processes load and there is a second core; OpenCV and torch compute without Python's lock. What goes wrong in one
-    is raised where its batch is asked for. They end with the block, however that ends, after what they are at.
+    there is a second core; OpenCV and torch compute without Python's lock. What goes wrong in one is raised where its
+    batch is asked for. They end with the block, however that ends, after what they are at.
     """
     batches: Iterator[Batch] = iter(loader)
-    if loader.num_workers or usable_cores() < 2:
-        found = ((batch, detect(batch)) for batch in batches)
-    elif device.type == "cpu" and in_torch and torch.get_num_threads() >= STREAMS:
+    if device.type == "cpu" and in_torch and min(usable_cores(), torch.get_num_threads()) >= STREAMS:
+        # Beside loading processes too: on all threads a batch is rounded otherwise, and a run's best epoch may change.
         found = _under_way(detect, batches, sparing)
+    elif loader.num_workers or usable_cores() < 2:
+        found = ((batch, detect(batch)) for batch in batches)
     else:
         found = _decoded_ahead(detect, batches, device)
     with closing(found):

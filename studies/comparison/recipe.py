@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from utils.config.knobs import CompareConfig, Hyperparameters, ModelConfig, PluginConfig, RunConfig
+from utils.config.knobs import (
+    CompareConfig,
+    Hyperparameters,
+    ModelConfig,
+    PluginConfig,
+    RunConfig,
+    TorchvisionConfig,
+)
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
 
@@ -150,7 +157,7 @@ def as_flags(values: Mapping[str, Any], where: str, kind: type = RunConfig) -> t
 
 def _settings(values: Any, where: str, trainer: str) -> dict[str, Any]:
     """Return the settings of a variant, if what trains knows their keys; it checks the values itself."""
-    known = {each.name for kind in (Hyperparameters, ModelConfig) for each in fields(kind)}
+    known = {each.name for kind in (Hyperparameters, ModelConfig, TorchvisionConfig) for each in fields(kind)}
     known = set(PLUGIN_KEYS) if trainer == ULTRALYTICS else known
     for key in _mapping(values, where, "variant", empty=True):
         if key not in known:

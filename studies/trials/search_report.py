@@ -9,15 +9,21 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.settings.configure import plan_run
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from studies.trials.search import counts, settings_of, shown
 from studies.trials.shared_study import SharedStudy
 from studies.trials.space import as_arguments, config_of, names_of
-from utils.config.knobs import Hyperparameters, TuneConfig, plain
+from train import parse_flags as train_flags
+from utils.config.flags import split_at_flags
+from utils.config.knobs import Hyperparameters, RunConfig, TuneConfig, plain
 from utils.errors import CommandError
 from utils.run_folder import write_atomically
 
 SHOWN_TRIALS = 10
+RECIPE = "comparison.yaml"
+NAMED = {"loss": "box_loss", "assign": "assigner"}  # flags that a recipe's variants have as hyperparameters
+NEW_SEEDS = 5
 FEW = 20  # trials below which nothing is said about which key matters
 
 
@@ -30,7 +36,10 @@ def best_of(study: SharedStudy) -> FrozenTrial:
 
 
 def write_search_report(study: SharedStudy, config: TuneConfig, shared: Sequence[str], command: str) -> Path:
-    """Write report.md, trials.csv, best.yaml and figures.png into the search's folder; return best.yaml."""
+    """Write report.md, trials.csv, best.yaml, comparison.yaml and figures.png into the search's folder.
+
+    Returns best.yaml.
+    """
     into = Path(config.into)
     into.mkdir(parents=True, exist_ok=True)
     trials = [trial for trial in study.trials() if counts(trial)]
@@ -38,6 +47,11 @@ def write_search_report(study: SharedStudy, config: TuneConfig, shared: Sequence
     best = best_of(study)
     path = into / "best.yaml"
     write_atomically(path, best_yaml(best, config, shared))
+    recipe = comparison_yaml(best, config, shared)
+    if recipe:
+        write_atomically(into / RECIPE, recipe)
+    else:  # an earlier best trial may have left one
+        (into / RECIPE).unlink(missing_ok=True)
     draw_search(trials, config, into / "figures.png")
     write_atomically(into / "report.md", report(study, trials, best, config, shared, command))
     print(f"best: trial {best.number}, {config.metric} {best.value:.4f}; wrote {into / 'report.md'} and {path}")
@@ -52,6 +66,41 @@ def best_yaml(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> s
     return head + yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None)
 
 
+def comparison_yaml(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> str:
+    """Write the recipe that compares the best trial with the settings without a search, by several seeds.
+
+    Empty where the search tried flags of train.py, which variants of a recipe cannot differ in.
+    """
+    found = settings_of(best)
+    if any(key in names_of(RunConfig) for key in found):
+        return ""
+    given = train_flags(shared)
+    common = {key: given[flag] for flag, key in NAMED.items() if given[flag]}
+    values = {
+        "description": f"What tune.py found (trial {best.number}, by {config.metric} on the validation split) beside "
+        "the settings without a search.",
+        "baseline": "start",
+        "variants": {"start": common, "found": {**common, **found}},
+    }
+    return yaml.safe_dump(values, sort_keys=False, width=120)
+
+
+def compare_command(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> str:
+    """Write the command that compares the best trial with the start by new seeds, on a test split if there is one.
+
+    Empty where there is no recipe for it.
+    """
+    if not comparison_yaml(best, config, shared):
+        return ""
+    into, plan = Path(config.into), plan_run(train_flags(shared))
+    files = ["--recipe", (into / RECIPE).as_posix(), "--into", (into / "comparison").as_posix()]
+    seeds = ["--seeds", *(str(plan.config.run.seed + number) for number in range(1, 1 + NEW_SEEDS))]
+    split = ["--split", "test"] if "test" in plan.data.splits else []
+    workers = [part for name in ("jobs", "threads") for part in (f"--{name}", str(getattr(config, name)))]
+    kept = without_flags(shared, ("--seed", *(f"--{flag}" for flag in NAMED)))
+    return shlex.join(["python", "-m", "studies.compare", *files, *seeds, *split, *workers, *kept])
+
+
 def train_command(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> str:
     """Write the command that trains with the best settings."""
     others = {key: value for key, value in settings_of(best).items() if key not in names_of(Hyperparameters)}
@@ -62,17 +111,20 @@ def train_command(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) 
 
 def without_hyperparameters(shared: Sequence[str]) -> list[str]:
     """Leave out the flags whose values best.yaml holds."""
-    kept: list[str] = []
-    arguments = iter(shared)
-    for argument in arguments:
-        if argument in ("--hyp", "--loss", "--assign"):
-            next(arguments, None)
-        elif argument == "--set":
-            setting = next(arguments, "")
-            kept += [] if setting.partition("=")[0] in names_of(Hyperparameters) else [argument, setting]
-        else:
-            kept.append(argument)
-    return kept
+    kept = without_flags(shared, ("--hyp", "--loss", "--assign"))
+    return [part for group in split_at_flags(kept) if not sets_hyperparameter(group) for part in group]
+
+
+def without_flags(shared: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Leave out some flags with their values."""
+    groups = split_at_flags(shared)
+    return [part for group in groups if group[0].partition("=")[0] not in flags for part in group]
+
+
+def sets_hyperparameter(group: Sequence[str]) -> bool:
+    """Say whether a flag with its value is a --set of a hyperparameter."""
+    flag, _, setting = "=".join(group).partition("=")
+    return flag == "--set" and setting.partition("=")[0] in names_of(Hyperparameters)
 
 
 def trial_rows(trials: Sequence[FrozenTrial], config: TuneConfig) -> list[dict[str, Any]]:
@@ -118,13 +170,17 @@ def report(
         }
         for trial in top
     ]
+    comparison = compare_command(best, config, shared)
     parts = [
         "# Search",
         f"```\n{command}\n```",
         f"Best: trial {best.number}, {config.metric} {100 * (best.value or 0):.2f} percent on the validation split."
         f"{start} The best of many is a little too good: score it once on another split, with several seeds, before "
         "you believe it.",
-        f"```\n{train_command(best, config, shared)}\n```",
+        f"Train with it:\n\n```\n{train_command(best, config, shared)}\n```",
+        f"Compare it with the settings without a search, by seeds that it was not chosen by:\n\n```\n{comparison}\n```"
+        if comparison
+        else "",
         f"{len(trials)} trials: {states[TrialState.COMPLETE]} finished, {states[TrialState.PRUNED]} stopped early or "
         f"diverged, {states[TrialState.FAIL]} failed, {going} going on.",
         f"## The best {len(rows)}\n\n{markdown(rows)}\n\nAll: [trials.csv](trials.csv).",

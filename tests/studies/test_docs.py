@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -167,6 +168,30 @@ def test_tables_of_the_results_are_those_of_their_csv(start):
     assert checked >= 16 and intervals >= 3
 
 
+def test_the_table_of_minutes_is_that_of_its_json():
+    recorded = json.loads((RESULTS / "time-to-accuracy" / "bccd-epyc-avx512-bf16.json").read_text("utf-8"))
+    epochs, rows_of = recorded["minutes and AP by epoch"], {row["side"]: row for row in recorded["rows"]}
+    default, ggiou, peer = sides = ("this project", "this project, ggiou", "ultralytics yolov3-tiny.yaml")
+    best = {side: max(ap for _, ap in epochs[side]) for side in sides}
+    until = {
+        ap: {side: next((minutes for minutes, found in epochs[side] if found >= ap), None) for side in sides}
+        for ap in (best[default], best[peer])
+    }
+    titles, rows = table_of_results("| trained by | best AP on val")
+    assert titles[3:5] == [f"until AP .{1000 * best[side]:.0f}" for side in (default, peer)]
+    for side, (_, ap, whole, *reached, ratio) in zip((ggiou, default, peer), rows, strict=True):
+        assert len(epochs[side]) == 40 and float(ap) == pytest.approx(best[side], abs=5e-4)
+        assert float(whole) == pytest.approx(epochs[side][-1][0], abs=0.05)
+        for cell, times in zip(reached, until.values(), strict=True):
+            assert cell == ("not reached" if times[side] is None else f"{times[side]:.1f}")
+        asked = until[best[peer]][side]
+        assert ratio == ("" if asked is None else f"{until[best[peer]][peer] / asked:.1f}")
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    slower = until[best[default]]
+    assert f"reaches {slower[peer] / slower[default]:.1f} times as fast as Ultralytics" in text
+    assert f"CPU minutes `--assign ggiou` is {rows_of[ggiou]['CPU peer / this']:.1f} times as fast" in text
+
+
 STEEL = ("ciou", "ggiou-yolo", "sca", "sca-ggiou-yolo")
 
 
@@ -183,6 +208,27 @@ def test_the_table_of_steel_is_that_of_its_csv():
                 column = "ap" if title == "minus `ciou`" else "ap_ratio_from_4"
                 pair = (of("neu-det-papers", "test", each, column) for each in (variant, "ciou"))
                 check_difference(cell, *pair, (variant, title))
+
+
+def test_what_the_validation_split_chooses_on_steel_is_said_with_its_interval_on_test():
+    _, rows = table_of_results("| chosen from | seeds")
+    slender = {variant: of("neu-det-papers", "val", variant, "ap_ratio_from_4") for variant in STEEL}
+    for variant, (_, seeds, ap, from_4, difference) in zip(STEEL, rows, strict=True):
+        assert int(seeds) == len(slender[variant])
+        check_mean(ap, of("neu-det-papers", "val", variant, "ap").values(), variant)
+        check_mean(from_4, slender[variant].values(), variant)
+        assert bool(difference) == (variant != "ciou")
+        if difference:
+            check_difference(difference, slender[variant], slender["ciou"], variant)
+    chosen = max(STEEL, key=lambda variant: statistics.mean(slender[variant].values()))
+    label = table_of_results("| on steel | seeds")[1][STEEL.index(chosen)][0]
+    found = paired_difference(*(of("neu-det-papers", "test", each, "ap_ratio_from_4") for each in (chosen, "ciou")))
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    assert f"{label} is chosen. Its interval on the test split" in text
+    said = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    assert f"the one in the first table, {said}, and does not lie above zero" in text
+    assert f"with an interval that includes zero ({said})" in text
+    assert found.low < 0
 
 
 def test_the_verdicts_on_steel_are_those_of_its_csv():

@@ -172,10 +172,12 @@ def test_mistakes_are_told_before_torch(flags, message, shapes):
         (["--resume", "empty"], "expected plug_in.json and weights/last.pt"),
         (["--score", "empty"], "cannot be read as a run's settings"),
         (["--data", "DATA", "--model", "yolo99.yaml"], "Ultralytics has no model YAML of this name"),
+        (["--data", "DATA", "--model", "headless.yaml"], "headless.yaml: cannot be read as a model YAML"),
     ],
 )
 def test_a_folder_or_a_model_that_is_none_is_one_line(command, message, shapes, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "headless.yaml").write_text("nc: 3\nbackbone: []\n")
     given = [str(shapes) if each == "DATA" else each for each in command]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*MODULE, *given], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -66,3 +66,13 @@ def parsed(kind: type, values: Mapping[str, Any]) -> Any:
     for key in given:
         checked(kind, {key: given[key]}, f"--{key.replace('_', '-')}")
     return build(kind, given, "flag")
+
+
+def split_at_flags(flags: Sequence[str]) -> list[list[str]]:
+    """Group arguments that begin with a flag: each flag with its values."""
+    groups: list[list[str]] = []
+    for part in flags:
+        if part.startswith("--"):
+            groups.append([])
+        groups[-1].append(part)
+    return groups

@@ -25,9 +25,12 @@ from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
 from engine.train.trainer import closing_epochs
 from models.families import build_detector
+from models.kernels import compiled
+from models.kernels.compiled_winograd import bf16_pays
 from tests.engine.conftest import ALL_FAMILIES, FAMILIES, SSD_SIDE
 from train import train
 from utils.config.knobs import ASSIGNER_NAMES, RunConfig
+from utils.device import cpu_has_bf16
 from utils.errors import UserError
 from utils.optim import Schedule, build_optimizer
 from val import validate
@@ -246,6 +249,32 @@ def test_the_number_of_workers_changes_nothing(finished, small_shapes, tmp_path)
     other = train(**{**resumable_flags(small_shapes, tmp_path), "workers": 0, "cache": True}, epochs=4)
     weights = [torch.load(each / "weights" / "best.pt", weights_only=True)["model"] for each in (finished, other)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.skipif(not compiled.available(), reason="compiled kernels need numba and an OpenMP that is torch's")
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_with_compiled_kernels_neither_loading_processes_nor_a_resume_change_a_bit(
+    amp, small_shapes, tmp_path, monkeypatch
+):
+    """At full width and with two threads, where the kernels of every kind are really called."""
+    if amp == "bf16" and not cpu_has_bf16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    called, run_together = set(), compiled.run_together
+
+    def counted(kernel, *work):
+        called.add(kernel.partition(".")[0])
+        run_together(kernel, *work)
+
+    monkeypatch.setattr(compiled, "run_together", counted)
+    flags = {**resumable_flags(small_shapes, tmp_path / "parts"), "amp": amp, "epochs": 2}
+    flags |= {"imgsz": [160], "batch_size": 8, "set": ["nominal_batch=16", "mixup=0.2"]}
+    whole = train(**{**flags, "project": str(tmp_path / "whole")})
+    parts = in_two_parts(tmp_path / "parts", stopped_before=1, **{**flags, "workers": 0})
+    assert called == {"norm_loops", *(["tile_loops"] if amp == "off" or bf16_pays() else [])}
+    first, second = (torch.load(each / "weights" / "last.pt", weights_only=True) for each in (whole, parts))
+    for part in ("network", "model"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    assert comparable_rows(whole) == comparable_rows(parts)
 
 
 def test_resume_says_what_it_cannot_do(finished, tmp_path):

@@ -116,13 +116,30 @@ def test_slow_batches_keep_their_place(in_torch):
         assert list(found) == [(number, True) for number in range(8)]
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2)])
-def test_no_thread_on_one_core_nor_beside_loading_processes(cores, workers, in_torch, monkeypatch):
-    monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_thread_on_one_core(workers, in_torch, monkeypatch):
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 1)
     with looked_at(Numbers(3), in_torch, num_workers=workers) as found:
         assert next(found) == (0, 0)
         assert next(found) == (1, 10)
         assert not helpers()
+
+
+def test_beside_loading_processes_torch_computes_on_as_many_threads_as_without(in_torch):
+    """So that results are rounded alike; nobody else needs a thread there."""
+    threads = {0: [], 2: []}
+    for workers, seen in threads.items():
+
+        def detect(batch, seen=seen, workers=workers):
+            seen.append((batch, torch.get_num_threads()))
+            assert in_torch or not workers or not helpers()
+            return batch * 10
+
+        with looked_at(Numbers(6), in_torch, detect, num_workers=workers) as found:
+            assert list(found) == [(number, 10 * number) for number in range(6)]
+        assert not helpers()
+    assert sorted(threads[0]) == sorted(threads[2])
+    assert {count for batch, count in threads[2] if batch} == {1 if in_torch else 2}
 
 
 @pytest.mark.parametrize("why", ["memory is scarce", "sparing"])

@@ -2,13 +2,16 @@
 
 import contextlib
 import csv
+import shlex
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from engine.settings.configure import plan_run
-from studies.comparison.recipe import as_flags
+from studies.compare import parse_flags as compare_flags
+from studies.comparison.recipe import as_flags, read_recipe
 from studies.trials.search import count_parameters, open_search
 from studies.trials.search_report import write_search_report
 from studies.trials.space import check_space, config_of, read_space, start_of
@@ -114,12 +117,56 @@ def test_a_bad_start_is_left_behind(tmp_path, small_shapes):
         "report.md",
         "trials.csv",
         "best.yaml",
+        "comparison.yaml",
         "figures.png",
         "trials.journal",
     }
     found = plan_run(train_flags([*as_flags({"data": str(small_shapes)}, ""), "--hyp", str(path)])).config.hyper
     best = config_of(shared, study.study.best_trial.user_attrs["settings"]).hyper
     assert found == best and abs(best.lr0 - 0.01) < 0.01
+
+
+def commands_of(report):
+    """The commands on a search's page, by the first words after python."""
+    lines = (report / "report.md").read_text().splitlines()
+    return {tuple(line.split()[1:3]): shlex.split(line)[1:] for line in lines if line.startswith("python ")}
+
+
+def test_what_is_found_is_compared_with_the_start_by_one_command(tmp_path, small_shapes):
+    """With the same flags, new seeds, and a loss and assignment that a recipe has as hyperparameters."""
+    given = ["--loss", "sca", "--assign=ggiou", "--seed", "3", "--set", "cls=0.4", "--set", "lr0=0.001", "--no-prune"]
+    keys = ("lr0=1e-4..1:log", "min_positives=1..9")
+    study = search(flags(tmp_path, small_shapes, *given, trials=3, search=keys))
+    config, shared, _ = parse_flags(flags(tmp_path, small_shapes, *given, trials=3, search=keys))
+    write_search_report(study, config, shared, "the command")
+    command = commands_of(tmp_path)["-m", "studies.compare"]
+    compared, others = compare_flags(command[2:])
+    assert compared.seeds == (4, 5, 6, 7, 8) and compared.into == f"{tmp_path.as_posix()}/comparison"
+    assert compared.split == "val"  # these pictures have no test split
+    recipe = read_recipe(compared.recipe)
+    assert recipe.baseline == "start" and [each.name for each in recipe.variants] == ["start", "found"]
+    start, found = (plan_run(train_flags([*others, *each.arguments()])).config.hyper for each in recipe.variants)
+    best = config_of(shared, study.study.best_trial.user_attrs["settings"])
+    assert found == best.hyper and start == config_of(shared, {}).hyper
+    assert (start.box_loss, start.assigner, start.cls, start.lr0) == ("sca", "ggiou", 0.4, 0.001)
+
+
+def test_the_comparison_is_scored_on_a_test_split_where_there_is_one(tmp_path, small_shapes):
+    data = tmp_path / "with_test.yaml"
+    values = yaml.safe_load(small_shapes.read_text()) | {"path": str(small_shapes.parent)}
+    data.write_text(yaml.safe_dump(values | {"test": values["val"]}))
+    study = search(flags(tmp_path, data, trials=1))
+    config, shared, _ = parse_flags(flags(tmp_path, data, trials=1))
+    write_search_report(study, config, shared, "the command")
+    assert compare_flags(commands_of(tmp_path)["-m", "studies.compare"][2:])[0].split == "test"
+
+
+def test_a_search_of_flags_leaves_no_recipe(tmp_path, small_shapes):
+    study = search(flags(tmp_path, small_shapes, trials=1, search=("batch_size=4,8",)))
+    config, shared, _ = parse_flags(flags(tmp_path, small_shapes, trials=1, search=("batch_size=4,8",)))
+    write_search_report(study, config, shared, "the command")
+    assert not (tmp_path / "comparison.yaml").exists()
+    assert set(commands_of(tmp_path)) == {("train.py", "--data")}
 
 
 def test_keys_are_tried_where_something_reads_them(tmp_path, small_shapes):
