@@ -329,8 +329,10 @@ def test_what_is_kept_is_a_report_tables_and_a_picture(path):
         assert set(names) == folders
         return
     files = {each.name for each in path.iterdir() if each.is_file()}
-    if path.name == "runtimes":  # what a benchmark has measured, a file a machine
+    if path.name in ("runtimes", "time-to-accuracy"):  # what a benchmark has measured, a file a machine
         assert {name.rpartition(".")[2] for name in files} == {"json"}
+    elif path.name.endswith("-search"):
+        assert files == {"report.md", "trials.csv", "best.yaml", "comparison.yaml", "figures.png"}
     else:
         assert {"report.md", "runs.csv"} <= files <= {"report.md", "runs.csv", "curves.csv", "figures.png"}
     for name in files - {"figures.png"}:
