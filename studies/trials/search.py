@@ -22,6 +22,8 @@ from utils.config.knobs import Config, TuneConfig
 from utils.errors import CommandError, DivergedError, UserError, printable
 
 FOLDER, SETTINGS, ASKED = "folder", "settings", "asked"
+# The run of the settings without a search, whatever its trial's number after a restart.
+START = "trial000"
 STARTUP = 10  # random trials before TPE has something to learn from; Optuna's default
 
 
@@ -32,9 +34,11 @@ def open_search(
 
     UserError where its folder holds a search for something else.
     """
-    into = Path(config.into)
-    epochs = config_of(shared, {}).run.epochs
-    pruner = optuna.pruners.HyperbandPruner(1, epochs) if config.prune and epochs > 1 else optuna.pruners.NopPruner()
+    into, start = Path(config.into), config_of(shared, {})
+    prunes, epochs = config.prune and start.run.epochs > 1, start.run.epochs
+    # Not before the warm-up is over, if that leaves two thirds of the run: until then AP says nothing.
+    first_look = max(1, min(math.ceil(start.hyper.warmup_epochs), epochs // 3))
+    pruner = optuna.pruners.HyperbandPruner(first_look, epochs) if prunes else optuna.pruners.NopPruner()
     study, new = open_study(
         f"tune {into.as_posix()}",
         config.storage,
@@ -145,18 +149,24 @@ class Search:
             job.stop()
         if job.stopped or not job.locked:
             return
-        fresh = [row for row in self.epochs(trial) if int(row["epoch"]) > self.reported.get(trial.number, 0)]
-        for row in fresh:
-            self.reported[trial.number] = int(row["epoch"])
-            self.report(trial, int(row["epoch"]), number(row.get(self.config.metric)))
+        fresh = self.report_fresh(trial)
         if not fresh or self.reported[trial.number] >= self.last_epoch:
             return
         excess = number(fresh[-1].get("seconds")) - self.config.max_seconds if self.config.max_seconds else 0
         if excess > 0:
             self.constrain(trial, "seconds", excess)
-        if excess > 0 or self.study.steady(trial.should_prune):
+        # The start goes to its end, for all others are compared with it.
+        if excess > 0 or (self.runs[trial.number].folder.name != START and self.study.steady(trial.should_prune)):
             self.pruned.add(trial.number)
             job.stop()
+
+    def report_fresh(self, trial: Trial) -> list[dict[str, str]]:
+        """Report the epochs that have ended since the last time, and return their rows."""
+        fresh = [row for row in self.epochs(trial) if int(row["epoch"]) > self.reported.get(trial.number, 0)]
+        for row in fresh:
+            self.reported[trial.number] = int(row["epoch"])
+            self.report(trial, int(row["epoch"]), number(row.get(self.config.metric)))
+        return fresh
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
         """Tell Optuna an epoch's measure; one that an earlier worker told is told again without a word."""
@@ -186,6 +196,7 @@ class Search:
             self.study.note(trial, EXIT_CODE, code or 1)
             outcome = f"failed, see {run.log}"
         else:
+            self.report_fresh(trial)
             state, value = TrialState.COMPLETE, self.value_of(run)
             seconds = number(self.epochs(trial)[-1].get("seconds"))
             self.study.note(trial, "seconds", seconds)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from engine.settings.configure import plan_run
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
-from studies.trials.search import counts, settings_of, shown
+from studies.trials.search import FOLDER, START, counts, settings_of, shown
 from studies.trials.shared_study import SharedStudy
 from studies.trials.space import as_arguments, config_of, names_of
 from train import parse_flags as train_flags
@@ -133,7 +133,7 @@ def trial_rows(trials: Sequence[FrozenTrial], config: TuneConfig) -> list[dict[s
     return [
         {
             "trial": trial.number,
-            "folder": trial.user_attrs.get("folder"),
+            "folder": trial.user_attrs.get(FOLDER),
             "state": trial.state.name.lower(),
             config.metric: trial.value,
             "epochs": trial.last_step,
@@ -157,9 +157,9 @@ def report(
     """Write the page."""
     states = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     going = states[TrialState.RUNNING] + states[TrialState.WAITING]
-    first = next((trial for trial in trials if trial.number == 0 and trial.state == TrialState.COMPLETE), None)
-    start = f" The settings without a search (trial 0) have {100 * (first.value or 0):.2f}." if first else ""
     ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    first = next((trial for trial in ended if trial.user_attrs.get(FOLDER) == START), None)
+    start = f" The settings without a search ({START}) have {100 * (first.value or 0):.2f}." if first else ""
     top = sorted(ended, key=lambda trial: -(trial.value or 0))[:SHOWN_TRIALS]
     rows = [
         {

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import optuna
 import pytest
 import yaml
 
@@ -108,10 +109,13 @@ def test_a_bad_start_is_left_behind(tmp_path, small_shapes):
     assert len(rows) == 30
     assert {row["state"] for row in rows} == {"complete", "pruned"}, "Hyperband stopped none"
     assert float(rows[0]["lr0"]) == 1e-7
+    # However far it falls behind, the start is what all others are compared with.
+    assert (rows[0]["folder"], rows[0]["state"], rows[0]["epochs"]) == ("trial000", "complete", "4")
     # At lr0 = .01, the default, the stub's AP is 1; within a factor of two of it above .99.
     assert study.study.best_value > 0.99
     assert float(rows[0]["ap"] or 0) < 0.1
     text = (tmp_path / "report.md").read_text()
+    assert "The settings without a search (trial000) have -150.00." in text
     assert "30 trials" in text and f"--hyp {path}" in text and "lr0=1e-07" not in text.replace("the command", "")
     assert {each.name for each in tmp_path.iterdir() if each.is_file() and each.suffix not in (".json", ".log")} == {
         "report.md",
@@ -167,6 +171,24 @@ def test_a_search_of_flags_leaves_no_recipe(tmp_path, small_shapes):
     write_search_report(study, config, shared, "the command")
     assert not (tmp_path / "comparison.yaml").exists()
     assert set(commands_of(tmp_path)) == {("train.py", "--data")}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "first"), [("20", "3", 3), ("20", "2.5", 3), ("7", "3", 2), ("20", "0", 1), ("2", "3", 1)]
+)
+def test_runs_are_first_compared_after_their_warm_up(epochs, warmup, first, tmp_path, small_shapes):
+    arguments = ["--into", str(tmp_path), "--data", str(small_shapes), "--epochs", epochs]
+    config, shared, space = parse_flags([*arguments, "--set", f"warmup_epochs={warmup}"])
+    study = open_search(config, shared, space).study
+    stopped = []
+    for value in (1.0, 0.5, 0.1) * 8:  # in every bracket of Hyperband's, which a trial's number decides
+        trial = study.ask({"lr0": optuna.distributions.FloatDistribution(1e-4, 1)})
+        for epoch in range(1, int(epochs) + 1):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                stopped.append(epoch)
+                break
+    assert min(stopped) == first
 
 
 def test_keys_are_tried_where_something_reads_them(tmp_path, small_shapes):
