@@ -143,7 +143,10 @@ def test_large_and_small_values_are_as_torchs(dtype):
     with torch.no_grad():
         norm.weight.copy_(torch.logspace(-30, 30, 16))
     ours, theirs = norm_act(x, norm, None), functional.silu(norm(x.detach().to(norm.weight.dtype)))
-    assert torch.allclose(ours.float(), theirs, rtol=1e-2 if dtype is torch.bfloat16 else 1e-5, atol=1e-12)
+    # By channel: a value near its mean has the rounding of the mean in it, which is small beside the others alone.
+    largest = theirs.abs().amax((0, 2, 3))
+    wrong = (ours.float() - theirs).abs().amax((0, 2, 3))
+    assert (wrong <= (1e-2 if dtype is torch.bfloat16 else 1e-6) * largest + 1e-12).all()
 
 
 def test_what_the_loops_cannot_do_is_left_to_torch():
