@@ -66,15 +66,19 @@ def best_yaml(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> s
     return head + yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None)
 
 
+def fits_a_recipe(best: FrozenTrial) -> bool:
+    """Say whether variants of a recipe can differ in what a trial chose: not in flags of train.py."""
+    return not settings_of(best).keys() & set(names_of(RunConfig))
+
+
 def comparison_yaml(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> str:
     """Write the recipe that compares the best trial with the settings without a search, by several seeds.
 
-    Empty where the search tried flags of train.py, which variants of a recipe cannot differ in.
+    Empty where that cannot be said in a recipe.
     """
-    found = settings_of(best)
-    if any(key in names_of(RunConfig) for key in found):
+    if not fits_a_recipe(best):
         return ""
-    given = train_flags(shared)
+    found, given = settings_of(best), train_flags(shared)
     common = {key: given[flag] for flag, key in NAMED.items() if given[flag]}
     values = {
         "description": f"What tune.py found (trial {best.number}, by {config.metric} on the validation split) beside "
@@ -90,7 +94,7 @@ def compare_command(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]
 
     Empty where there is no recipe for it.
     """
-    if not comparison_yaml(best, config, shared):
+    if not fits_a_recipe(best):
         return ""
     into, plan = Path(config.into), plan_run(train_flags(shared))
     files = ["--recipe", (into / RECIPE).as_posix(), "--into", (into / "comparison").as_posix()]
