@@ -14,9 +14,10 @@ from typing import Any
 
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import DetectConfig
-from utils.errors import run_command
+from utils.errors import UserError, nearest, printable, run_command
 
 ALIASES = {"imgsz": ["--img", "--img-size"], "nms_iou": ["--iou"]}
+MODEL_SETTINGS = ("imgsz", "conf", "nms_iou", "max_det", "device", "precision")  # those of `load`
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -31,17 +32,22 @@ def load(weights: str | Path, **settings: Any) -> "Model":  # noqa: F821 - impor
 
     Args:
         weights: best.pt, an exported file or folder, or weights of Darknet or ultralytics.
-        settings: Keywords as the flags of detect.py that choose detections, such as `conf`; engine/predict/model.py.
+        settings: imgsz, conf, nms_iou, max_det, device and precision, as the flags of detect.py.
 
     Returns:
         A model; `model("photo.jpg")` gives a list of ultralytics' Results.
 
     Raises:
-        UserError: The weights are missing or none of these.
+        UserError: The weights are missing or none of these, or a setting is wrong.
     """
+    for name in settings:
+        if name not in MODEL_SETTINGS:
+            raise UserError(f"load: unknown setting {printable(name)!r}{nearest(name, MODEL_SETTINGS)}")
+    values = parsed(DetectConfig, settings)
+    # Only now torch: a wrong setting has been answered already.
     from engine.predict.model import load as load_model
 
-    return load_model(weights, **settings)
+    return load_model(weights, **{name: getattr(values, name) for name in MODEL_SETTINGS})
 
 
 def detect(**flags: Any) -> Path:

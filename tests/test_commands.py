@@ -5,12 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from data.shapes.demo_set import make_shapes
+from detect import detect
+from export import export
+from import_weights import import_weights
 from tests.paths import ROOT
+from train import train
+from utils.errors import UserError
+from val import validate
 
 WITHOUT_NETWORK = """
 import runpy, socket, sys
@@ -111,6 +118,24 @@ def test_wrong_flags_need_no_torch_and_get_one_line(arguments, message):
     result = run("-c", script, *arguments)
     assert message in one_line_error(result)
     assert "TORCH False" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("function", "keywords", "message"),
+    [
+        (train, {"epoch": 1}, "unknown flag 'epoch'; did you mean 'epochs'?"),
+        (train, {"losses": "sca"}, "unknown flag 'losses'; did you mean 'loss'?"),
+        (validate, {"weight": "best.pt"}, "unknown flag 'weight'; did you mean 'weights'?"),
+        (detect, {"confs": 0.3}, "unknown flag 'confs'; did you mean 'conf'?"),
+        (export, {"formats": ["onnx"]}, "unknown flag 'formats'; did you mean 'format'?"),
+        (partial(import_weights, "yolo.weights"), {"out": "best.pt"}, "unknown flag 'out'; did you mean 'output'?"),
+    ],
+    ids=str,
+)
+def test_functions_refuse_keywords_that_are_no_flags(function, keywords, message):
+    with pytest.raises(UserError) as error:
+        function(**keywords)
+    assert str(error.value).startswith(message)
 
 
 def test_train_and_val_without_network_home_or_terminal(data, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -257,6 +258,26 @@ def test_every_kind_of_weights_finds_the_same(fmt, layout, best, photos, tmp_pat
     assert torch.equal(results.boxes.cls, expected.boxes.cls)
     assert torch.allclose(results.boxes.conf, expected.boxes.conf, atol=1e-3)
     assert torch.allclose(results.boxes.xyxy, expected.boxes.xyxy, atol=0.5)
+
+
+def test_load_takes_one_side_as_the_flag_does(best, photos):
+    photo = str(photos / "photo 0.jpg")
+    (square,), (same,) = (load(best, imgsz=size, conf=0.01)(photo) for size in (64, (64, 64)))
+    assert len(square) and torch.equal(square.boxes.data, same.boxes.data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"confidence": 0.3}, "load: unknown setting 'confidence'; did you mean 'conf'?"),
+        ({"source": "photos"}, "load: unknown setting 'source'"),
+        ({"conf": 2}, "--conf is 2.0: expected 0 to 1"),
+        ({"imgsz": 32.5}, "--imgsz is '32.5': expected a whole number"),
+    ],
+)
+def test_load_refuses_settings_in_one_line(best, settings, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        load(best, **settings)
 
 
 def test_load_gives_ultralytics_results(best, photos):

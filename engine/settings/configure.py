@@ -28,6 +28,7 @@ DEMO: dict[str, Any] = {
     "hyp": "shapes",
 }
 # What its detectors from torchvision learn with in some minutes.
+TRAINING_FLAGS = ("loss", "assign", "set", "resume")  # of train.py, beside those of RunConfig
 DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
 
 
@@ -51,7 +52,7 @@ def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | 
             overrides |= checked(Hyperparameters, {key: flags[flag]}, f"--{flag}")
     model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
     demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
-    run = parsed(RunConfig, {**demo, **flags})
+    run = parsed(RunConfig, {**demo, **flags}, also=TRAINING_FLAGS)
     check_device(run)
     hyper = hyperparameters(run.hyp, overrides, base=model.hyp)
     check_choices(run, model, hyper)

@@ -22,7 +22,7 @@ def compile_before_torch(choices: Choices, root: Path = ROOT) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0" or choices.hyper.cpu_kernels == "off":
         return
     if family_of(choices.model).cpu_kernels:
-        matrices = "amx_bf16" in features
-        bf16 = run.amp == "bf16" or (run.amp == "auto" and (matrices or "avx512_bf16" in features))
-        tiles = not bf16 or ("avx512_bf16" in features and not matrices)
+        vectors = "avx512_bf16" in features
+        bf16 = run.amp == "bf16" or (run.amp == "auto" and (vectors or "amx_bf16" in features))
+        tiles = not bf16 or vectors
         kernel_cache.compile_ahead("uint16" if bf16 else "float32", ["norm_loops", *["tile_loops"] * tiles])

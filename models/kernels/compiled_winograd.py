@@ -2,13 +2,14 @@
 
 In bf16 tiles and their products are rounded to bf16, after sums in float32 (in training of float32 weights): outputs
 and gradients are 2 to 3 times as far from exact ones as a convolution in bf16 is, about half a per cent. Left to torch
-are CPUs with AMX, where multiplications cost less than reading memory, and evaluation of few images (detect.py), which
-would wait for the kernels to be loaded.
+is evaluation of few images (detect.py), which would wait for the kernels to be loaded. On CPUs with AMX, which multiply
+whole matrices, only many channels gain in bf16: there multiplications cost less than reading memory.
 """
 
 import functools
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from models.kernels.work_order import WorkOrder
 PART, LANES = 1 << 14, 16
 # Below so many channels (inputs and outputs as resistors in parallel) or tiles the sums cost more than what is saved.
 LEAST_CHANNELS = {torch.bfloat16: 40, torch.float32: 64}
+LEAST_WITH_AMX, LEAST_TO_EVALUATE_WITH_AMX = 150, 300  # in bf16
 LEAST_TILES = 100
 _BUFFERS = threading.local()
 
@@ -40,17 +42,23 @@ def pays(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def wide_enough(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
-    """Tell whether a 3 x 3 convolution has the channels for it."""
+    """Tell whether a 3 x 3 convolution has the channels for it on this CPU."""
     channels, outputs = conv.in_channels, conv.out_channels
-    least = LEAST_CHANNELS.get(dtype, math.inf)
+    least: float = LEAST_CHANNELS.get(dtype, math.inf)
+    if dtype is torch.bfloat16 and capabilities().get("amx_bf16"):
+        least = LEAST_TO_EVALUATE_WITH_AMX if conv.compiled_evaluation else LEAST_WITH_AMX
     return min(channels, outputs) >= LANES and channels * outputs >= least * (channels + outputs)
 
 
-@functools.cache
 def bf16_pays() -> bool:
-    """Tell whether this CPU multiplies bf16 in its vectors, and not in matrices."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
+    """Tell whether this CPU multiplies bf16."""
+    return bool(capabilities().get("avx512_bf16"))
+
+
+@functools.cache
+def capabilities() -> Mapping[str, Any]:
+    """Return what torch says of this CPU's instructions; empty where it says nothing."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:

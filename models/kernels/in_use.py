@@ -4,6 +4,7 @@ import torch
 from torch import device, nn
 
 from models.kernels import compiled, kernel_cache
+from models.kernels.compiled_winograd import LEAST_CHANNELS as WINOGRAD_CHANNELS
 from models.kernels.compiled_winograd import bf16_pays, wide_enough
 from models.kernels.fused_norm import LEAST_CHANNELS
 from models.kernels.norm_silu_pool import LowMemoryMaxPool2d
@@ -25,7 +26,11 @@ def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[s
         "recomputed normalisation and activation": any(getattr(module, "recomputes", False) for module in modules),
         "max-pools that keep places": any(isinstance(module, LowMemoryMaxPool2d) for module in modules),
         "compiled Winograd convolutions": compiled.available()
-        and any(isinstance(module, WinogradConv2d) and wide_enough(module, torch.bfloat16) for module in modules),
+        and any(
+            isinstance(module, WinogradConv2d) and wide_enough(module, dtype)
+            for module in modules
+            for dtype in WINOGRAD_CHANNELS
+        ),
         "Winograd convolutions in float32": any(isinstance(module, WinogradConv2d) for module in modules),
         "freed memory kept": True,
     }

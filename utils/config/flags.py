@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from utils.config.knobs import build, checked
@@ -59,9 +59,15 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
             parser.add_argument(*names, metavar=metavar, help=meaning + default, **shared)
 
 
-def parsed(kind: type, values: Mapping[str, Any]) -> Any:
-    """Make a config dataclass from parsed flags; a wrong value is a UserError that names the flag."""
-    names = {knob.name for knob in dataclasses.fields(kind)}
+def parsed(kind: type, values: Mapping[str, Any], also: Collection[str] = ()) -> Any:
+    """Make a config dataclass from parsed flags, or from a function's keywords.
+
+    `also` names what the caller reads by itself. UserError names a flag that is unknown or has a wrong value.
+    """
+    names = [knob.name for knob in dataclasses.fields(kind)]
+    for key in values:
+        if key not in names and key not in also:
+            raise UserError(f"unknown flag {printable(key)!r}{nearest(key, [*names, *also])}")
     given = {key: value for key, value in values.items() if key in names}
     for key in given:
         checked(kind, {key: given[key]}, f"--{key.replace('_', '-')}")

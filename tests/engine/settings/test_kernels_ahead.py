@@ -43,7 +43,7 @@ def machine(folder, flags, gpu=False):
     ("flags", "given", "expected"),
     [
         ("avx512_bf16", {}, [("uint16", BOTH)]),
-        ("avx512_bf16 amx_bf16", {}, [("uint16", ["norm_loops"])]),
+        ("avx512_bf16 amx_bf16", {}, [("uint16", BOTH)]),
         ("amx_bf16", {}, [("uint16", ["norm_loops"])]),
         ("avx2", {}, [("float32", BOTH)]),
         ("avx512_bf16", {"amp": "off"}, [("float32", BOTH)]),

@@ -92,10 +92,17 @@ def test_one_result_is_not_overwritten_by_the_next():
 
 
 @pytest.fixture
-def taken(monkeypatch):
-    """The shapes that were convolved so, as on a CPU that multiplies bf16 in its vectors."""
+def can(monkeypatch):
+    """What the CPU can do: to multiply bf16 in its vectors, and what a test adds."""
+    capabilities = {"avx512_bf16": True}
+    monkeypatch.setattr(compiled_winograd, "capabilities", lambda: capabilities)
+    return capabilities
+
+
+@pytest.fixture
+def taken(monkeypatch, can):
+    """The shapes that were convolved so."""
     shapes = []
-    monkeypatch.setattr(compiled_winograd, "bf16_pays", lambda: True)
     monkeypatch.setattr(
         compiled_winograd, "convolved", lambda x, weight: shapes.append(tuple(x.shape)) or convolved(x, weight)
     )
@@ -167,9 +174,27 @@ def test_evaluation_is_torchs(taken):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "pays"),
-    [({"avx512_bf16": True}, True), ({"avx512_bf16": True, "amx_bf16": True}, False), ({"avx2": True}, False)],
+    ("inputs", "outputs", "evaluates", "takes"),
+    [(128, 256, False, False), (384, 256, False, True), (384, 256, True, False), (1024, 512, True, True)],
 )
-def test_bf16_pays_in_vectors_and_not_in_matrices(monkeypatch, capabilities, pays):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert compiled_winograd.bf16_pays.__wrapped__() == pays
+def test_matrix_units_leave_it_to_many_channels(can, taken, inputs, outputs, evaluates, takes):
+    can["amx_bf16"] = True
+    convolution, x = layer(inputs, outputs), images(inputs)
+    if evaluates:
+        convolution.to(torch.bfloat16).compiled_evaluation = True
+    with torch.set_grad_enabled(not evaluates), torch.autocast("cpu", torch.bfloat16, enabled=not evaluates):
+        convolution(x)
+    assert bool(taken) == takes
+
+
+def test_float32_does_not_ask_for_matrix_units(can, taken):
+    can["amx_bf16"] = True
+    layer(128, 128)(images(128, dtype=torch.float32))
+    assert taken
+
+
+def test_bf16_is_left_to_cpus_that_multiply_it(can, taken):
+    can["avx512_bf16"] = False
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(512, 512)(images(512))
+    assert not taken
