@@ -42,8 +42,7 @@ def recommendation() -> str:
             good = keeping_ap(document["rows"])
             by_format = [[row for row in good if row["format"] == name] for name in ("onnx", "pytorch")]
             chosen = [best(each) for each in (good, *by_format)]
-            by_hand = ", by hand" if "quoted" in document else ""
-            rows.append((kind, *chosen, f"{document['machine']['cpu']}, {document['machine']['date']}{by_hand}"))
+            rows.append((kind, *chosen, f"{document['machine']['cpu']}, {document['machine']['date']}"))
         if not measured:
             rows.append((kind, "not measured", "", "", f"`{COMMAND}` measures yours"))
     head = ("your CPU has", "the fastest that keeps its AP", "in onnxruntime", "best.pt", "measured on")
@@ -52,7 +51,7 @@ def recommendation() -> str:
 
 def keeping_ap(rows: Iterable[Row]) -> list[Row]:
     """Return the rows with times whose AP is at most LARGEST_LOSS below that of PyTorch in float32."""
-    timed = [row for row in rows if "lowest" in row and "ours / this" not in row]
+    timed = [row for row in rows if "CPU ms" in row and "ours / this" not in row]
     (exact,) = [row["AP"] for row in timed if (row["format"], row["precision"]) == ("pytorch", "float32")]
     return [row for row in timed if exact - row["AP"] <= LARGEST_LOSS]
 
@@ -61,16 +60,8 @@ def best(rows: Sequence[Row]) -> str:
     """Write the fastest of some rows."""
     if not rows:
         return ""
-    row = min(rows, key=lambda row: row.get("CPU ms", (row["lowest"] + row["highest"]) / 2))
-    return f"`{row['format']}`, {row['precision']}: {time_of(row)} ms (AP {number(row['AP'])})"
-
-
-def time_of(row: Row) -> str:
-    """Write the median of a row, or from what to what it was seen where that alone is known."""
-    if "CPU ms" in row:
-        return number(row["CPU ms"])
-    low, high = number(row["lowest"]), number(row["highest"])
-    return low if low == high else f"{low} to {high}"
+    row = min(rows, key=lambda row: row["CPU ms"])
+    return f"`{row['format']}`, {row['precision']}: {number(row['CPU ms'])} ms (AP {number(row['AP'])})"
 
 
 def number(value: float) -> str:
@@ -90,11 +81,10 @@ def machine_parts(document: Document) -> Iterable[str]:
     features = " ".join(name for name in SHOWN_FEATURES if name in machine["features"]) or "none of these extensions"
     yield f"### {machine['cpu']}: {kind_of(document)}"
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    load = f" The load of the machine was {machine['load']:.1f}." if "load" in machine else ""
-    said = f" Quoted: {document['quoted']}." if "quoted" in document else ""
     yield (
         f"{machine['date']}, {features}. CPU time of one photo of {document['imgsz']} px, one thread; AP of "
-        f"{document['weights']} on {document['data']}, {document['split']} split.{load}{said}"
+        f"{document['weights']} on {document['data']}, {document['split']} split. "
+        f"The load of the machine was {machine['load']:.1f}."
     )
     yield f"Versions: {packages}."
     ours = [row for row in rows if "ours / this" not in row]
@@ -104,7 +94,7 @@ def machine_parts(document: Document) -> Iterable[str]:
         yield "The same runtimes with what ultralytics exports of its own yolov3-tiny.yaml, in turns with ours:"
         head = ("file", "precision", "theirs, ms", "MiB", "ours takes, of that")
         beside = [
-            (row["format"], row["precision"], time_of(row), number(row["MiB"]), number(row["ours / this"]))
+            (row["format"], row["precision"], number(row["CPU ms"]), number(row["MiB"]), number(row["ours / this"]))
             for row in theirs
         ]
         yield markdown_table(head, beside)
@@ -112,14 +102,6 @@ def machine_parts(document: Document) -> Iterable[str]:
 
 def cells(row: Row) -> tuple[str, ...]:
     """Write a row of a machine's table."""
-    timed = "lowest" in row
-    spread = f"{number(row['lowest'])} .. {number(row['highest'])}" if timed and "CPU ms" in row else ""
-    optional = [number(row[key]) if key in row else "" for key in ("AP", "MiB")]
-    return (
-        f"`{row['format']}`",
-        row["precision"],
-        time_of(row) if timed else "",
-        spread,
-        *optional,
-        row.get("note", ""),
-    )
+    spread = f"{number(row['lowest'])} .. {number(row['highest'])}" if "CPU ms" in row else ""
+    median, ap, size = (number(row[key]) if key in row else "" for key in ("CPU ms", "AP", "MiB"))
+    return f"`{row['format']}`", row["precision"], median, spread, ap, size, row.get("note", "")

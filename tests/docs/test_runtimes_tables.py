@@ -64,7 +64,7 @@ def test_every_document_says_where_it_comes_from(document):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", machine["date"])
     assert machine["cpu"]
     assert {"torch", "onnxruntime", "openvino"} <= machine["packages"].keys()
-    assert "load" in machine or document["quoted"]
+    assert machine["load"] >= 0
     assert document["threads"] == 1
     shown = runtimes.tables()
     for row in document["rows"]:
