@@ -46,9 +46,12 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
         The same model.
 
     Raises:
-        ValueError: A name is unknown, or the model cannot have it: FCOS has no anchors for a threshold; Faster R-CNN
-            assigns before it predicts, so that it takes ATSS alone, in its first stage.
+        ValueError: A name is unknown, settings come without a loss, or the model cannot have what was chosen: FCOS has
+            no anchors for a threshold; Faster R-CNN assigns before it predicts, so that it takes ATSS alone, in its
+            first stage.
     """
+    if settings and loss is None:
+        raise ValueError(f"{', '.join(settings)}: settings of a loss, and no loss is given")
     if loss is not None and loss not in SIMILARITIES:
         raise ValueError(f"loss {loss!r}: expected one of {', '.join(SIMILARITIES)}")
     if assign is not None and assign not in DENSE_ASSIGNERS:

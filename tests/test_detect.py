@@ -269,7 +269,7 @@ def test_load_takes_one_side_as_the_flag_does(best, photos):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"confidence": 0.3}, "load: unknown setting 'confidence'; did you mean 'conf'?"),
+        ({"confs": 0.3}, "load: unknown setting 'confs'; did you mean 'conf'?"),
         ({"source": "photos"}, "load: unknown setting 'source'"),
         ({"conf": 2}, "--conf is 2.0: expected 0 to 1"),
         ({"imgsz": 32.5}, "--imgsz is '32.5': expected a whole number"),

@@ -130,5 +130,7 @@ def test_mistakes_are_said():
         losses_of("fasterrcnn", assign="tal")
     with pytest.raises(ValueError, match="assign 'max': expected one of iou"):
         losses_of("ssd", assign="max")
+    with pytest.raises(ValueError, match="alpha: settings of a loss, and no loss is given"):
+        losses_of("retinanet", assign="atss", alpha=0.5)
     with pytest.raises(ValueError, match="Linear: expected RetinaNet"):
         use(torch.nn.Linear(1, 1), loss="sca")
