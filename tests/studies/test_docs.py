@@ -231,6 +231,28 @@ def test_what_the_validation_split_chooses_on_steel_is_said_with_its_interval_on
     assert found.low < 0
 
 
+def test_the_search_on_steel_is_that_of_its_csv():
+    trials = read_rows("neu-det-ggiou-search", "trials.csv")
+    finished = sorted(
+        (row for row in trials if row["state"] == "complete"), key=lambda row: float(row["ap"]), reverse=True
+    )
+    _, rows = table_of_results("| searched | `ggiou_alpha`")
+    for trial, (label, *cells) in zip(finished, rows, strict=True):
+        assert label.startswith(f"trial {trial['trial']}")
+        assert int(cells[2]) == int(trial["min_positives"])
+        shown = [float(trial[key]) for key in ("ggiou_alpha", "ggiou_beta", "ap")]
+        assert [float(cells[column]) for column in (0, 1, 3)] == pytest.approx(shown, abs=6e-4)
+    start = next(row for row in finished if row["folder"] == "trial000")
+    assert rows[finished.index(start)][0].endswith("the defaults")
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    assert f"is {100 * (float(finished[0]['ap']) - float(start['ap'])):.1f} points better than they are" in text
+    stopped = [row for row in trials if row["state"] == "pruned"]
+    assert (len(trials), len(stopped)) == (16, 11)
+    assert {row["epochs"] for row in stopped} == {"3", "9"}
+    several = [float(row["ap"]) for row in finished if int(row["min_positives"]) > 1]
+    assert min(several) > max(float(row["ap"]) for row in finished if int(row["min_positives"]) == 1)
+
+
 def test_the_verdicts_on_steel_are_those_of_its_csv():
     """Every difference in the table of verdicts, in its order, and that none is beyond chance."""
     _, rows = table_of_results("| what the paper says | here")
