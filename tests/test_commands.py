@@ -130,7 +130,6 @@ def test_wrong_flags_need_no_torch_and_get_one_line(arguments, message):
         (export, {"formats": ["onnx"]}, "unknown flag 'formats'; did you mean 'format'?"),
         (partial(import_weights, "yolo.weights"), {"out": "best.pt"}, "unknown flag 'out'; did you mean 'output'?"),
     ],
-    ids=str,
 )
 def test_functions_refuse_keywords_that_are_no_flags(function, keywords, message):
     with pytest.raises(UserError) as error:
