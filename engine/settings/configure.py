@@ -28,8 +28,8 @@ DEMO: dict[str, Any] = {
     "hyp": "shapes",
 }
 # What its detectors from torchvision learn with in some minutes.
-TRAINING_FLAGS = ("loss", "assign", "set", "resume")  # of train.py, beside those of RunConfig
 DETECTOR_DEMO = {**DEMO, "epochs": 8, "batch_size": 8}
+TRAINING_FLAGS = ("loss", "assign", "set", "resume")  # of train.py, beside those of RunConfig
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def wide_enough(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
 
 
 def bf16_pays() -> bool:
-    """Tell whether this CPU multiplies bf16."""
+    """Tell whether bf16 can gain by it on this CPU: where it multiplies bf16."""
     return bool(capabilities().get("avx512_bf16"))
 
 
