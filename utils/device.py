@@ -1,9 +1,12 @@
 """The device of a run, and the precision that it computes fast in."""
 
+import functools
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -34,8 +37,13 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 def cpu_has_bf16() -> bool:
     """Tell whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(cpu_capabilities().get("avx512_bf16") or cpu_capabilities().get("amx_bf16"))
+
+
+@functools.cache
+def cpu_capabilities() -> Mapping[str, Any]:
+    """Return what torch says of this CPU's instructions; empty where it says nothing."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from utils.config.flags import Parser
-from utils.device import cpu_has_bf16
+from utils.device import cpu_capabilities, cpu_has_bf16
 from utils.run_folder import write_json
 
 PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")
@@ -84,7 +84,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def machine(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
     """Return the device, the versions and the date, as every result is stored with them."""
     cpu = platform.processor() or platform.machine()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
@@ -93,7 +92,7 @@ def machine(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "bf16": cpu_has_bf16(),
-        "features": [name for name in FEATURES if capabilities.get(name)],
+        "features": [name for name in FEATURES if cpu_capabilities().get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "packages": versions(packages),

@@ -6,10 +6,8 @@ is evaluation of few images (detect.py), which would wait for the kernels to be 
 whole matrices, only many channels gain in bf16: there multiplications cost less than reading memory.
 """
 
-import functools
 import math
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from models.kernels import compiled
 from models.kernels.work_order import WorkOrder
+from utils.device import cpu_capabilities
 
 # Numbers that a thread takes at a time, and those of a vector.
 PART, LANES = 1 << 14, 16
@@ -45,20 +44,14 @@ def wide_enough(conv: nn.Conv2d, dtype: torch.dtype) -> bool:
     """Tell whether a 3 x 3 convolution has the channels for it on this CPU."""
     channels, outputs = conv.in_channels, conv.out_channels
     least: float = LEAST_CHANNELS.get(dtype, math.inf)
-    if dtype is torch.bfloat16 and capabilities().get("amx_bf16"):
+    if dtype is torch.bfloat16 and cpu_capabilities().get("amx_bf16"):
         least = LEAST_TO_EVALUATE_WITH_AMX if conv.compiled_evaluation else LEAST_WITH_AMX
     return min(channels, outputs) >= LANES and channels * outputs >= least * (channels + outputs)
 
 
 def bf16_pays() -> bool:
     """Tell whether bf16 can gain by it on this CPU: where it multiplies bf16."""
-    return bool(capabilities().get("avx512_bf16"))
-
-
-@functools.cache
-def capabilities() -> Mapping[str, Any]:
-    """Return what torch says of this CPU's instructions; empty where it says nothing."""
-    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(cpu_capabilities().get("avx512_bf16"))
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def test_one_result_is_not_overwritten_by_the_next():
 def can(monkeypatch):
     """What the CPU can do: to multiply bf16 in its vectors, and what a test adds."""
     capabilities = {"avx512_bf16": True}
-    monkeypatch.setattr(compiled_winograd, "capabilities", lambda: capabilities)
+    monkeypatch.setattr(compiled_winograd, "cpu_capabilities", lambda: capabilities)
     return capabilities
 
 
