@@ -28,7 +28,7 @@ from engine.validate.collect import collect
 from engine.validate.weights import at_precision
 from models.detector import AnyDetector
 from models.families import family_of
-from models.kernels.kept_memory import HoleLimit, give_freed_memory_back, keep_freed_memory
+from models.kernels.kept_memory import HoleLimit, give_freed_memory_back, keep_freed_memory, release_scratch
 from models.weights.class_rows import by_class_name
 from models.weights.read import read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -394,12 +394,11 @@ class Trainer:
             if on_batch:
                 on_batch(number, batch, detections)
 
+        # What a training step takes would lie beside what validation takes.
+        release_scratch()
         if self.keeps_memory:
-            # What a training step takes would lie beside what validation takes.
             self.holes.give_back()
-        # In float32 the last validation takes twice what those in bf16 do: the run is not to take more at its end.
-        sparing = final and self.epochs_in_bf16
-        collected = collect(detector, *split, after_batch, self.val_truths, group=self.group, sparing=sparing)
+        collected = collect(detector, *split, after_batch, self.val_truths, group=self.group)
         if self.keeps_memory:
             self.holes.give_back()
         metrics = None
@@ -453,6 +452,8 @@ class Trainer:
         """Validate best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
+        # No step follows: what the optimizer keeps for every weight makes room for a validation in float32.
+        self.optimizer.state.clear()
         metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
         records.finish(metrics)

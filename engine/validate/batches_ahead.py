@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.loader import Batch
+from models.kernels.kept_memory import release_scratch
 from utils.hardware import available_memory, most_taken, usable_cores
 
 # What a loader's iterator says when it has no more.
@@ -27,19 +28,16 @@ Detected = Generator[tuple[Batch, Any], None, None]
 
 
 @contextmanager
-def detected(
-    detect: Detect, loader: DataLoader, device: torch.device, in_torch: bool = True, sparing: bool = False
-) -> Iterator[Detected]:
+def detected(detect: Detect, loader: DataLoader, device: torch.device, in_torch: bool = True) -> Iterator[Detected]:
     """Give the batches of a loader, in order, each with what `detect` makes of it in torch or another runtime.
 
-    `sparing` has one batch under way at a time, for the same results in less memory, and slowly. Threads are used where
-    there is a second core; OpenCV and torch compute without Python's lock. What goes wrong in one is raised where its
-    batch is asked for. They end with the block, however that ends, after what they are at.
+    Threads are used where there is a second core; OpenCV and torch compute without Python's lock. What goes wrong in
+    one is raised where its batch is asked for. They end with the block, however that ends, after what they are at.
     """
     batches: Iterator[Batch] = iter(loader)
     if device.type == "cpu" and in_torch and min(usable_cores(), torch.get_num_threads()) >= STREAMS:
         # Beside loading processes too: on all threads a batch is rounded otherwise, and a run's best epoch may change.
-        found = _under_way(detect, batches, sparing)
+        found = _under_way(detect, batches)
     elif loader.num_workers or usable_cores() < 2:
         found = ((batch, detect(batch)) for batch in batches)
     else:
@@ -57,15 +55,17 @@ def _decoded_ahead(detect: Detect, batches: Iterator[Batch], device: torch.devic
             yield batch, detect(batch)
 
 
-def _under_way(detect: Detect, batches: Iterator[Batch], sparing: bool) -> Detected:
+def _under_way(detect: Detect, batches: Iterator[Batch]) -> Detected:
     """Look at the first batch alone, which shows what it takes, then at two at a time, if as much memory is free.
 
     Torch rounds otherwise on another number of threads: where one is under way it has no more of them than of two.
     """
     for batch in itertools.islice(batches, 1):
         yield batch, detect(batch)
+    # The threads to come have their own.
+    release_scratch()
     free = available_memory()
-    streams = 1 if sparing or free is None or free < most_taken() else STREAMS
+    streams = 1 if free is None or free < most_taken() else STREAMS
     loading, numbers, inference = threading.Lock(), itertools.count(), torch.is_inference_mode_enabled()
 
     def one() -> tuple[int, Batch, Any]:

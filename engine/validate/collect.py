@@ -30,12 +30,10 @@ def collect(
     truths: Truths | None = None,
     ious: Sequence[float] = (),
     group: Group | None = None,
-    sparing: bool = False,
 ) -> CocoMetrics:
     """Return the detections on every image beside the truths: the index's unless others are given.
 
-    Each process of a group takes its share of the images; the main one collects all. `sparing` takes less memory and
-    more time (engine/validate/batches_ahead.py).
+    Each process of a group takes its share of the images; the main one collects all.
 
     `on_batch(number, batch, detections)` sees each batch with its detections in pixels of the network input.
     """
@@ -49,7 +47,7 @@ def collect(
         return detector(images)
 
     backend = getattr(detector, "backend", None)
-    with detected(detect, loader, device, backend is None or backend.in_torch, sparing) as batches:
+    with detected(detect, loader, device, backend is None or backend.in_torch) as batches:
         for number, (batch, detections) in enumerate(batches):
             for image, letterbox, found in zip(batch.index.tolist(), batch.letterboxes, detections, strict=True):
                 assert letterbox is not None  # only augmented images have none

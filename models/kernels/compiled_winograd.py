@@ -7,7 +7,6 @@ whole matrices, only many channels gain in bf16: there multiplications cost less
 """
 
 import math
-import threading
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.kernels import compiled
+from models.kernels.kept_memory import scratch
 from models.kernels.work_order import WorkOrder
-from utils.device import cpu_capabilities
+from utils.device import cpu_capabilities, mkl_is_slow
 
 # Numbers that a thread takes at a time, and those of a vector.
 PART, LANES = 1 << 14, 16
@@ -24,7 +24,6 @@ PART, LANES = 1 << 14, 16
 LEAST_CHANNELS = {torch.bfloat16: 40, torch.float32: 64}
 LEAST_WITH_AMX, LEAST_TO_EVALUATE_WITH_AMX = 150, 300  # in bf16
 LEAST_TILES = 100
-_BUFFERS = threading.local()
 
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -84,20 +83,13 @@ class _Winograd(torch.autograd.Function):
 
 
 def _product(one: Tensor, other: Tensor, where: str) -> Tensor:
-    """Multiply the matrices of two batches of them."""
-    out = _scratch(where, (len(one), one.shape[1], other.shape[2]), one.dtype)
-    return torch.bmm(one, other, out=out)
-
-
-def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return memory that this thread reuses: fetched anew for each convolution, its holes took 200 MB of a step."""
-    size, buffers = math.prod(shape) * dtype.itemsize, _BUFFERS.__dict__
-    if name not in buffers or buffers[name].numel() < size:
-        buffers.pop(name, None)
-        # Evaluation shares them with training, which must not write to what inference mode has made.
-        with torch.inference_mode(False):
-            buffers[name] = torch.empty(size, dtype=torch.uint8)
-    return buffers[name][:size].view(dtype).view(shape)
+    """Multiply the matrices of two batches of them, whose rows or columns lie one after the other."""
+    out = scratch(where, (len(one), one.shape[1], other.shape[2]), one.dtype)
+    if one.dtype is not torch.float32 or not mkl_is_slow() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return torch.bmm(one, other, out=out)
+    for product, rows, columns in zip(out, one, other, strict=True):
+        product.copy_(torch.ops.mkldnn._linear_pointwise(rows, columns.t(), None, "none", [], ""))
+    return out
 
 
 def _to_tiles(kernel: str, images: Tensor, where: str) -> Tensor:
@@ -105,7 +97,7 @@ def _to_tiles(kernel: str, images: Tensor, where: str) -> Tensor:
     images = images.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = images.shape
     rows, columns = batch * ((height + 1) // 2), (width + 1) // 2
-    tiles = _scratch(where, (16, rows * columns, channels), images.dtype)
+    tiles = scratch(where, (16, rows * columns, channels), images.dtype)
     _through(kernel, images, tiles, images.shape)
     return tiles
 
@@ -139,7 +131,7 @@ class _Order(WorkOrder):
 def _weight_tiles(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn (K, C, 3, 3) into (16, K, C)."""
     outputs, channels = weight.shape[:2]
-    tiles = _scratch("weight", (16, outputs, channels), dtype)
+    tiles = scratch("weight", (16, outputs, channels), dtype)
     order = _Order(dtype, outputs, 16 * channels, channels)
     given = weight.detach().to(compiled.COMPUTED[dtype], memory_format=torch.channels_last)
     order.set(WEIGHT=given, OUT=tiles)

@@ -1,10 +1,15 @@
-"""Memory that the C library keeps from one step to the next on a CPU, instead of fetching its pages again."""
+"""Memory that is kept on a CPU from one step to the next, by the C library or here, instead of fetching it again."""
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
 
 from utils.hardware import available_memory, most_taken, resident_memory
 
@@ -15,6 +20,7 @@ ONE_HEAP = {"M_ARENA_MAX": (-8, 1)}
 # Holes may grow by a share of what steps take, but at least by so many bytes; so many steps show what they take, after
 # as many others.
 MOST_GROWTH, LEAST_GROWTH, SETTLED = 0.05, 64 << 20, 3
+_BUFFERS = threading.local()
 
 
 def share_one_heap() -> None:
@@ -106,3 +112,22 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
     finally:
         if kept:
             give_freed_memory_back()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return memory of this thread by its name, with any contents.
+
+    Fetched anew for each convolution, its holes took 200 MB of a step.
+    """
+    size, buffers = math.prod(shape) * dtype.itemsize, _BUFFERS.__dict__
+    if name not in buffers or buffers[name].numel() < size:
+        buffers.pop(name, None)
+        # Evaluation shares them with training, which must not write to what inference mode has made.
+        with torch.inference_mode(False):
+            buffers[name] = torch.empty(size, dtype=torch.uint8)
+    return buffers[name][:size].view(dtype).view(shape)
+
+
+def release_scratch() -> None:
+    """Free this thread's memory, as before other threads or work of another kind take theirs."""
+    _BUFFERS.__dict__.clear()

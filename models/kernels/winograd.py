@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from models.kernels import compiled_winograd
+from utils.device import mkl_is_slow
 
 # Below so many pixels of a batch the sums of the weights cost more than what is saved, below so many channels (inputs
 # and outputs as resistors in parallel) those of the pixels.
@@ -69,7 +70,9 @@ def _pays(conv: nn.Conv2d, x: Tensor) -> bool:
         return False
     outputs, inputs = conv.weight.shape[:2]
     channels = inputs * outputs / (inputs + outputs)
-    return channels >= LEAST_CHANNELS and x.numel() // inputs >= LEAST_PIXELS and torch.backends.mkl.is_available()
+    if channels < LEAST_CHANNELS or x.numel() // inputs < LEAST_PIXELS:
+        return False
+    return torch.backends.mkl.is_available() and not mkl_is_slow()
 
 
 class _Winograd(torch.autograd.Function):

@@ -142,11 +142,9 @@ def test_beside_loading_processes_torch_computes_on_as_many_threads_as_without(i
     assert {count for batch, count in threads[2] if batch} == {1 if in_torch else 2}
 
 
-@pytest.mark.parametrize("why", ["memory is scarce", "sparing"])
-def test_one_at_a_time_has_no_more_threads_so_that_results_are_the_same(why, in_torch, monkeypatch):
+def test_one_at_a_time_has_no_more_threads_so_that_results_are_the_same(in_torch, monkeypatch):
     under_way, most, threads = [], [], set()
-    if why != "sparing":
-        monkeypatch.setattr(ahead, "available_memory", lambda: 0)
+    monkeypatch.setattr(ahead, "available_memory", lambda: 0)
 
     def detect(batch):
         under_way.append(batch)
@@ -155,7 +153,7 @@ def test_one_at_a_time_has_no_more_threads_so_that_results_are_the_same(why, in_
         under_way.remove(batch)
 
     loader = DataLoader(Numbers(6), batch_size=None)
-    with ahead.detected(detect, loader, CPU, True, sparing=why == "sparing") as found:
+    with ahead.detected(detect, loader, CPU, True) as found:
         assert [batch for batch, _ in found] == list(range(6))
     assert max(most) == 1
     assert threads == {(False, 2), (True, 1)}

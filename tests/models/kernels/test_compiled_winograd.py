@@ -39,9 +39,19 @@ def exact(x, weight, gradient):
     return y.detach(), *torch.autograd.grad(y, (x, weight), gradient.double())
 
 
+ONEDNN = pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch has no oneDNN here")
+
+
+@pytest.fixture(params=["MKL", pytest.param("oneDNN", marks=ONEDNN)])
+def library(request, monkeypatch):
+    """Each of the libraries in torch that multiply matrices."""
+    monkeypatch.setattr(compiled_winograd, "mkl_is_slow", lambda: request.param == "oneDNN")
+
+
 # Relative error, root mean square. A convolution in bf16 has 2e-3.
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 7e-3)])
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("library")
 def test_results_and_gradients_are_torchs_in_float64(dtype, error, shape):
     x, weight, gradient = problem(shape, dtype)
     y = convolved(x, weight)
@@ -67,6 +77,7 @@ def test_gradients_are_made_where_they_are_wanted(which):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.usefixtures("library")
 def test_bits_do_not_depend_on_the_threads(dtype):
     x, weight, gradient = problem((2, 64, 48, 21, 30), dtype)
     found, threads = [], torch.get_num_threads()
@@ -191,6 +202,18 @@ def test_float32_does_not_ask_for_matrix_units(can, taken):
     can["amx_bf16"] = True
     layer(128, 128)(images(128, dtype=torch.float32))
     assert taken
+
+
+@ONEDNN
+def test_float32_is_multiplied_by_the_faster_library(monkeypatch):
+    multiplied, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *given, **named: multiplied.append("MKL") or bmm(*given, **named))
+    for slow in (False, True):
+        monkeypatch.setattr(compiled_winograd, "mkl_is_slow", lambda slow=slow: slow)
+        for dtype in (torch.float32, torch.bfloat16):
+            convolved(images(dtype=dtype), layer().weight.detach())
+    # bf16 is oneDNN's in torch's own product too.
+    assert len(multiplied) == 3
 
 
 def test_bf16_is_left_to_cpus_that_multiply_it(can, taken):

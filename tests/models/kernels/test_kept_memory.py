@@ -1,15 +1,26 @@
 """Freed memory stays with the process while a run asks for it, and goes back to the system after."""
 
 import contextlib
+import gc
 import os
 import platform
 import subprocess
 import sys
+import threading
+import weakref
 
 import pytest
+import torch
 
 import models.kernels.kept_memory
-from models.kernels.kept_memory import SETTLED, HoleLimit, freed_memory_kept, keep_freed_memory
+from models.kernels.kept_memory import (
+    SETTLED,
+    HoleLimit,
+    freed_memory_kept,
+    keep_freed_memory,
+    release_scratch,
+    scratch,
+)
 from utils.hardware import most_taken
 
 
@@ -176,3 +187,52 @@ print(kept - resident_memory())
 def test_what_is_kept_beyond_the_first_steps_goes_back_to_the_system():
     # 256 MiB, in bytes.
     assert int(output_of(HOLES)) > 240 << 20
+
+
+@pytest.fixture
+def fresh():
+    """No scratch of the tests before, and none of this one after."""
+    release_scratch()
+    yield
+    release_scratch()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_scratch_has_the_shape_and_type_asked_for(dtype, fresh):
+    found = scratch("input", (3, 4, 5), dtype)
+    assert found.shape == (3, 4, 5) and found.dtype == dtype and found.is_contiguous()
+
+
+def test_the_same_scratch_serves_what_is_not_larger(fresh):
+    first = scratch("input", (4, 8), torch.float32)
+    assert scratch("input", (8, 4), torch.bfloat16).data_ptr() == first.data_ptr()
+    larger = scratch("input", (5, 8), torch.float32)
+    larger.fill_(1)
+    assert scratch("input", (4, 8), torch.float32).data_ptr() == larger.data_ptr() != first.data_ptr()
+
+
+def test_names_and_threads_have_scratch_of_their_own(fresh):
+    found = [scratch("input", (8,), torch.float32), scratch("output", (8,), torch.float32)]
+    thread = threading.Thread(target=lambda: found.append(scratch("input", (8,), torch.float32)))
+    thread.start()
+    thread.join()
+    assert len({memory.data_ptr() for memory in found}) == 3
+
+
+def test_scratch_of_inference_mode_serves_training(fresh):
+    with torch.inference_mode():
+        scratch("input", (8,), torch.float32).zero_()
+    again = scratch("input", (8,), torch.float32)
+    assert not again.is_inference()
+    again += 1
+
+
+def test_released_scratch_is_freed(fresh):
+    kept = weakref.ref(scratch("input", (8,), torch.float32).untyped_storage())
+    other = scratch("input", (8,), torch.float32)
+    release_scratch()
+    first = other.data_ptr()
+    assert scratch("input", (8,), torch.float32).data_ptr() != first
+    del other
+    gc.collect()
+    assert kept() is None

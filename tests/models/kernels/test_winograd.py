@@ -92,6 +92,7 @@ def taken(monkeypatch):
     monkeypatch.setattr(module, "LEAST_PIXELS", 1)
     monkeypatch.setattr(module, "LEAST_CHANNELS", 1)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(module, "mkl_is_slow", lambda: False)
     monkeypatch.setattr(module, "winograd", lambda x, weight: shapes.append(tuple(x.shape)) or winograd(x, weight))
     return shapes
 
@@ -157,11 +158,18 @@ def test_few_channels_or_pixels_are_torchs(monkeypatch):
             patch.setattr(module, "winograd", lambda x, weight: seen.append(x) or x)
             patch.setattr(module.compiled_winograd, "pays", lambda *_: False)
             patch.setattr(torch.backends.mkl, "is_available", lambda: True)
+            patch.setattr(module, "mkl_is_slow", lambda: False)
             conv(inputs, outputs)(torch.empty(8, side, side, inputs).permute(0, 3, 1, 2))
         return bool(seen)
 
     assert taken(256, 256, 10) and taken(512, 1024, 10)
     assert not taken(256, 256, 9) and not taken(128, 256, 20) and not taken(64, 128, 40)
+
+
+def test_torchs_convolutions_stay_where_its_matrix_products_are_slow(taken, monkeypatch):
+    monkeypatch.setattr(module, "mkl_is_slow", lambda: True)
+    conv()(images())
+    assert not taken
 
 
 def test_a_step_of_a_network_is_that_of_torchs_convolutions(monkeypatch):
