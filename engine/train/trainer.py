@@ -452,8 +452,9 @@ class Trainer:
         """Validate best.pt once more for its tables, metrics.json and plots."""
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
-        # No step follows: what the optimizer keeps for every weight makes room for a validation in float32.
-        self.optimizer.state.clear()
+        # No epoch follows: what only training keeps, photos too, makes room for a validation in float32.
+        del self.optimizer, self.train_loader
+        self.detector.network = self.average.ema
         metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
         records.finish(metrics)

@@ -195,19 +195,41 @@ def test_the_table_of_minutes_is_that_of_its_json():
 STEEL = ("ciou", "ggiou-yolo", "sca", "sca-ggiou-yolo")
 
 
-def test_the_table_of_steel_is_that_of_its_csv():
-    titles, rows = table_of_results("| on steel | seeds")
+@pytest.mark.parametrize(
+    ("head", "name", "variants"),
+    [("| on steel", "neu-det-papers", STEEL), ("| found on steel", "neu-det-ggiou-found", ("start", "found"))],
+)
+def test_the_tables_of_steel_are_those_of_their_csv(head, name, variants):
+    titles, rows = table_of_results(f"{head} | seeds")
     columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4"}
-    for variant, row in zip(STEEL, rows, strict=True):
+    for variant, row in zip(variants, rows, strict=True):
         for title, cell in zip(titles[1:], row[1:], strict=True):
             if title == "seeds":
-                assert int(cell) == len(of("neu-det-papers", "test", variant, "ap"))
+                assert int(cell) == len(of(name, "test", variant, "ap"))
             elif title in columns:
-                check_mean(cell, of("neu-det-papers", "test", variant, columns[title]).values(), (variant, title))
+                check_mean(cell, of(name, "test", variant, columns[title]).values(), (variant, title))
             elif cell:
-                column = "ap" if title == "minus `ciou`" else "ap_ratio_from_4"
-                pair = (of("neu-det-papers", "test", each, column) for each in (variant, "ciou"))
+                column = "ap" if title.startswith("minus") else "ap_ratio_from_4"
+                pair = (of(name, "test", each, column) for each in (variant, variants[0]))
                 check_difference(cell, *pair, (variant, title))
+
+
+def test_what_the_search_on_steel_found_holds_on_the_test_split():
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    gains = {
+        column: paired_difference(*(of("neu-det-ggiou-found", "test", each, column) for each in ("found", "start")))
+        for column in ("ap", "ap_ratio_from_4")
+    }
+    gain, slender = gains["ap"], gains["ap_ratio_from_4"]
+    assert gain.p < 0.001 and slender.p < 0.05
+    assert f"on the test split, {100 * gain.mean:.1f} points, and beyond chance" in text
+    assert f"With slender objects it is {100 * slender.mean:.1f} points" in text
+    said = f"{100 * gain.mean:.1f} points below settings that [a search](#steel-surfaces-settings-of-ggiou) found"
+    assert f"{said} ({100 * gain.low:.1f} to {100 * gain.high:.1f}; five seeds, p below .001)" in text
+    default = [of("neu-det-papers", "test", "ciou", column).values() for column in gains]
+    means = " ± ".join(f"{statistics.mean(default[0]):.3f} {statistics.stdev(default[0]):.3f}".split())
+    from_4 = " ± ".join(f"{statistics.mean(default[1]):.3f} {statistics.stdev(default[1]):.3f}".split())
+    assert f"reaches there ({means}, from 4 : 1 {from_4};".replace("0.", ".") in text
 
 
 def test_what_the_validation_split_chooses_on_steel_is_said_with_its_interval_on_test():
@@ -363,7 +385,16 @@ def test_what_is_kept_is_a_report_tables_and_a_picture(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["bccd", "neu-det-papers", "shapes-epochs7", "shapes-epochs21", "shapes-parts", "shapes-gain"]
+    "name",
+    [
+        "bccd",
+        "neu-det-papers",
+        "neu-det-ggiou-found",
+        "shapes-epochs7",
+        "shapes-epochs21",
+        "shapes-parts",
+        "shapes-gain",
+    ],
 )
 def test_the_reports_are_what_their_tables_say(name, tmp_path):
     folder = tmp_path / name
