@@ -453,7 +453,7 @@ class Trainer:
         best = load_checkpoint(records.folder / "weights" / "best.pt")["model"] if self.group.main else None
         self.average.ema.load_state_dict(self.group.share(best))
         # No epoch follows: what only training keeps, photos too, makes room for a validation in float32.
-        del self.optimizer, self.train_loader
+        del best, self.optimizer, self.train_loader
         self.detector.network = self.average.ema
         metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
