@@ -193,25 +193,54 @@ def test_the_table_of_minutes_is_that_of_its_json():
 
 
 STEEL = ("ciou", "ggiou-yolo", "sca", "sca-ggiou-yolo")
+FEW_ANCHORS = ("best_anchor", "iou", "ggiou")
+ASSIGNED = ("anchor_ratio", *FEW_ANCHORS, "ggiou-yolo", "atss", "atss_ggiou", "simota", "tal", "tal_ggiou")
+
+
+def anchors_an_object(name, variant):
+    """How many anchors learnt from an object in the last epoch, mean over the seeds."""
+    rows = [row for row in read_rows(name, "curves.csv") if row["variant"] == variant]
+    last = max(int(row["epoch"]) for row in rows)
+    return statistics.mean(float(row["positives_per_truth"]) for row in rows if int(row["epoch"]) == last)
 
 
 @pytest.mark.parametrize(
     ("head", "name", "variants"),
-    [("| on steel", "neu-det-papers", STEEL), ("| found on steel", "neu-det-ggiou-found", ("start", "found"))],
+    [
+        ("| on steel", "neu-det-papers", STEEL),
+        ("| found on steel", "neu-det-ggiou-found", ("start", "found")),
+        ("| assigned on steel", "neu-det-assigners", ASSIGNED),
+    ],
 )
 def test_the_tables_of_steel_are_those_of_their_csv(head, name, variants):
     titles, rows = table_of_results(f"{head} | seeds")
-    columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4"}
+    columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4", "lost by localisation": "tide_localisation"}
     for variant, row in zip(variants, rows, strict=True):
         for title, cell in zip(titles[1:], row[1:], strict=True):
             if title == "seeds":
                 assert int(cell) == len(of(name, "test", variant, "ap"))
             elif title in columns:
                 check_mean(cell, of(name, "test", variant, columns[title]).values(), (variant, title))
+            elif title == "anchors an object":
+                assert float(cell) == pytest.approx(anchors_an_object(name, variant), abs=0.06), variant
             elif cell:
                 column = "ap" if title.startswith("minus") else "ap_ratio_from_4"
                 pair = (of(name, "test", each, column) for each in (variant, variants[0]))
                 check_difference(cell, *pair, (variant, title))
+
+
+def test_several_anchors_an_object_are_ahead_on_steel_with_every_seed():
+    found = {variant: of("neu-det-assigners", "test", variant, "ap") for variant in ASSIGNED}
+    ahead = {
+        seed: min(found[each][seed] for each in ASSIGNED if each not in FEW_ANCHORS)
+        - max(found[each][seed] for each in FEW_ANCHORS)
+        for seed in found["iou"]
+    }
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    assert f"by at least {100 * min(ahead.values()):.1f} points of AP" in text
+    assert f"**{len(ahead)} of five seeds are done" in text.replace("**Two of", "**2 of")
+    counts = {variant: anchors_an_object("neu-det-assigners", variant) for variant in ASSIGNED}
+    assert max(counts[each] for each in FEW_ANCHORS) < min(counts[each] for each in ASSIGNED if each not in FEW_ANCHORS)
 
 
 def test_what_the_search_on_steel_found_holds_on_the_test_split():
