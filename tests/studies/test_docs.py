@@ -255,9 +255,10 @@ def test_what_the_search_on_steel_found_holds_on_the_test_split():
     assert f"With slender objects it is {100 * slender.mean:.1f} points" in text
     said = f"{100 * gain.mean:.1f} points below settings that [a search](#steel-surfaces-settings-of-ggiou) found"
     assert f"{said} ({100 * gain.low:.1f} to {100 * gain.high:.1f}; five seeds, p below .001)" in text
-    default = [of("neu-det-papers", "test", "ciou", column).values() for column in gains]
-    means = " ± ".join(f"{statistics.mean(default[0]):.3f} {statistics.stdev(default[0]):.3f}".split())
-    from_4 = " ± ".join(f"{statistics.mean(default[1]):.3f} {statistics.stdev(default[1]):.3f}".split())
+    means, from_4 = (
+        f"{statistics.mean(default):.3f} ± {statistics.stdev(default):.3f}"
+        for default in (of("neu-det-papers", "test", "ciou", column).values() for column in gains)
+    )
     assert f"reaches there ({means}, from 4 : 1 {from_4};".replace("0.", ".") in text
 
 
@@ -419,6 +420,7 @@ def test_what_is_kept_is_a_report_tables_and_a_picture(path):
         "bccd",
         "neu-det-papers",
         "neu-det-ggiou-found",
+        "neu-det-assigners",
         "shapes-epochs7",
         "shapes-epochs21",
         "shapes-parts",
