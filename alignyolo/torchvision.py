@@ -21,7 +21,6 @@ from alignyolo.anchors import DenseAnchors
 from alignyolo.assign.assignment import Context, Predictions
 from alignyolo.assign.dense import BACKGROUND, IGNORED, match_boxes
 from alignyolo.assign.dynamic.candidates import inside
-from alignyolo.gaussian_iou import ggiou
 from alignyolo.registry import DENSE_ASSIGNERS, DYNAMIC_ASSIGNERS, SIMILARITIES
 from alignyolo.similarities.bound import Similarity
 from alignyolo.targets import Targets
@@ -242,9 +241,6 @@ def _into_faster_rcnn(model: Any, aligned: Aligned) -> None:
     seen: dict[str, Tensor] = {}
     stock_samples = heads.select_training_samples
 
-    def pairwise(truths: Tensor, boxes: Tensor) -> Tensor:
-        return ggiou(boxes, truths[:, None], alpha=0.0 if aligned.assign == "iou" else 0.3)
-
     def samples(proposals: list, targets: list) -> tuple:
         answer = stock_samples(proposals, targets)
         # An image without truths says 0 for every proposal's.
@@ -265,15 +261,28 @@ def _into_faster_rcnn(model: Any, aligned: Aligned) -> None:
         return output
 
     def assign_anchors(anchors: list, targets: list) -> tuple[list[Tensor], list[Tensor]]:
-        matches = aligned.assigned(anchors[0], targets)
+        if aligned.dynamic is not None:
+            matches = aligned.assigned(anchors[0], targets)
+        else:
+            pairs = zip(anchors, targets, strict=True)
+            matches = [aligned.matches(model.rpn.proposal_matcher, each, own["boxes"], "best") for each, own in pairs]
         padded = [torch.cat([each["boxes"], each["boxes"].new_zeros(1, 4)]) for each in targets]
         boxes = [rows[match.clamp(min=0)] for rows, match in zip(padded, matches, strict=True)]
-        return [(match >= 0).float() for match in matches], boxes
+        return [(match + 1).clamp(-1, 1).float() for match in matches], boxes
 
-    if aligned.dynamic is not None:
+    def assign_proposals(proposals: list, truths: list, classes: list) -> tuple[list[Tensor], list[Tensor]]:
+        rows, labels = [], []
+        for boxes, own, known in zip(proposals, truths, classes, strict=True):
+            match = aligned.matches(heads.proposal_matcher, boxes, own, "none")
+            rows.append(match.clamp(min=0))
+            labels.append(torch.where(match >= 0, torch.cat([known, known.new_zeros(1)])[rows[-1]], match + 1))
+        return rows, labels
+
+    # For a small object all values of GGIoU can be 0, and to torchvision's matcher every anchor would be its best one.
+    if aligned.assign is not None:
         model.rpn.assign_targets_to_anchors = assign_anchors
-    elif aligned.assign is not None:
-        model.rpn.box_similarity = heads.box_similarity = pairwise
+    if aligned.assign is not None and aligned.dynamic is None:
+        heads.assign_targets_to_proposals = assign_proposals
     if aligned.similarity is not None:
         heads.select_training_samples = samples
         heads.box_predictor.register_forward_hook(note)

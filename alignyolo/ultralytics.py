@@ -243,8 +243,19 @@ def main(arguments: list[str]) -> None:
 
     from alignyolo import ultralytics as here  # not __main__: processes on other GPUs import its trainer by name
 
-    settings = dict(parse_key_value_pair(each) for each in arguments if each not in ("detect", "train"))
-    model = here.use(YOLO(settings.pop("model")), settings.pop("loss", None), settings.pop("assign", None))
+    pairs = [each for each in arguments if each not in ("detect", "train")]
+    try:
+        if wrong := [each for each in pairs if not all(each.partition("="))]:
+            raise ValueError(f"{wrong[0]!r}: expected KEY=VALUE, such as model=yolo11n.yaml")
+        settings = dict(map(parse_key_value_pair, pairs))
+        name, loss, assign = (settings.pop(key, None) for key in ("model", "loss", "assign"))
+        if not isinstance(name, str):
+            raise ValueError("model=: expected a model to train, such as model=yolo11n.yaml")
+        here.check(loss, assign)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    model = here.use(YOLO(name), loss, assign)
     model.train(**settings)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.models import detection
 
+from alignyolo.assign.dense import BACKGROUND, match_boxes
 from alignyolo.registry import DYNAMIC_ASSIGNERS
 from alignyolo.torchvision import use
 
@@ -68,6 +69,23 @@ def test_matching_by_iou_is_torchvisions_own_and_by_ggiou_another(name):
         torch.testing.assert_close(by_iou[key], value, atol=1e-5, rtol=1e-4)
     by_ggiou, _ = losses_of(name, assign="ggiou")
     assert any(not torch.allclose(by_ggiou[key], value) for key, value in stock.items())
+
+
+@pytest.mark.parametrize("side", [2.0, 4.0, 40.0])
+def test_a_tiny_object_in_faster_rcnn_has_the_anchors_that_match_boxes_gives_it(side):
+    """GGIoU of all anchors can be 0 in float32: they are told apart by its logarithm, and few are positive."""
+    _, model = losses_of("fasterrcnn", assign="ggiou")
+    middle = (torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0)) + 0.5) * 32
+    half = torch.tensor([16.0, 32.0, 64.0])[:, None, None]
+    anchors = torch.cat([middle - half, middle + half], -1).flatten(0, 1)
+    truth = torch.tensor([[160.0 - side / 2, 160 - side / 2, 160 + side / 2, 160 + side / 2]])
+    labels, boxes = model.rpn.assign_targets_to_anchors([anchors], [{"boxes": truth}])
+    limits = model.rpn.proposal_matcher.high_threshold, model.rpn.proposal_matcher.low_threshold
+    expected = match_boxes(anchors, truth, "ggiou", *limits)
+    assert 1 <= int((expected >= 0).sum()) <= 4
+    assert torch.equal(labels[0] == 1, expected >= 0)
+    assert torch.equal(labels[0] == 0, expected == BACKGROUND)
+    assert torch.equal(boxes[0][labels[0] == 1], truth.expand(int((expected >= 0).sum()), 4))
 
 
 QUICK = [("retinanet", "tal_ggiou"), ("fcos", "simota"), ("ssd", "simota"), ("fasterrcnn", "atss_ggiou")]

@@ -38,6 +38,25 @@ def criterion_of(cfg, **choices):
     return parts_of(use(model, **choices).criterion)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data=my.yaml"], "model=: expected a model to train"),
+        (["model=yolo11n.yaml", "data"], "'data': expected KEY=VALUE"),
+        (["model=yolo11n.yaml", "loss=scaa"], "loss 'scaa': expected one of iou"),
+        (["train", "model=yolo11n.yaml", "assign=best"], "assign 'best': expected one of atss"),
+    ],
+)
+def test_mistakes_in_the_shell_are_one_line_and_exit_code_two(arguments, said, capsys):
+    from alignyolo.ultralytics import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {said}") and line.count("\n") == 1
+
+
 @pytest.mark.parametrize("cfg", ["yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
 def test_what_is_not_asked_for_stays(cfg):
     from alignyolo.ultralytics import HeadAssigner, SimilarityBoxLoss
