@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
 from data.formats.photo_finder import NOT_FOUND, PhotoFinder
-from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, place_in_set
+from data.formats.reading import SAME_LABEL_FILE, TWICE, BadAnnotation, clipped_box, frame, place_in_set
 from data.images import ImageError
 from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, printable
@@ -140,7 +140,7 @@ def _add_file(found: AnnotationSet, file: CocoFile, split: str, finder: PhotoFin
             photo, name = finder.find(image.file_name)
             name = place_in_set(name)
             if name.with_suffix("") in taken:
-                raise BadAnnotation("another photo would have the same label file", taken[name.with_suffix("")])
+                raise BadAnnotation(SAME_LABEL_FILE, taken[name.with_suffix("")])
             declared, size = frame(photo, image.size, split, findings)
             taken[name.with_suffix("")] = name.name
         except ImageError as error:

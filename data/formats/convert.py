@@ -83,7 +83,7 @@ def convert_yolo(spec: DataSpec, target: Path | None, exist_ok: bool = False, to
     _check(to, "link")
     if target is not None:
         check_target(Path(target), spec.root, exist_ok, inside=to == "coco")
-    found = read_yolo(spec)
+    found = read_yolo(spec, stays=to == "coco")
     if target is not None and to == "coco":
         write_coco_beside(found, spec, Path(target), exist_ok)
     elif target is not None:

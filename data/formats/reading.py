@@ -8,6 +8,7 @@ from data.images import image_size
 from utils.errors import printable
 
 TWICE = "the same box of the same class stands here twice"
+SAME_LABEL_FILE = "another photo would have the same label file"
 
 
 class BadAnnotation(Exception):
@@ -53,8 +54,8 @@ def one_label_each(photos: Iterable[LabelledPhoto], findings: list[Finding]) -> 
     for photo in photos:
         key = (photo.split, PurePosixPath(photo.name).with_suffix(""))
         if key in taken and taken[key].photo != photo.photo:
-            reason = "another photo would have the same label file"
-            findings.append(Finding("dropped photo", photo.split, printable(photo.name), "", reason, taken[key].name))
+            where = (photo.split, printable(photo.name), "")
+            findings.append(Finding("dropped photo", *where, SAME_LABEL_FILE, taken[key].name))
         else:
             taken.setdefault(key, photo)
     return list(taken.values())

@@ -2,25 +2,27 @@
 
 import json
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.data_yaml import DataSpec, is_there
+from data.data_yaml import DataSpec, is_there, label_path
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import whole
 from data.formats.coco_truths import split_truths
-from data.formats.reading import clipped_box
+from data.formats.reading import SAME_LABEL_FILE, clipped_box, place_in_set
 from data.formats.write.coco import IDS
 from data.labels.index import LabelIndex
 from data.split import load_split
 from utils.errors import UserError, printable
 
 
-def read_yolo(spec: DataSpec) -> AnnotationSet:
+def read_yolo(spec: DataSpec, stays: bool = False) -> AnnotationSet:
     """Read all splits of a YOLO set; classes and photos keep the ids of ids.json beside the data YAML.
 
-    An earlier conversion leaves that file.
+    An earlier conversion leaves that file. Photos are named by their place in a new set, or where the set `stays` where
+    it is, by their path in it.
     """
     found = AnnotationSet(spec.root, spec.names, [], [], ids=read_ids(spec.yaml.parent / IDS))
     known = found.ids.pop("images", {})
@@ -30,11 +32,12 @@ def read_yolo(spec: DataSpec) -> AnnotationSet:
             found.findings.append(Finding("noted", split, place, "", "the split is not there"))
             continue
         index = load_split(spec, split)
-        names = _photo_names(spec, split, index)
-        for image, name in zip(index.images, names, strict=True):
+        paths = _photo_names(spec, split, index)
+        names = paths if stays else _places(spec, split, index, paths, found.findings)
+        for image, path, name in zip(index.images, paths, names, strict=True):
             # A conversion wrote images/<split>/<name>; so the end of the path is the key.
-            key = f"{Path(image.removesuffix(name)).name}/{name}"
-            if key in known:
+            key = f"{Path(image.removesuffix(path)).name}/{path}"
+            if name and key in known:
                 found.ids.setdefault("images", {})[f"{split}/{name}"] = known[key]
         _add_split(found, split, index, names, _ignored(spec, split, index))
     return found
@@ -88,11 +91,39 @@ def _photo_names(spec: DataSpec, split: str, index: LabelIndex) -> list[str]:
     return names
 
 
+def _places(
+    spec: DataSpec, split: str, index: LabelIndex, paths: list[str], findings: list[Finding]
+) -> list[str | None]:
+    """Place each photo below its split's folder; None, and a finding, where its label file would be another photo's.
+
+    Photos that share a label file already (a.jpg and a.png) go on doing so.
+    """
+    first: dict[PurePosixPath, tuple[Path, str]] = {}
+    places: list[str | None] = []
+    used: set[PurePosixPath] = set()
+    for image, path in zip(map(Path, index.images), paths, strict=True):
+        place, label = place_in_set(PurePosixPath(path)), label_path(spec, image)
+        taken, other = first.setdefault(place.with_suffix(""), (label, path))
+        if taken != label or place in used:
+            findings.append(Finding("dropped photo", split, printable(path), "", SAME_LABEL_FILE, printable(other)))
+            places.append(None)
+        else:
+            used.add(place)
+            places.append(str(place))
+    return places
+
+
 def _add_split(
-    found: AnnotationSet, split: str, index: LabelIndex, names: list[str], ignored: list[list[LabelledObject]]
+    found: AnnotationSet,
+    split: str,
+    index: LabelIndex,
+    names: Sequence[str | None],
+    ignored: list[list[LabelledObject]],
 ) -> None:
-    """Add a split, with what its labels' check left out."""
+    """Add the photos of a split that have a name, with what its labels' check left out."""
     for row, name in enumerate(names):
+        if name is None:
+            continue
         boxes, labels = index.of(row)
         height, width = index.sizes[row].tolist()
         scaled = boxes.astype(np.float64) / [width, height, width, height]

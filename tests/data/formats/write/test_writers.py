@@ -148,3 +148,55 @@ def test_difficult_objects_survive_a_set_of_labels(to, coco, tmp_path, monkeypat
     assert truths.difficult.sum() == 1
     expected = [100.123, 50, 128, 96]
     assert truths.boxes[truths.difficult].tolist() == [pytest.approx(expected, abs=1e-3)]
+
+
+def labelled(place, name, label):
+    """A photo below `place` and its label file; the box tells which it is."""
+    photo(place / "images" / name)
+    file = (place / "labels" / name).with_suffix(".txt")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{label} .5 .5 .25 .5\n")
+
+
+@pytest.mark.parametrize("train", ["train", "[a/images, b/images]", "[a, b]"])
+@pytest.mark.parametrize("to", WRITERS)
+def test_folders_called_images_below_a_split_cost_no_label(to, train, tmp_path, monkeypatch):
+    """A label lies where the last `images` of a path is exchanged: there must not be one of them below a split."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for label, place in enumerate(["train"] if train == "train" else ["a", "b"]):
+        for number in range(2):
+            labelled(tmp_path / "in" / place, f"{label}{number}.jpg", label)
+    (tmp_path / "in" / "data.yaml").write_text(f"train: {train}\nnames: [cat, dog]\n")
+    spec = read_data_yaml(str(tmp_path / "in" / "data.yaml"), tmp_path)
+    expected = read_back(spec, tmp_path)
+    assert all(expected.values())
+    convert_yolo(spec, tmp_path / "out", to=to)
+    source = {"voc": ""}.get(to, "obj.data" if to == "darknet" else "data.yaml")
+    assert read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path) == expected
+
+
+def test_photos_whose_places_meet_in_a_new_set(tmp_path):
+    """The later one is left out and named, unless they shared a label file before; ids are those of the source."""
+    root = tmp_path / "in"
+    labelled(root, "x.jpg", 0)
+    photo(root / "images" / "x.png")
+    labelled(root, "y.jpg", 1)
+    photo(root / "x.jpg")
+    (root / "x.txt").write_text("1 .5 .5 .1 .1\n")
+    (root / "data.yaml").write_text("train: .\nnames: [cat, dog]\n")
+    # A conversion's keys begin with the split's folder.
+    ids = {f"in/{name}": number for number, name in enumerate(["x.jpg", "images/x.jpg"], 70)}
+    write_json(root / "ids.json", {"categories": {"cat": 5, "dog": 9}, "images": ids})
+    spec = read_data_yaml(str(root / "data.yaml"), tmp_path)
+    found = convert_yolo(spec, tmp_path / "out", to="yolo")
+    assert [(each.action, each.file, each.values) for each in found.findings] == [
+        ("dropped photo", "x.jpg", "images/x.jpg")
+    ]
+    assert found.ids == {"categories": {"cat": 5, "dog": 9}, "images": {"train/x.jpg": 71}}
+    assert read_back(tmp_path / "out" / "data.yaml", tmp_path) == {
+        ("train", "x.jpg"): [("cat", 48.0, 24.0, 80.0, 72.0)],
+        ("train", "x.png"): [("cat", 48.0, 24.0, 80.0, 72.0)],
+        ("train", "y.jpg"): [("dog", 48.0, 24.0, 80.0, 72.0)],
+    }
+    beside = convert_yolo(spec, tmp_path / "coco", to="coco")
+    assert [each.name for each in beside.photos] == ["images/x.jpg", "images/x.png", "images/y.jpg", "x.jpg"]
