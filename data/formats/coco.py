@@ -11,6 +11,7 @@ from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, 
 from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
 from data.formats.photo_finder import NOT_FOUND, PhotoFinder
 from data.formats.reading import SAME_LABEL_FILE, TWICE, BadAnnotation, clipped_box, frame, place_in_set
+from data.formats.turned import TURNED
 from data.images import ImageError
 from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, printable
@@ -165,6 +166,8 @@ class _Mended:
         self.reasons: list[str] = ["ids that are texts are numbered"] if file.renumbered else []
         if any(names[category.id] != category.name for category in file.categories):
             self.reasons.append("classes of one name are told apart")
+        if any(item.turned for item in file.objects):
+            self.reasons.append("rotated boxes are upright")
         self.images: list[CocoImage] = []
         self.objects: list[CocoObject] = []
 
@@ -282,6 +285,8 @@ def _objects(
         where = (split, printable(image.file_name), f"annotations[{item.position}]")
         left, top, width, height = item.xywh
         values = printable(" ".join(f"{side:g}" for side in item.xywh))
+        if item.turned:
+            findings.append(Finding("noted", *where, TURNED, values))
         reason = _why_dropped(item.xywh, size)
         if reason:
             findings.append(Finding("dropped", *where, reason, values))
@@ -316,7 +321,8 @@ def _note_losses(file: CocoFile, split: str, findings: list[Finding]) -> None:
     """Note what labels cannot hold although an evaluation would use it: it stays in the annotation file."""
     if fault := FAULTS.get(f"{file.contributor} COCO"):
         findings.append(Finding("noted", split, file.path.name, "", fault))
-    other = sum(abs(item.area - item.xywh[2] * item.xywh[3]) > 0.01 * item.area + 1e-6 for item in file.objects)
+    upright = (item for item in file.objects if not item.turned)
+    other = sum(abs(item.area - item.xywh[2] * item.xywh[3]) > 0.01 * item.area + 1e-6 for item in upright)
     if other:
         reason = "objects whose area is that of a mask: labels hold boxes only"
         findings.append(Finding("noted", split, file.path.name, "", reason, str(other)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from data.formats.turned import turn_of, turned_box
 from utils.config.yaml_file import kind_of
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
@@ -40,7 +41,10 @@ class CocoImage(NamedTuple):
 
 
 class CocoObject(NamedTuple):
-    """An annotation: where it stands in the file, image id, category id, (left, top, width, height), area, kind."""
+    """An annotation: where it stands in the file, image id, category id, (left, top, width, height), area, kind.
+
+    `turned` is whether the file has a box that is turned, of which this is the upright box around it.
+    """
 
     position: int
     image: int
@@ -49,6 +53,7 @@ class CocoObject(NamedTuple):
     area: float
     crowd: bool
     difficult: bool
+    turned: bool = False
 
 
 class Problem(NamedTuple):
@@ -241,6 +246,8 @@ def _plain_object(position: int, entry: Any, images: set[int], categories: set[i
         return None
     if not 0 <= area < MOST or type(crowd) is not int or "ignore" in entry or "difficult" in entry:
         return None
+    if "attributes" in entry and turn_of(entry["attributes"]):
+        return None
     xywh = (float(left), float(top), float(width), float(height))
     return CocoObject(position, image, category, xywh, float(area), bool(crowd), False)
 
@@ -261,9 +268,14 @@ def _object(position: int, entry: Any, images: Ids, categories: Ids) -> CocoObje
     x, y, w, h = xywh
     stated = _numbers([entry.get("area")], 1)
     area = stated[0] if stated and stated[0] >= 0 else w * h
+    # A box beside a polygon is the polygon's.
+    turn = 0.0 if entry.get("segmentation") else turn_of(entry.get("attributes"))
+    if turn:
+        left, top, right, bottom = turned_box((x, y, x + w, y + h), turn)
+        x, y, w, h = left, top, right - left, bottom - top
     crowd = bool(whole(entry.get("iscrowd")))
     difficult = bool(whole(entry.get("ignore"))) or bool(whole(entry.get("difficult")))
-    return CocoObject(position, image, category, (x, y, w, h), area, crowd, difficult)
+    return CocoObject(position, image, category, (x, y, w, h), area, crowd, difficult, bool(turn))
 
 
 def whole(value: Any) -> int | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data.formats.annotation_set import AnnotationSet
 from data.formats.photo_finder import PhotoFinder
-from data.formats.tools.shapes import SUBSETS, Corners, DrawnPhoto, Shape, absolute, annotation_set, around
+from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set
+from data.formats.turned import Corners, around, is_turned, turned_box, turned_ellipse
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
@@ -40,18 +41,15 @@ def read_cvat_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet:
 
 
 def _drawn(element: ElementTree.Element) -> DrawnPhoto:
-    shapes = [
-        Shape(
-            printable(shape.get("label") or ""),
-            _corners(shape),
-            shape.tag,
-            (shape.get("rotation") or "0").strip("0.") != "",
-        )
-        for shape in element
-        if shape.tag in SHAPES
-    ]
+    shapes = [_shape(each) for each in element if each.tag in SHAPES]
     split = SUBSETS.get(element.get("subset", "").lower(), "train")
     return DrawnPhoto(element.get("name", "").replace("\\", "/"), split, _size(element), shapes)
+
+
+def _shape(element: ElementTree.Element) -> Shape:
+    corners = _corners(element)
+    turned = corners is not None and element.tag in ("box", "ellipse") and is_turned(_turn(element))
+    return Shape(printable(element.get("label") or ""), corners, element.tag, turned)
 
 
 def _parse(file: Path) -> ElementTree.Element:
@@ -93,17 +91,10 @@ def _corners(shape: ElementTree.Element) -> Corners | None:
     try:
         if shape.tag == "box":
             x1, y1, x2, y2 = (float(shape.get(key) or "nan") for key in ("xtl", "ytl", "xbr", "ybr"))
-            turn = math.radians(float(shape.get("rotation") or 0))
-            wide, high = (x2 - x1) / 2, (y2 - y1) / 2
-            half = (
-                wide * abs(math.cos(turn)) + high * abs(math.sin(turn)),
-                wide * abs(math.sin(turn)) + high * abs(math.cos(turn)),
-            )
-            centre = ((x1 + x2) / 2, (y1 + y2) / 2)
-            corners = (x1, y1, x2, y2) if not turn else _about(centre, half)
+            corners = turned_box((x1, y1, x2, y2), _turn(shape))
         elif shape.tag == "ellipse":
             cx, cy, rx, ry = (float(shape.get(key) or "nan") for key in ("cx", "cy", "rx", "ry"))
-            corners = _about((cx, cy), (rx, ry))
+            corners = turned_ellipse((cx, cy), (rx, ry), _turn(shape))
         elif shape.tag == "mask":
             left, top, width, height = (float(shape.get(key) or "nan") for key in ("left", "top", "width", "height"))
             corners = (left, top, left + width, top + height)
@@ -117,5 +108,6 @@ def _corners(shape: ElementTree.Element) -> Corners | None:
     return corners if all(map(math.isfinite, corners)) else None
 
 
-def _about(centre: tuple[float, float], half: tuple[float, float]) -> Corners:
-    return centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]
+def _turn(shape: ElementTree.Element) -> float:
+    """Read by how many degrees clockwise a shape is turned about its centre."""
+    return float(shape.get("rotation") or 0)

@@ -9,7 +9,8 @@ from data.formats.annotation_set import AnnotationSet
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import SUBSETS, Corners, DrawnPhoto, Shape, absolute, annotation_set, around
+from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set
+from data.formats.turned import Corners, around, turn_of, turned_box
 from utils.errors import UserError, printable
 
 BEGINS = re.compile(rb'"dm_format_version"|"categories"\s*:\s*\{\s*("label")?')
@@ -91,14 +92,15 @@ def _shape(entry: Any, names: Sequence[str]) -> Shape:
         corners = _corners(entry, kind)
     except (ValueError, TypeError, KeyError):
         corners = None
-    return Shape(name, corners, kind)
+    turned = kind == "bbox" and bool(turn_of(entry.get("attributes")))
+    return Shape(name, corners, kind, turned)
 
 
 def _corners(entry: Mapping[str, Any], kind: str) -> Corners | None:
     """Find the upright box around a box or a polygon; None for other kinds."""
     if kind == "bbox":
         x, y, width, height = map(number, entry["bbox"])
-        return x, y, x + width, y + height
+        return turned_box((x, y, x + width, y + height), turn_of(entry.get("attributes")))
     if kind == "polygon":
         values = list(map(number, entry["points"]))
         return around(list(zip(values[0::2], values[1::2], strict=True)))

@@ -11,16 +11,8 @@ from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.reading import BadAnnotation
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import (
-    Corners,
-    DrawnPhoto,
-    Shape,
-    absolute,
-    annotation_set,
-    around,
-    turned_around,
-    used_names,
-)
+from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, used_names
+from data.formats.turned import Corners, around, is_turned, turned_around, turned_ellipse
 from data.photo_files import is_photo_name
 from utils.errors import UserError, printable
 
@@ -123,7 +115,7 @@ def _shape(region: Mapping[str, Any]) -> Shape | None:
     kind = keys[0].removesuffix("labels") or "label"
     try:
         corners = _corners(value, _size(region))
-        turned = number(value.get("rotation") or 0) % 360 != 0
+        turned = is_turned(number(value.get("rotation") or 0))
     except (ValueError, TypeError, KeyError):
         corners, turned = None, False
     return Shape(printable(value[keys[0]][0]), corners, kind, turned)
@@ -138,10 +130,11 @@ def _corners(value: Mapping[str, Any], size: tuple[int, int]) -> Corners | None:
         return around([(number(x) * across, number(y) * down) for x, y in value["points"]])
     if "x" not in value or not {"width", "radiusX"} & set(value):
         return None
+    # Turned in pixels: in percent a shape would be skewed on photos that are not square.
     x, y = number(value["x"]) * across, number(value["y"]) * down
+    degrees = number(value.get("rotation") or 0)
     if "radiusX" in value:
-        wide, high = number(value["radiusX"]) * across, number(value["radiusY"]) * down
-        return x - wide, y - high, x + wide, y + high
+        radii = (number(value["radiusX"]) * across, number(value["radiusY"]) * down)
+        return turned_ellipse((x, y), radii, degrees)
     sides = (number(value["width"]) * across, number(value["height"]) * down)
-    # Turned in pixels, about the first corner; in percent it would be skewed on photos that are not square.
-    return turned_around((x, y), sides, number(value.get("rotation") or 0))
+    return turned_around((x, y), sides, degrees)

@@ -11,7 +11,8 @@ from data.formats.annotation_set import AnnotationSet, Finding
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import SUBSETS, Corners, DrawnPhoto, Shape, absolute, annotation_set, around, used_names
+from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set, used_names
+from data.formats.turned import Corners, around
 from data.photo_files import photos_below
 from utils.errors import UserError, printable
 

@@ -1,6 +1,5 @@
 """What labelling tools draw, brought together: shapes on photos become an annotation set."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,12 +9,11 @@ from typing import NamedTuple
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.photo_finder import PhotoFinder
 from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each, place_in_set
+from data.formats.turned import TURNED, Corners
 from data.images import ImageError
 from utils.errors import UserError, printable
 
 SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-Corners = tuple[float, float, float, float]
 
 
 class Shape(NamedTuple):
@@ -77,8 +75,7 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
             found.findings.append(Finding("dropped", *where, kind, "box without area in the photo"))
             continue
         if shape.turned:
-            reason = "rotated box: the upright box around it is used"
-            found.findings.append(Finding("noted", *where, kind, reason))
+            found.findings.append(Finding("noted", *where, kind, TURNED))
         box, clipped = clipped_box(shape.corners, size)
         if clipped:
             values = " ".join(f"{side:g}" for side in shape.corners)
@@ -91,21 +88,6 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
         reason = f"{printable(kind)}: no box can be made of it"
         found.findings.append(Finding("dropped", *where, printable(kind), reason, str(count)))
     return objects
-
-
-def around(points: Iterable[tuple[float, float]]) -> Corners:
-    """Find the upright box around points."""
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def turned_around(corner: tuple[float, float], sides: tuple[float, float], degrees: float) -> Corners:
-    """Find the upright box around a box that is turned clockwise about its first corner."""
-    turn = math.radians(degrees)
-    cos, sin = math.cos(turn), math.sin(turn)
-    (x, y), (wide, high) = corner, sides
-    points = [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in ((0, 0), (wide, 0), (wide, high), (0, high))]
-    return around(points)
 
 
 def used_names(photos: Iterable[DrawnPhoto]) -> tuple[str, ...]:

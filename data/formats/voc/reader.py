@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each
+from data.formats.turned import TURNED, Corners, turned_box
 from data.formats.voc.layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
 from data.formats.voc.xml_file import Seen, VocObject, choose_origin, read_annotation
 from data.images import ImageError
@@ -214,7 +215,9 @@ def _labelled(
         if reason:
             findings.append(Finding("dropped", *where, reason, values))
             continue
-        edges = _xyxy(item.corners() or (), origin)
+        if item.turn:
+            findings.append(Finding("noted", *where, TURNED, values))
+        edges = _edges(item, origin)
         box, clipped = clipped_box(edges, photo.frame)
         if clipped:
             findings.append(Finding("clipped", *where, "box reaches beyond the photo", f"{values} in {width}x{height}"))
@@ -231,10 +234,10 @@ def _labelled(
     return LabelledPhoto(photo.split, photo.photo, objects, photo.name, photo.size, ignored)
 
 
-def _xyxy(corners: Sequence[float], origin: int) -> tuple[float, ...]:
-    """Turn VOC corners into edges: of pixels counted from 1, the last one included, only the first corner moves."""
-    left, top, right, bottom = corners
-    return left - origin, top - origin, right, bottom
+def _edges(item: VocObject, origin: int) -> Corners:
+    """Turn VOC corners into upright edges: of pixels counted from 1, the last one included, the first corner moves."""
+    left, top, right, bottom = item.corners() or (0.0,) * 4
+    return turned_box((left - origin, top - origin, right, bottom), item.turn)
 
 
 def _why_dropped(item: VocObject, ids: dict[str, int], size: tuple[int, int], origin: int) -> str | None:
@@ -248,7 +251,7 @@ def _why_dropped(item: VocObject, ids: dict[str, int], size: tuple[int, int], or
         return "box is not four numbers"
     if corners[2] <= corners[0] or corners[3] <= corners[1]:
         return "box without area"
-    left, top, right, bottom = _xyxy(corners, origin)
+    left, top, right, bottom = _edges(item, origin)
     if right <= 0 or bottom <= 0 or left >= size[1] or top >= size[0]:
         return "box outside the photo"
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.formats.reading import BadAnnotation
+from data.formats.turned import turn_of
 from utils.errors import printable
 from utils.regular_file import require_regular
 
@@ -21,11 +22,15 @@ ROOT = re.compile(rb"<annotation[\s>/]")
 
 
 class VocObject(NamedTuple):
-    """An object as its XML holds it: class name, whether difficult, and the texts of xmin ymin xmax ymax."""
+    """An object as its XML holds it: class name, whether difficult, and the texts of xmin ymin xmax ymax.
+
+    `turn` is by how many degrees clockwise its box is turned about its centre: CVAT writes it as an attribute.
+    """
 
     name: str
     difficult: bool
     values: tuple[str, ...]
+    turn: float = 0.0
 
     def corners(self) -> tuple[float, ...] | None:
         """Read the box as xmin ymin xmax ymax; None if these are no four finite numbers."""
@@ -102,7 +107,16 @@ def _read_object(element: ElementTree.Element) -> VocObject:
     name = printable((element.findtext("name") or "").strip())
     difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
     values = tuple((element.findtext(f"bndbox/{side}") or "").strip() for side in SIDES)
-    return VocObject(name, difficult, values)
+    return VocObject(name, difficult, values, _turn(element))
+
+
+def _turn(element: ElementTree.Element) -> float:
+    """Read CVAT's attribute; 0 for an object that has none."""
+    attributes = {each.findtext("name"): each.findtext("value") for each in element.iterfind("attributes/attribute")}
+    try:
+        return turn_of({"rotation": float(attributes.get("rotation") or 0)})
+    except ValueError:
+        return 0.0
 
 
 class Seen(NamedTuple):

@@ -1,5 +1,7 @@
 """COCO files as people have them: what the labels hold and what val.py measures against is one and the same."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,31 @@ def test_a_photo_that_is_listed_under_two_ids_is_joined(folder):
     assert np.diff(index.starts).tolist() == [2, 1, 1, 1], "the same object once, the other one too"
     assert_same(index, truths)
     assert ("noted", "the photo is listed under several ids: joined") in found.reasons()
+
+
+@pytest.mark.parametrize("degrees", [90, -270.0, 45.0, 30.0])
+def test_cvats_turned_boxes_are_upright_in_labels_and_truths(degrees, folder):
+    """CVAT writes the box before it was turned, and the turn as an attribute; the corners here are complex numbers."""
+    document = coco_document(NAMES, [(54, 43, 20, 10)])
+    attributes = [
+        {"rotation": degrees, "occluded": False},
+        {"rotation": 360.0},
+        {"rotation": "90"},
+        {"rotation": degrees},
+    ]
+    for item, own in zip(document["annotations"], attributes, strict=True):
+        item |= {"attributes": own, "segmentation": []}
+    document["annotations"][3]["segmentation"] = [[54, 43, 74, 43, 74, 53, 54, 53]]
+    found, index, truths = converted(folder, document)
+    turn = complex(math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
+    corners = [complex(64, 48) + turn * side for side in (-10 - 5j, 10 - 5j, 10 + 5j, -10 + 5j)]
+    xs, ys = [each.real for each in corners], [each.imag for each in corners]
+    expected = [[min(xs), min(ys), max(xs), max(ys)]] + [[54, 43, 74, 53]] * 3
+    np.testing.assert_allclose(index.boxes, expected, atol=1e-3)
+    np.testing.assert_allclose(truths.boxes, expected, atol=1e-6)
+    assert truths.area.tolist() == [200] * 4, "the object's own"
+    assert found.reasons()["noted", "rotated box: the upright box around it is used"] == 1
+    assert "rotated boxes are upright" in found.facts["val_truths"]
 
 
 def test_two_categories_of_one_name(folder):

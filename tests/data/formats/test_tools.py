@@ -82,6 +82,54 @@ def test_a_turned_box_is_the_upright_box_of_its_corners(degrees, tmp_path):
     np.testing.assert_allclose(box, (min(xs), min(ys), max(xs), max(ys)), atol=1e-9)
 
 
+ELLIPSES = [(0, (20, 10)), (90, (10, 20)), (-90, (10, 20)), (180, (20, 10)), (45, (250**0.5,) * 2)]
+
+
+@pytest.mark.parametrize(("degrees", "half"), ELLIPSES)
+def test_a_turned_ellipse_in_label_studio_and_cvat(degrees, half, tmp_path):
+    """Turned about its centre, in pixels: at 45 degrees both half sides are the root of the squares' mean."""
+    photo(tmp_path / "a.jpg")
+    value = {"x": 50, "y": 50, "radiusX": 20 * 100 / WIDTH, "radiusY": 10 * 100 / HEIGHT, "rotation": degrees}
+    tasks = [{"data": {"image": "a.jpg"}, "annotations": [{"result": [region("ellipse", value)]}]}]
+    write_json(tmp_path / "tasks.json", tasks)
+    shape = f'<ellipse label="cat" cx="64.00" cy="48.00" rx="20.00" ry="10.00" rotation="{degrees:.2f}"/>'
+    (tmp_path / "annotations.xml").write_text(
+        f'<annotations><image name="a.jpg" width="{WIDTH}" height="{HEIGHT}">{shape}</image></annotations>'
+    )
+    for name in ("label_studio", "cvat"):
+        found = FORMATS[name].read(tmp_path)
+        ((_, *box),) = boxes_of(found)["a"]
+        np.testing.assert_allclose(box, (64 - half[0], 48 - half[1], 64 + half[0], 48 + half[1]), atol=1e-9)
+        assert (("noted", "rotated box: the upright box around it is used") in found.reasons()) == bool(degrees)
+
+
+@pytest.mark.parametrize("name", ["cvat", "datumaro", "voc"])
+def test_a_box_that_cvat_turned_in_each_of_its_exports(name, tmp_path):
+    """A quarter about the centre: the sides are exchanged, though the export has the box before it was turned."""
+    photo(tmp_path / "JPEGImages" / "a.jpg")
+    if name == "datumaro":
+        shape = {"type": "bbox", "label_id": 0, "bbox": [54.0, 43.0, 20.0, 10.0], "attributes": {"rotation": 90.0}}
+        items = [{"id": "a", "annotations": [shape], "image": {"path": "a.jpg", "size": [HEIGHT, WIDTH]}}]
+        labels = {"label": {"labels": [{"name": "cat"}]}}
+        write_json(tmp_path / "train.json", {"infos": {}, "categories": labels, "items": items})
+    elif name == "cvat":
+        shape = '<box label="cat" xtl="54" ytl="43" xbr="74" ybr="53" rotation="90.00"/>'
+        (tmp_path / "annotations.xml").write_text(
+            f'<annotations><image name="a.jpg" width="{WIDTH}" height="{HEIGHT}">{shape}</image></annotations>'
+        )
+    else:
+        box = "<bndbox><xmin>54</xmin><ymin>43</ymin><xmax>74</xmax><ymax>53</ymax></bndbox>"
+        turn = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+        (tmp_path / "Annotations").mkdir()
+        (tmp_path / "Annotations" / "a.xml").write_text(
+            f"<annotation><filename>a.jpg</filename><size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+            f"<object><name>cat</name>{box}{turn}</object></annotation>"
+        )
+    found = FORMATS[name].read(tmp_path)
+    assert boxes_of(found) == {"a": [("cat", 59.0, 38.0, 69.0, 58.0)]}
+    assert ("noted", "rotated box: the upright box around it is used") in found.reasons()
+
+
 def test_datumaros_items(tmp_path):
     """The order of the classes is datumaro's; a mask has no box, a photo without annotations is background."""
     for name in ("a", "sub_b"):
