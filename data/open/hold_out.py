@@ -55,7 +55,19 @@ def _read(folder: Path, spec: DataSpec) -> DataSpec:
     """Open a split that was written down, wherever its folder has come to lie since."""
     found = read_data_yaml(str(folder / "data.yaml"), spec.root)
     lists = {split: (folder / f"{split}.txt",) for split in ("train", "val")}
-    return replace(found, splits={**found.splits, **lists}, keypoints=spec.keypoints, source=spec.shown)
+    return replace(
+        found,
+        splits={**found.splits, **lists},
+        annotations=_annotations(spec),
+        keypoints=spec.keypoints,
+        source=spec.shown,
+    )
+
+
+def _annotations(spec: DataSpec) -> dict[str, Path]:
+    """Name the annotation files of the set's splits: those of train know the photos of val."""
+    files = {split: spec.annotations[split] for split in ("train", "test") if split in spec.annotations}
+    return {**files, "val": files["train"]} if "train" in files else files
 
 
 def with_held_out(found: AnnotationSet, share: float, seed: int) -> AnnotationSet:
@@ -197,7 +209,13 @@ def _bits(thumbnail: np.ndarray) -> np.ndarray:
 
 def _key(spec: DataSpec) -> str:
     """Tell apart sets of the same photos and labels at other places or with other names."""
-    return hashlib.sha256(os.fsencode(f"{spec.yaml}\0{spec.root}\0{json.dumps(spec.names)}")).hexdigest()[:12]
+    parts = (
+        spec.yaml,
+        spec.root,
+        json.dumps(spec.names),
+        *(f"{split}={file}" for split, file in _annotations(spec).items()),
+    )
+    return hashlib.sha256(os.fsencode("\0".join(map(str, parts)))).hexdigest()[:12]
 
 
 def _write(spec: DataSpec, index: LabelIndex, held: np.ndarray, folder: Path, note: str) -> None:
@@ -208,6 +226,8 @@ def _write(spec: DataSpec, index: LabelIndex, held: np.ndarray, folder: Path, no
         values["labels_dir"] = spec.labels_dir
     if "test" in spec.splits:
         values["test"] = [str(source) for source in spec.splits["test"]]
+    if files := _annotations(spec):
+        values["annotations"] = {split: str(file) for split, file in files.items()}
     values["names"] = dict(enumerate(spec.names))
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:

@@ -12,6 +12,7 @@ from PIL import Image
 
 import convert
 from data.data_yaml import list_images, read_data_yaml
+from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_voc
 from data.open.hold_out import choose_held_out, hold_out, keep_split, same_photos
 from data.split import load_split
@@ -96,6 +97,34 @@ def test_the_split_of_a_run_stays_what_it_was(photos, tmp_path):
     assert {name: list_images(again, name) for name in ("train", "val")} == lists
     with pytest.raises(UserError, match="has a validation split already"):
         hold_out(split, 0.25, 3)
+
+
+@pytest.mark.parametrize("named", [["test"], ["train", "test"]])
+def test_what_annotation_files_know_of_difficult_objects_is_kept(named, photos, tmp_path):
+    """An ignored object of the test split is no false alarm, whether val was there or was taken from train."""
+    for split, names in (("train", photos), ("test", [photo(tmp_path / "held" / "images" / "t.jpg")])):
+        document = coco_document([path.name for path in names], size=Image.open(names[0]).size)
+        for item in document["annotations"]:
+            item["ignore"] = 1
+        write_json(tmp_path / f"{split}.json", document)
+    for path in [*photos, tmp_path / "held" / "images" / "t.jpg"]:
+        label = path.parent.parent / "labels" / f"{path.stem}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 .5 .5 .5 .5\n")
+    lines = "".join(f"  {split}: {split}.json\n" for split in named)
+    text = "train: images\ntest: held/images\nnames: [thing]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    before = hold_out(read_data_yaml(str(tmp_path / "data.yaml"), tmp_path), 0.25, 3)
+    assert before.annotations == {}
+    (tmp_path / "data.yaml").write_text(f"{text}annotations:\n{lines}")
+    spec = hold_out(read_data_yaml(str(tmp_path / "data.yaml"), tmp_path), 0.25, 3)
+    files = {"test": "test.json", **({"train": "train.json", "val": "train.json"} if "train" in named else {})}
+    assert spec.annotations == {split: tmp_path / file for split, file in files.items()}
+    assert read_data_yaml(str(spec.yaml), tmp_path).annotations == spec.annotations
+    assert list_images(spec, "val") == list_images(before, "val")
+    for split in set(files) - {"train"}:
+        truths = split_truths(spec, split, load_split(spec, split, tmp_path / "labels-cache"))
+        assert truths.difficult.tolist() == [True] * len(list_images(spec, split)), split
 
 
 def test_too_few_photos(tmp_path):
