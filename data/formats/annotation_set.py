@@ -47,6 +47,11 @@ class LabelledPhoto(NamedTuple):
     ignored: Sequence[LabelledObject] = ()
 
 
+def base_split(split: str) -> str:
+    """Name a split without its year: `train` for `train2017`."""
+    return split.rstrip("0123456789")
+
+
 @dataclass
 class AnnotationSet:
     """A data set as a reader found it: source (absolute), class names by id, photos with labels, findings, choices.
@@ -75,6 +80,13 @@ class AnnotationSet:
             per_class = {name: classes[name] for name in self.names}
             counts[split] = {"images": len(photos), "boxes": classes.total(), "per_class": per_class}
         return counts
+
+    def by_base(self) -> dict[str, list[str]]:
+        """Group the splits by their names without a year: most formats have one train and one val."""
+        groups: dict[str, list[str]] = {}
+        for split in dict.fromkeys(photo.split for photo in self.photos):
+            groups.setdefault(base_split(split), []).append(split)
+        return groups
 
     def reasons(self) -> Counter[tuple[str, str]]:
         """Count how often each (action, reason) was found."""

@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from data.data_yaml import DataSpec, read_data_yaml
-from data.formats.annotation_set import AnnotationSet
+from data.formats.annotation_set import AnnotationSet, base_split
+from data.formats.coco_json import CocoFile
 from data.images import ImageError, read_image
 from data.labels.index import LabelIndex
 from data.labels.read_files import cache_folder
@@ -71,28 +72,44 @@ def _annotations(spec: DataSpec) -> dict[str, Path]:
 
 
 def with_held_out(found: AnnotationSet, share: float, seed: int) -> AnnotationSet:
-    """Make a share of the photos of split `train` a split `val`; UserError where there is one."""
+    """Make a share of the photos of the one train split, such as `train2017`, a split `val2017`.
+
+    UserError where there is none, several, or a val.
+    """
     splits = {photo.split for photo in found.photos}
-    if any(split.startswith("val") for split in splits) or "train" not in splits:
+    trains = [split for split in splits if base_split(split) == "train"]
+    if any(split.startswith("val") for split in splits) or len(trains) != 1:
         raise UserError(f"--val {share:g}: expected a train split and no val, found {', '.join(sorted(splits))}")
-    train = [photo for photo in found.photos if photo.split == "train"]
+    source, target = trains[0], f"val{trains[0].removeprefix('train')}"
+    train = [photo for photo in found.photos if photo.split == source]
     classes = [{item.label for item in photo.objects} for photo in train]
     held = choose_held_out([photo.photo for photo in train], classes, share, seed)
     chosen = {photo.name for photo, out in zip(train, held.tolist(), strict=True) if out}
     moved = [
-        photo._replace(split="val") if photo.split == "train" and photo.name in chosen else photo
+        photo._replace(split=target) if photo.split == source and photo.name in chosen else photo
         for photo in found.photos
     ]
     images = found.ids.get("images", {})
-    for name in chosen & {key.removeprefix("train/") for key in images if key.startswith("train/")}:
-        images[f"val/{name}"] = images.pop(f"train/{name}")
-    if "train" in found.annotations:
-        found.annotations["val"] = found.annotations["train"]
-    if "train" in found.truths:
-        found.truths["val"] = found.truths["train"]
+    for name in chosen & {key.removeprefix(f"{source}/") for key in images if key.startswith(f"{source}/")}:
+        images[f"{target}/{name}"] = images.pop(f"{source}/{name}")
+    if source in found.annotations:
+        found.annotations[target] = found.annotations[source]
+    if source in found.truths:
+        whole = found.truths[source]
+        found.truths[target] = _part(whole, chosen)
+        found.truths[source] = _part(whole, {photo.name for photo in train} - chosen)
     found.facts.pop("validation", None)
-    found.facts["validation"] = f"{len(chosen):,} of {len(train):,} photos of train, by seed {seed} (--val {share:g})"
+    found.facts["validation"] = (
+        f"{len(chosen):,} of {len(train):,} photos of {source}, by seed {seed} (--val {share:g})"
+    )
     return replace(found, photos=moved)
+
+
+def _part(file: CocoFile, names: set[str]) -> CocoFile:
+    """Take the photos of these names, and their objects, from an annotation file."""
+    images = tuple(image for image in file.images if image.file_name in names)
+    ids = {image.id for image in images}
+    return replace(file, images=images, objects=tuple(item for item in file.objects if item.image in ids))
 
 
 def keep_split(spec: DataSpec, run_folder: Path) -> None:

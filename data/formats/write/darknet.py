@@ -10,7 +10,7 @@ from utils.run_folder import encoded
 
 
 def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
-    """Write obj.data, obj.names, <split>.txt and obj_<split>_data/ with photos and labels, all or nothing.
+    """Write obj.data, obj.names, train.txt and so on, and obj_<split>_data/ with photos and labels, all or nothing.
 
     Lists name photos as CVAT's do, with data/ before them, though that folder is not there.
     """
@@ -18,16 +18,16 @@ def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", 
 
     def fill(draft: Path) -> None:
         lines = [f"classes = {len(found.names)}\n"]
-        for split in found.counts():
-            folder = f"obj_{split}_data"
-            photos = [photo for photo in found.photos if photo.split == split]
-            for photo in photos:
+        for base, splits in found.by_base().items():
+            listed = []
+            for photo in (photo for photo in found.photos if photo.split in splits):
+                folder = f"obj_{base if len(splits) == 1 else photo.split}_data"
                 place = draft / folder / photo.name
                 bring(photo.photo, place, images)
                 place.with_suffix(".txt").write_text(label_text(photo.objects), "utf-8")
-            listed = "".join(f"data/{folder}/{photo.name}\n" for photo in photos)
-            (draft / f"{split}.txt").write_bytes(encoded(listed))
-            lines.append(f"{'valid' if split == 'val' else split} = data/{split}.txt\n")
+                listed.append(f"data/{folder}/{photo.name}\n")
+            (draft / f"{base}.txt").write_bytes(encoded("".join(listed)))
+            lines.append(f"{'valid' if base == 'val' else base} = data/{base}.txt\n")
         (draft / "obj.data").write_text("".join([*lines, "names = data/obj.names\n", "backup = backup/\n"]), "utf-8")
         names = "".join(f"{printable(name)}\n" for name in found.names)
         (draft / "obj.names").write_text(names, "utf-8")

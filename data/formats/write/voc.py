@@ -18,10 +18,10 @@ def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exis
     def fill(draft: Path) -> None:
         (draft / "ImageSets" / "Main").mkdir(parents=True)
         places = voc_places(found)
-        for split in found.counts():
-            names = [places[split, photo.name] for photo in found.photos if photo.split == split]
+        for base, splits in found.by_base().items():
+            names = [places[photo.split, photo.name] for photo in found.photos if photo.split in splits]
             lines = "".join(f"{name[: name.rindex('.')]}\n" for name in names)
-            (draft / "ImageSets" / "Main" / f"{split}.txt").write_bytes(encoded(lines))
+            (draft / "ImageSets" / "Main" / f"{base}.txt").write_bytes(encoded(lines))
         for photo in found.photos:
             place = places[photo.split, photo.name]
             bring(photo.photo, draft / "JPEGImages" / place, images)

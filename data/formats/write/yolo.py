@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from data.data_yaml import exchange_images
-from data.formats.annotation_set import AnnotationSet, LabelledObject
+from data.formats.annotation_set import AnnotationSet, LabelledObject, base_split
 from data.formats.coco_json import document_of
 from data.formats.write.coco import coco_document, write_ids
 from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
@@ -91,12 +91,12 @@ def _write_yaml(found: AnnotationSet, path: Path, target: Path, images: str, ann
         values = {"path": str(found.source), "labels_dir": str(target / "labels")}
     for split in found.counts():
         entry = str(target / f"{split}.txt") if images == "list" else f"images/{split}"
-        values.setdefault(split.rstrip("0123456789"), []).append(entry)
+        values.setdefault(base_split(split), []).append(entry)
     for key, entries in values.items():
         if isinstance(entries, list) and len(entries) == 1:
             values[key] = entries[0]
     for split, file in annotations.items():
-        key = split.rstrip("0123456789")
+        key = base_split(split)
         if len(values.get(key, "")) and isinstance(values[key], str) and key != "train":
             inside = file.is_relative_to(target) and images != "list"
             values.setdefault("annotations", {})[key] = str(file.relative_to(target) if inside else file)

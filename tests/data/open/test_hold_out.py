@@ -150,6 +150,27 @@ def test_convert_takes_a_share_too(tmp_path, capsys):
         convert.main(["coco", str(source), str(tmp_path / "other"), "--val", ".2", "--splits", "val"])
 
 
+@pytest.mark.parametrize("to", ["coco", "yolo"])
+def test_each_side_of_a_mended_file_has_its_own_photos(to, tmp_path):
+    """The photos are found by the end of their names, so the file is a new one: one for each side."""
+    names = [f"{number}.jpg" for number in range(10)]
+    for name in names:
+        photo(tmp_path / "in" / "images" / name)
+    document = coco_document([f"../upload/1/{name}" for name in names])
+    source = write_json(tmp_path / "in" / "train2017.json", document)
+    convert.main(["coco", str(source), str(tmp_path / "out"), "--val", ".3", "--to", to])
+    found = {}
+    for split in ("train2017", "val2017"):
+        file = tmp_path / "out" / "annotations" / (f"instances_{split}.json" if to == "coco" else f"{split}.json")
+        held = json.loads(file.read_text())
+        found[split] = {image["file_name"] for image in held["images"]}
+        assert found[split] == {path.name for path in (tmp_path / "out" / "images" / split).iterdir()}
+        assert {item["image_id"] for item in held["annotations"]} == {image["id"] for image in held["images"]}
+    assert sorted(found["train2017"] | found["val2017"]) == names
+    assert len(found["val2017"]) == 3
+    assert not found["train2017"] & found["val2017"]
+
+
 @needs_shared_data
 def test_classes_of_real_photos(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

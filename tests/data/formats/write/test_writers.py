@@ -200,3 +200,44 @@ def test_photos_whose_places_meet_in_a_new_set(tmp_path):
     }
     beside = convert_yolo(spec, tmp_path / "coco", to="coco")
     assert [each.name for each in beside.photos] == ["images/x.jpg", "images/x.png", "images/y.jpg", "x.jpg"]
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_splits_with_a_year_are_read_back(to, coco, tmp_path, monkeypatch):
+    """Darknet and VOC know train and val, not train2017."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for split in ("train", "val"):
+        (coco / "annotations" / f"instances_{split}.json").rename(coco / "annotations" / f"instances_{split}2017.json")
+        (coco / "images" / split).rename(coco / "images" / f"{split}2017")
+    convert_coco(coco, tmp_path / "out", to=to)
+    source = {"yolo": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    found = read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path)
+    assert {(split, name): len(boxes) for (split, name), boxes in found.items()} == {
+        (split, f"{split}{number}.{'png' if number == 2 else 'jpg'}"): 0 if number == 2 else 3
+        for split in ("train", "val")
+        for number in range(3)
+    }
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc", "darknet"])
+def test_two_years_become_one_split(to, tmp_path, monkeypatch):
+    """VOC2007 and VOC2012: their photos of one name stay two."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for year in ("2007", "2012"):
+        folder = tmp_path / "in" / f"VOC{year}"
+        for name in ("000001", "000002"):
+            photo(folder / "JPEGImages" / f"{name}.jpg", seed=int(year))
+            box = f"<bndbox><xmin>10</xmin><ymin>20</ymin><xmax>{year[-2:]}.5</xmax><ymax>40</ymax></bndbox>"
+            xml = f"<annotation><object><name>thing</name>{box}</object></annotation>"
+            (folder / "Annotations").mkdir(exist_ok=True)
+            (folder / "Annotations" / f"{name}.xml").write_text(xml.replace("07.5", "27.5"))
+        (folder / "ImageSets" / "Main").mkdir(parents=True)
+        for number, split in enumerate(("train", "val"), 1):
+            (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(f"00000{number}\n")
+    convert_voc(tmp_path / "in", tmp_path / "out", to=to, pixel_origin="0")
+    source = {"yolo": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    spec = open_data_set(str(tmp_path / "out" / source), tmp_path)
+    assert set(spec.splits) == {"train", "val"}
+    for split in spec.splits:
+        index = load_split(spec, split, tmp_path)
+        assert sorted(index.boxes[:, 2].tolist()) == [pytest.approx(12.5, abs=1e-3), pytest.approx(27.5, abs=1e-3)]
