@@ -17,7 +17,12 @@ from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
-SPLIT_WORDS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+# A split as a word of its own: minival2014, test-dev2017 and trainval, but neither latest nor interval.
+SPLIT_WORD = re.compile(
+    r"(?<![^\W\d_])(?:valminus)?(?:mini)?"
+    r"(?:(train)(?:ing|[-_]?val)?|(val)(?:id|idation)?|(test)(?:ing)?)(?:set)?(?:[-_]?dev)?(\d*)(?![^\W_])"
+)
+SPLIT_PART = re.compile(r"(?:(train)(?:val)?|(val)(?:id)?|(test))(?:[-_]?dev)?(\d*)")
 CROWD = "crowd region: no label, kept in the annotation file"
 DIFFICULT = "marked ignore: no label, kept in the annotation file"
 HEAD = 2**16
@@ -96,7 +101,7 @@ def _split_names(files: Sequence[Path], wanted: Sequence[str]) -> list[str]:
             raise UserError(f"--splits: {printable(bad[0])!r}: expected train, val or test, such as val2017")
         names = list(wanted)
     else:
-        names = [_split_of(path.stem) or _split_of(path.parent.name) or "train" for path in files]
+        names = [_split_by_name(path, files) or "train" for path in files]
     if len(set(names)) < len(names):
         raise UserError(
             f"several annotation files of one split ({printable(', '.join(names))}): name one file, or use --splits"
@@ -104,9 +109,22 @@ def _split_names(files: Sequence[Path], wanted: Sequence[str]) -> list[str]:
     return names
 
 
-def _split_of(name: str) -> str:
-    found = re.findall(r"(train|valid|val|test)(?:[-_]?dev)?(\d*)", name.lower())
-    return SPLIT_WORDS[found[-1][0]] + found[-1][1] if found else ""
+def _split_by_name(path: Path, files: Sequence[Path]) -> str:
+    """Find the split in the name of a file, or of its folder where that tells files apart.
+
+    A part of a word (cocoval.json) counts only beside other files: one alone is a set to train on.
+    """
+    apart = len(files) == 1 or len({file.parent for file in files}) > 1
+    names = [path.stem, path.parent.name] if apart else [path.stem]
+    patterns = [SPLIT_WORD] if len(files) == 1 else [SPLIT_WORD, SPLIT_PART]
+    return next((split for pattern in patterns for name in names if (split := _split_of(name, pattern))), "")
+
+
+def _split_of(name: str, pattern: re.Pattern[str]) -> str:
+    """Find the last split that a name holds, with its year; nothing where there is none."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    found = list(pattern.finditer(words))
+    return "".join(filter(None, found[-1].groups())) if found else ""
 
 
 def _photo_folders(path: Path, root: Path, split: str) -> list[Path]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.data_yaml import read_data_yaml
+from data.formats.coco import _split_names
 from data.formats.coco_json import read_coco
 from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_coco
@@ -92,6 +93,38 @@ def test_a_photo_that_is_listed_under_two_ids_is_joined(folder):
     assert np.diff(index.starts).tolist() == [2, 1, 1, 1], "the same object once, the other one too"
     assert_same(index, truths)
     assert ("noted", "the photo is listed under several ids: joined") in found.reasons()
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        ("latest.json", "train"),
+        ("contest_interval.json", "train"),
+        ("cocoval.json", "train"),
+        ("instances_trainval.json", "train"),
+        ("instances_trainval2017.json", "train2017"),
+        ("train_val.json", "train"),
+        ("training.json", "train"),
+        ("instances_val2017.json", "val2017"),
+        ("instances_minival2014.json", "val2014"),
+        ("instances_valminusminival2014.json", "val2014"),
+        ("instancesValidation.json", "val"),
+        ("lvis_v1_image_info_test_dev.json", "test"),
+        ("image_info_test-dev2017.json", "test2017"),
+        ("valset_v2.json", "val"),
+        ("valid/latest.json", "val"),
+        ("validate_train2017.json", "train2017"),
+        ("cocotrain.json cocoval2017.json", "train val2017"),
+        ("train/latest.json val/latest.json", "train val"),
+        ("my_train_data/cocotest.json my_train_data/cocotrainval.json", "test train"),
+        ("train/_annotations.coco.json valid/_annotations.coco.json test/_annotations.coco.json", "train val test"),
+        ("instances_minitrain2017.json instances_val2017.json", "train2017 val2017"),
+    ],
+)
+def test_the_split_that_a_name_holds(files, splits, tmp_path):
+    """Whole words; parts of words only where several files have to be told apart."""
+    paths = [tmp_path / "annotations" / file for file in files.split()]
+    assert _split_names(paths, []) == splits.split()
 
 
 @pytest.mark.parametrize("degrees", [90, -270.0, 45.0, 30.0])
