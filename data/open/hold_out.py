@@ -28,7 +28,8 @@ SIDE = 16  # of the thumbnails by which photos are compared
 ALIKE = 4.0  # mean difference of two thumbnails' grey levels below which the photos are taken for the same
 SAME_BITS = 3  # of 64 that may differ
 CROWDED = 500  # photos with a quarter of their bits in common, beyond which only equal ones are compared
-FOLDER = "split"
+FOLDER = "split"  # in a run's folder
+SPLITS = "splits"  # in the cache folder
 
 
 def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = None) -> DataSpec:
@@ -44,7 +45,7 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
     cache = cache_folder(None)
     if cache is None:
         raise UserError("--val: no cache folder to write the split to: set XDG_CACHE_HOME")
-    folder = cache / "splits" / f"{str(fingerprint(index)['sha256'])[:16]}-{share:g}-{seed}-{_key(spec)}"
+    folder = cache / SPLITS / f"{str(fingerprint(index)['sha256'])[:16]}-{share:g}-{seed}-{_key(spec)}"
     if not (folder / "data.yaml").is_file():
         classes = [set(index.of(row)[1].tolist()) for row in range(len(index))]
         held = choose_held_out(list(map(Path, index.images)), classes, share, seed)
@@ -114,7 +115,10 @@ def _part(file: CocoFile, names: set[str]) -> CocoFile:
 
 def keep_split(spec: DataSpec, run_folder: Path) -> None:
     """Write a held-out split down in its run's folder, so that --resume and val.py use the same."""
-    if spec.yaml.parent.parent.name == "splits" and not (run_folder / FOLDER).exists():
+    cache = cache_folder(None)
+    # A data set of the user's own may lie in a folder called splits, with all its photos.
+    held_out = cache is not None and spec.yaml.parent.parent.resolve() == (cache / SPLITS).resolve()
+    if held_out and not (run_folder / FOLDER).exists():
         shutil.copytree(spec.yaml.parent, run_folder / FOLDER)
 
 

@@ -91,6 +91,9 @@ def test_the_split_of_a_run_stays_what_it_was(photos, tmp_path):
     keep_split(split, run)
     keep_split(spec, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+    shutil.copytree(split.yaml.parent, tmp_path / "splits" / "fold0")
+    keep_split(read_data_yaml(str(tmp_path / "splits" / "fold0" / "data.yaml"), tmp_path), tmp_path / "other")
+    assert not (tmp_path / "other").exists(), "a user's own folder of splits"
     photo(tmp_path / "images" / "new.jpg")
     shutil.rmtree(tmp_path / "cache")
     again = hold_out(spec, 0.25, 3, run)
