@@ -12,6 +12,7 @@ from utils.errors import printable
 
 DRIVE = re.compile(r"^[A-Za-z]:")
 NOT_FOUND = "photo not found"
+NOT_FOUND_HINT = f"{NOT_FOUND} (--photos names its folder)"
 LEAVES = "file name leaves the photos' folder"
 SEVERAL = "several photos fit this file name"
 
@@ -48,7 +49,7 @@ class PhotoFinder:
                 return found, PurePosixPath(*end)
         if self.deep and self._sharers(parts[-1:]) == 1 and (found := self._one(self._anywhere(parts[-1]), name)):
             return found, PurePosixPath(parts[-1])
-        raise BadAnnotation(LEAVES if outside else f"{NOT_FOUND} (--photos names its folder)", name if outside else "")
+        raise BadAnnotation(LEAVES if outside else NOT_FOUND_HINT, name if outside else "")
 
     def _one(self, candidates: Iterable[Path], name: str) -> Path | None:
         found = {os.path.realpath(path): path for path in candidates if self._is_file(path)}

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data.formats.annotation_set import AnnotationSet, Finding
 from data.formats.coco_json import load_json
-from data.formats.photo_finder import PhotoFinder
+from data.formats.photo_finder import LEAVES, NOT_FOUND_HINT, PhotoFinder
 from data.formats.reading import BadAnnotation
 from data.formats.tools.json_files import head_of, json_files, number, pixels
 from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, used_names
@@ -51,17 +51,27 @@ def read_label_studio_set(source: Path, photos: Sequence[Path] = ()) -> Annotati
 
 
 class _Finder(PhotoFinder):
-    """Looks for a photo by the name that the server gave it, then by the one that it had before it was uploaded."""
+    """Looks for a photo by the name that the server gave it, then by the one that it had before it was uploaded.
+
+    Servers quote in addresses what is no ASCII letter, by %.
+    """
 
     def find(self, name: str) -> Any:
-        try:
-            return super().find(name)
-        except BadAnnotation:
-            folder, _, file = name.rpartition("/")
-            own = UPLOADED.sub("", file)
-            if own == file:
-                raise
-            return super().find(f"{folder}/{own}" if folder else own)
+        plain = unquote(name)
+        errors: list[BadAnnotation] = []
+        for each in dict.fromkeys((name, _before_upload(name), plain, _before_upload(plain))):
+            try:
+                return super().find(each)
+            except BadAnnotation as error:
+                errors.append(error)
+        if errors[-1].reason == LEAVES and ".." not in PurePosixPath(plain).parts:
+            raise BadAnnotation(NOT_FOUND_HINT, name)  # a server's path, not one of this machine
+        raise errors[-1]
+
+
+def _before_upload(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{UPLOADED.sub('', file)}"
 
 
 def _drawn(task: Any, place: str, file: Path, findings: list[Finding]) -> Iterator[DrawnPhoto]:

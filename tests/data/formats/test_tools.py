@@ -82,6 +82,20 @@ def test_a_turned_box_is_the_upright_box_of_its_corners(degrees, tmp_path):
     np.testing.assert_allclose(box, (min(xs), min(ys), max(xs), max(ys)), atol=1e-9)
 
 
+@pytest.mark.parametrize("kept", ["über näh.jpg", "bbbbbbbb-über näh.jpg", "bbbbbbbb-%C3%BCber%20n%C3%A4h.jpg"])
+@pytest.mark.parametrize("folder", ["/data/upload/1/", "../upload/1/", ""])
+def test_label_studios_names_that_the_server_quoted(kept, folder, tmp_path):
+    """Uploads are named by a quoted path; what is not there is said to be missing."""
+    photo(tmp_path / "images" / kept)
+    result = [region("rectangle", rectangle(10, 20, 30, 40))]
+    names = [f"{folder}bbbbbbbb-%C3%BCber%20n%C3%A4h.jpg", "/data/upload/1/cccccccc-gone.jpg", "/data/gone.jpg"]
+    tasks = [{"data": {"image": name}, "annotations": [{"result": result}]} for name in names]
+    write_json(tmp_path / "tasks.json", tasks)
+    found = FORMATS["label_studio"].read(tmp_path)
+    assert boxes_of(found) == {kept.removesuffix(".jpg"): [("cat", 10, 20, 40, 60)]}
+    assert [finding.reason for finding in found.findings] == ["photo not found (--photos names its folder)"] * 2
+
+
 ELLIPSES = [(0, (20, 10)), (90, (10, 20)), (-90, (10, 20)), (180, (20, 10)), (45, (250**0.5,) * 2)]
 
 
