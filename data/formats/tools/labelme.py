@@ -10,6 +10,7 @@ from typing import Any
 from data.formats.annotation_set import AnnotationSet, Finding
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
+from data.formats.reading import BadAnnotation
 from data.formats.tools.json_files import head_of, json_files, number, pixels
 from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set, used_names
 from data.formats.turned import Corners, around
@@ -50,12 +51,13 @@ def read_labelme_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet
     root = source if source.is_dir() else source.parent
     drawn = [_drawn(file, root) for file in files]
     finder = PhotoFinder([photo.name for photo in drawn], photos or (root, *sorted(_folders(root))), deep=True)
-    found = annotation_set(source, used_names(drawn), [*drawn, *_background(root, drawn, source)], finder)
-    named = {photo.name for photo in drawn}
+    background = [] if source.is_file() else _background(root, drawn, finder)
+    found = annotation_set(source, used_names(drawn), [*drawn, *background], finder)
+    places = {os.path.realpath(root / photo.name) for photo in background}
     found.findings += [
         Finding("noted", photo.split, printable(photo.name), "", BACKGROUND)
         for photo in found.photos
-        if photo.photo.relative_to(root).as_posix() not in named and not photo.objects
+        if os.path.realpath(photo.photo) in places
     ]
     return found
 
@@ -64,14 +66,20 @@ def _folders(root: Path) -> Iterator[Path]:
     return (path for path in root.iterdir() if path.is_dir())
 
 
-def _background(root: Path, drawn: Sequence[DrawnPhoto], source: Path) -> list[DrawnPhoto]:
-    """List the photos beside the files that none of them names; of a single file there are none."""
-    if source.is_file():
-        return []
-    named = {photo.name for photo in drawn} | {PurePosixPath(photo.name).name for photo in drawn}
-    names = sorted(photo.relative_to(root).as_posix() for photo in photos_below(root))
-    others = [name for name in names if name not in named and PurePosixPath(name).name not in named]
-    return [DrawnPhoto(name, _split(name), (0, 0), []) for name in others]
+def _background(root: Path, drawn: Sequence[DrawnPhoto], finder: PhotoFinder) -> list[DrawnPhoto]:
+    """List the photos that are no file's, nor can be: where a file's photo is not found, not those of its name."""
+    used: set[str] = set()
+    unknown: set[str] = set()
+    for each in drawn:
+        try:
+            used.add(os.path.realpath(finder.find(each.name)[0]))
+        except BadAnnotation:
+            unknown.add(PurePosixPath(each.name).name)
+    others = [
+        photo for photo in photos_below(root) if photo.name not in unknown and os.path.realpath(photo) not in used
+    ]
+    names = sorted(photo.relative_to(root).as_posix() for photo in others)
+    return [DrawnPhoto(name, _split(name), (0, 0), []) for name in names]
 
 
 def _split(name: str) -> str:

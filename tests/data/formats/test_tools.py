@@ -202,6 +202,26 @@ def test_labelmes_shapes(tmp_path):
     }
 
 
+def test_a_photo_of_the_same_name_in_another_folder_is_labelmes_background(tmp_path):
+    """Only the photo that a file means has a file; of one that fits several, none is taken for background."""
+    for name in ("a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"):
+        photo(tmp_path / "set" / name)
+    shapes = [{"label": "cat", "points": [[10, 20], [40, 60]], "shape_type": "rectangle"}]
+    own = {"version": "5.5.0", "shapes": shapes, "imageHeight": HEIGHT, "imageWidth": WIDTH}
+    write_json(tmp_path / "set" / "a" / "1.json", {**own, "imagePath": "1.jpg"})
+    write_json(tmp_path / "set" / "2.json", {**own, "imagePath": "C:\\photos\\2.jpg"})
+    found = FORMATS["labelme"].read(tmp_path / "set")
+    assert {each.name: len(each.objects) for each in found.photos} == {"a/1.jpg": 1, "b/1.jpg": 0}
+    findings = {each.file: each.reason for each in found.findings}
+    assert findings["b/1.jpg"] == "no labelme file: taken as background"
+    assert findings["C:/photos/2.jpg"] == "several photos fit this file name"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set" / "a" / "1.jpg").rename(tmp_path / "elsewhere" / "1.jpg")
+    (tmp_path / "set" / "b" / "1.jpg").unlink()
+    found = FORMATS["labelme"].read(tmp_path / "set", photos=[tmp_path / "elsewhere"])
+    assert [len(each.objects) for each in found.photos] == [1], "photos that lie outside of the set's folder"
+
+
 def test_the_command_knows_every_tool_and_writer(tmp_path, capsys):
     assert set(TOOLS) <= set(FORMATS)
     assert set(TARGETS) == set(WRITERS)
