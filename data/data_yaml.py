@@ -238,6 +238,7 @@ def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
         return root
     if built_in:
         fetch = f"python -m data.download {path.stem} fetches it; " if values.get("downloads") else ""
+        fetch = "train.py draws it; " if path.stem == "shapes" else fetch
         raise UserError(
             f"the data set {path.stem!r} is not there: expected its folder at {printable(root)} "
             f"({fetch}--data-root or $ALIGNYOLO_DATA moves the datasets root)"

@@ -234,6 +234,14 @@ def test_growing_aliases_do_not_explode(folder):
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("name", "way_on"), [("shapes", "train.py draws it"), ("coco128", "python -m data.download coco128 fetches it")]
+)
+def test_a_built_in_set_that_is_not_there_says_where_it_comes_from(name, way_on, tmp_path):
+    with pytest.raises(UserError, match=f"the data set '{name}' is not there: .*{tmp_path / name} \\({way_on}; "):
+        read_data_yaml(name, tmp_path)
+
+
 def test_built_in_set_lies_below_the_data_root(tmp_path):
     touch(tmp_path / "coco128/images/val2017/1.jpg")
     spec = read_data_yaml("coco128", tmp_path)

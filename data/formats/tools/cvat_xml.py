@@ -33,6 +33,10 @@ def read_cvat_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet:
     file = source / "annotations.xml" if source.is_dir() else source
     root = _parse(file)
     images = [element for element in root.iter("image") if element.get("name")]
+    if not images:
+        video = root.find("track") is not None
+        found = "the tracks of CVAT for video: export the task as CVAT for images" if video else "none"
+        raise UserError(f"{printable(file)}: expected <image> with shapes, found {found}")
     subsets = {element.get("subset", "") for element in images}
     folders = [file.parent / "images" / each for each in sorted(subsets)] + [file.parent / "images", file.parent]
     drawn = [_drawn(element) for element in images]

@@ -144,6 +144,22 @@ def test_a_box_that_cvat_turned_in_each_of_its_exports(name, tmp_path):
     assert ("noted", "rotated box: the upright box around it is used") in found.reasons()
 
 
+@pytest.mark.parametrize(
+    ("inner", "reason"),
+    [
+        (
+            '<track id="0" label="cat"><box frame="0" xtl="1" ytl="2" xbr="30" ybr="40"/></track>',
+            "found the tracks of CVAT for video: export the task as CVAT for images",
+        ),
+        ("", "expected <image> with shapes, found none"),
+    ],
+)
+def test_cvat_without_images_is_told_what_it_is(inner, reason, tmp_path):
+    (tmp_path / "annotations.xml").write_text(f"<annotations><meta/>{inner}</annotations>")
+    with pytest.raises(UserError, match=f"annotations.xml: .*{reason}"):
+        recognise(tmp_path).read(tmp_path)
+
+
 def test_datumaros_items(tmp_path):
     """The order of the classes is datumaro's; a mask has no box, a photo without annotations is background."""
     for name in ("a", "sub_b"):
