@@ -68,7 +68,7 @@ def _read(folder: Path, spec: DataSpec) -> DataSpec:
 
 def _annotations(spec: DataSpec) -> dict[str, Path]:
     """Name the annotation files of the set's splits: those of train know the photos of val."""
-    files = {split: spec.annotations[split] for split in ("train", "test") if split in spec.annotations}
+    files = {split: file for split, file in spec.annotations.items() if split != "val"}
     return {**files, "val": files["train"]} if "train" in files else files
 
 
