@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.formats.annotation_set import AnnotationSet
 from data.formats.photo_finder import PhotoFinder
-from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set
+from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, split_of
 from data.formats.turned import Corners, around, is_turned, turned_box, turned_ellipse
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
@@ -46,7 +46,7 @@ def read_cvat_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet:
 
 def _drawn(element: ElementTree.Element) -> DrawnPhoto:
     shapes = [_shape(each) for each in element if each.tag in SHAPES]
-    split = SUBSETS.get(element.get("subset", "").lower(), "train")
+    split = split_of(element.get("subset", ""))
     return DrawnPhoto(element.get("name", "").replace("\\", "/"), split, _size(element), shapes)
 
 

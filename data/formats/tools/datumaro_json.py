@@ -9,7 +9,7 @@ from data.formats.annotation_set import AnnotationSet
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set
+from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, split_of
 from data.formats.turned import Corners, around, turn_of, turned_box
 from utils.errors import UserError, printable
 
@@ -47,7 +47,7 @@ def read_datumaro_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSe
             raise UserError(f"{printable(file)}: its labels differ from those of the other subset")
         names = own
         folders += [root / "images" / file.stem, root / file.stem]
-        split = SUBSETS.get(file.stem.lower(), "train")
+        split = split_of(file.stem)
         drawn += [_drawn(item, split, names, file, place) for place, item in enumerate(_items(document, file))]
     finder = PhotoFinder([photo.name for photo in drawn], photos or [*folders, root / "images", root], deep=True)
     return annotation_set(source, names, drawn, finder)

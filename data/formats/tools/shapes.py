@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto, base_split
 from data.formats.photo_finder import PhotoFinder
 from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each, place_in_set
 from data.formats.turned import TURNED, Corners
@@ -32,6 +32,11 @@ class DrawnPhoto(NamedTuple):
     split: str
     size: tuple[int, int]
     shapes: Sequence[Shape]
+
+
+def split_of(subset: str) -> str:
+    """Choose the split of a tool's subset, whose name may end in a year; any other name is train."""
+    return SUBSETS.get(base_split(subset.lower()), "train")
 
 
 def annotation_set(

@@ -144,6 +144,29 @@ def test_a_box_that_cvat_turned_in_each_of_its_exports(name, tmp_path):
     assert ("noted", "rotated box: the upright box around it is used") in found.reasons()
 
 
+@pytest.mark.parametrize("name", ["cvat", "datumaro"])
+def test_a_subset_with_a_year_is_its_split(name, tmp_path):
+    """What came from COCO has train2017 and val2017: validation photos must not be trained on."""
+    subsets = {"train2017": "train", "val2017": "val", "Validation": "val", "default": "train"}
+    for number, subset in enumerate(subsets):
+        photo(tmp_path / "images" / subset / f"{number}.jpg")
+        shape = {"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}
+        item = {"id": f"{number}", "annotations": [shape], "image": {"path": f"{number}.jpg", "size": [HEIGHT, WIDTH]}}
+        labels = {"label": {"labels": [{"name": "cat"}]}}
+        document = {"infos": {}, "categories": labels, "items": [item]}
+        if name == "datumaro":
+            write_json(tmp_path / "annotations" / f"{subset}.json", document)
+    if name == "cvat":
+        box = '<box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/>'
+        images = "".join(
+            f'<image name="{number}.jpg" subset="{subset}" width="{WIDTH}" height="{HEIGHT}">{box}</image>'
+            for number, subset in enumerate(subsets)
+        )
+        (tmp_path / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    found = FORMATS[name].read(tmp_path)
+    assert {each.photo.parent.name: each.split for each in found.photos} == subsets
+
+
 @pytest.mark.parametrize(
     ("inner", "reason"),
     [
