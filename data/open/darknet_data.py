@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from data.data_yaml import DataSpec
+from data.formats.annotation_set import base_split
 from data.photo_files import exists
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
@@ -29,9 +30,10 @@ def read_darknet_data(path: Path) -> DataSpec:
             raise UserError(f"{printable(path)}:{number}: expected `key = value`, found {printable(text, 60)!r}")
         if text:
             values[key] = value
-    splits: dict[str, tuple[Path, ...]] = {
-        split: (_locate(values[key], path.parent),) for key, split in SPLIT_KEYS.items() if values.get(key)
-    }
+    splits: dict[str, tuple[Path, ...]] = {}
+    for key, value in values.items():
+        if value and (split := SPLIT_KEYS.get(base_split(key))):
+            splits[split] = (*splits.get(split, ()), _locate(value, path.parent))
     if not splits or not values.get("names"):
         raise UserError(f"{printable(path)}: expected `train = list.txt` and `names = obj.names`")
     names = _names(_locate(values["names"], path.parent), path)

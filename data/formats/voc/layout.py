@@ -16,6 +16,7 @@ from utils.regular_file import require_regular
 SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
 SET_KEYS = {**SPLIT_KEYS, "default": "train"}
 FOLDER_SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
+YEAR = re.compile(r"(19|20)\d\d$")
 PHOTO_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "photos")
 MOST_FILES_LOOKED_AT = 20
 
@@ -135,6 +136,8 @@ def read_image_sets(folder: VocFolder, wanted: Sequence[str] | None, facts: dict
     main = folder.root / "ImageSets" / "Main"
     lists = {path.stem: path for path in sorted(main.glob("*.txt"))}
     present = [split for split in SET_KEYS if split in lists]
+    # Exports of COCO's subsets have train2017; beside a train.txt such a list is another selection of the user's.
+    present = present or [name for split in SET_KEYS for name in lists if YEAR.sub("", name) == split]
     if wanted is None:
         others = [name for name in lists if name not in present and not re.search(r"_(train|val|trainval|test)$", name)]
         if others and not present:
@@ -142,12 +145,13 @@ def read_image_sets(folder: VocFolder, wanted: Sequence[str] | None, facts: dict
             facts["image_sets"] = f"{printable(', '.join(others))}: no split by name, taken as train"
         elif others:
             facts["image_sets"] = f"not used, no split by name: {printable(', '.join(others))}"
-        wanted = [split for split in present if split != "trainval" or "train" not in present]
+        bases = [YEAR.sub("", name) for name in present]
+        wanted = [name for name, base in zip(present, bases, strict=True) if base != "trainval" or "train" not in bases]
     identifiers: dict[str, list[str]] = {}
     for split in wanted:
         if split not in lists:
             raise UserError(f"split {split!r}: no such file: {printable(main / f'{split}.txt')}")
-        own = identifiers.setdefault(SET_KEYS.get(split, "train") + folder.year, [])
+        own = identifiers.setdefault(SET_KEYS.get(YEAR.sub("", split), "train") + folder.year, [])
         own += [line for line in _lines(lists[split]) if line not in set(own)]
     return identifiers
 

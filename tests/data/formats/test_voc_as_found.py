@@ -100,6 +100,26 @@ def test_photos_in_no_image_set_are_counted(tmp_path):
     assert convert_voc(tmp_path / "in", None).facts["left_out"] == "1 photos are in no image set that is read"
 
 
+@pytest.mark.parametrize(
+    ("lists", "splits"),
+    [
+        ({"train2017": "a", "val2017": "b"}, {"a": "train", "b": "val"}),
+        ({"train2017": "a", "trainval2017": "ab"}, {"a": "train"}),
+        ({"train": "a", "val2017": "b"}, {"a": "train"}),
+        ({"train0": "a", "val0": "b"}, {"a": "train", "b": "train"}),
+    ],
+)
+def test_image_sets_with_a_year(lists, splits, tmp_path):
+    """Exports of COCO's subsets; beside a train.txt, or with the number of a fold, they are something else."""
+    for name in ("a", "b"):
+        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "Annotations" / f"{name}.xml", xml(f"{name}.jpg"))
+    for name, photos in lists.items():
+        write(tmp_path / "ImageSets" / "Main" / f"{name}.txt", "".join(f"{each}\n" for each in photos))
+    found = convert_voc(tmp_path, None)
+    assert {each.photo.stem: each.split for each in found.photos} == splits
+
+
 def test_two_photos_that_would_share_a_label_file(tmp_path):
     write(tmp_path / "in" / "Annotations" / "a.xml", xml("a.jpg"))
     for name in ("a.jpg", "a.png"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.data_yaml import read_data_yaml
+from data.data_yaml import list_images, read_data_yaml
 from data.formats.convert import convert_coco, convert_voc, convert_yolo
 from data.labels.doctor import Settings, examine
 from data.open.any_layout import open_data_set
@@ -270,6 +270,17 @@ def test_an_archive_that_would_leave_its_folder_is_refused(tmp_path):
         open_data_set(str(tmp_path / "bad.zip"), tmp_path / "root", tmp_path / "cache")
     assert not (tmp_path / "outside.txt").exists()
     assert not list((tmp_path / "root").rglob("*.done"))
+
+
+def test_darknets_lists_with_a_year(tmp_path):
+    darknet(tmp_path)
+    file = tmp_path / "obj.data"
+    file.write_text(file.read_text().replace("train =", "train2017 =").replace("valid =", "val2017 ="))
+    spec = open_data_set(str(file), tmp_path)
+    assert {split: [path.name for path in list_images(spec, split)] for split in spec.splits} == {
+        "train": ["train.jpg"],
+        "val": ["valid.jpg"],
+    }
 
 
 @pytest.mark.parametrize(
