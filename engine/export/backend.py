@@ -67,6 +67,26 @@ def input_size(backend: Backend, imgsz: Sequence[int], path: str | Path) -> tupl
     return size
 
 
+def within_limits(
+    backend: Backend, asked: Mapping[str, float], defaults: Mapping[str, float], path: str | Path
+) -> dict[str, Any]:
+    """Return conf, nms_iou and max_det as they hold for a file that does its own NMS, which has limits of its own.
+
+    UserError for one that is asked for, other than its default, and has no effect: what the file leaves out by itself
+    is not there to be reported.
+    """
+    limits = {**asked, **backend.limits}
+    kept = {"conf": max, "nms_iou": lambda _, limit: limit, "max_det": min}
+    values = {name: kept[name](value, limits[name]) for name, value in asked.items()}
+    for name, value in asked.items():
+        if value not in (values[name], defaults.get(name)):
+            raise UserError(
+                f"--{name.replace('_', '-')} {value:g}: {printable(path)} does its own NMS at {limits[name]:g}: "
+                "leave the flag out, or export again with another value or with --layout decoded"
+            )
+    return values
+
+
 def candidates_of_decoded(output: Tensor) -> tuple[Tensor, Tensor]:
     """Return boxes and scores of decoded outputs (B, 4 + C, A)."""
     output = output.float().transpose(1, 2)

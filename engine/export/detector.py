@@ -27,9 +27,10 @@ class BackendDetector(nn.Module):
         outputs = self.backend.run(images)
         if not self.backend.final:
             return [self.postprocess.select(*image) for image in zip(*outputs, strict=True)]
-        limit = self.postprocess
-        kept = [each["scores"] > limit.confidence for each in outputs]
-        return [
-            {part: values[rows][: limit.max_detections] for part, values in each.items()}
-            for each, rows in zip(outputs, kept, strict=True)
-        ]
+        return [within(each, self.postprocess) for each in outputs]
+
+
+def within(found: dict[str, Tensor], postprocess: Postprocess) -> dict[str, Tensor]:
+    """Return what is left of the detections of a file that does its own NMS: the best above the threshold."""
+    rows = found["scores"] > postprocess.confidence
+    return {part: values[rows][: postprocess.max_detections] for part, values in found.items()}

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from data.images import ImageError, read_image
-from engine.export.backend import Backend, input_size
+from engine.export.backend import Backend, input_size, within_limits
+from engine.export.detector import within
 from engine.export.runtimes import device_for, open_backend
 from engine.predict.arrays import as_photo, is_array
 from models.postprocess import Postprocess
+from utils.config.knobs import DetectConfig
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
 from utils.ultralytics_only import result, results_class
@@ -29,6 +31,7 @@ class Model:
     backend: Backend
     image_size: tuple[int, int]
     postprocess: Postprocess
+    weights: str | Path = "the file"  # as messages name it
     _seen: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     @property
@@ -52,10 +55,12 @@ class Model:
             One of ultralytics' Results for each image.
 
         Raises:
-            UserError: An image cannot be read, or an array is none.
+            UserError: An image cannot be read, an array is none, or `conf` is below what a file with NMS was made with.
         """
         sources = source if isinstance(source, (list, tuple)) else [source]
         postprocess = self.postprocess if conf is None else replace(self.postprocess, confidence=conf)
+        if conf is not None and self.backend.final:
+            within_limits(self.backend, {"conf": conf}, {}, self.weights)
         results = []
         for each in sources:
             path = "" if is_array(each) else str(each)
@@ -83,32 +88,41 @@ class Model:
         tensor = torch.from_numpy(letterbox.apply(image)).permute(2, 0, 1)[None].float() / 255
         copies = self.backend.batch or 1
         outputs = self.backend.run(tensor.expand(copies, -1, -1, -1).contiguous())
+        # Of the classes that are wanted alone from here on, so that others do not fill up `max_detections`; NMS is per
+        # class, and does not change by that.
         if self.backend.final:
-            found = _taken(outputs[0], outputs[0]["scores"] >= postprocess.confidence)
-            everything = outputs[0]["scores"], outputs[0]["labels"]
+            found = _of_classes(outputs[0], outputs[0]["labels"], wanted)
+            self._seen.best = self._best(found["scores"][:, None], found["labels"])
+            found = within(found, postprocess)
         else:
             boxes, scores = outputs[0][0], outputs[1][0]
+            if wanted is not None:
+                kept = _of_classes({"boxes": boxes, "scores": scores}, scores.max(1).indices, wanted)
+                boxes, scores = kept["boxes"], kept["scores"]
+            self._seen.best = self._best(scores)
             found = postprocess.select(boxes, scores)
-            everything = scores.amax(0), torch.arange(scores.shape[1])
-        if wanted is not None:
-            found = _taken(found, torch.isin(found["labels"], torch.tensor(wanted)))
-            of_wanted = torch.isin(everything[1], torch.tensor(wanted))
-            everything = everything[0][of_wanted], everything[1][of_wanted]
-        self._seen.best = self._best(*everything)
         boxes = letterbox.undo(found["boxes"].float())
         bgr = np.ascontiguousarray(image[..., ::-1])
         return result(bgr, path, self.names, boxes, found["scores"], found["labels"])
 
-    def _best(self, scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, str]:
-        """Return the best of scores (N,) and the name of its class (N,); (0, "") where there is none."""
-        if not len(scores):
+    def _best(self, scores: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[float, str]:
+        """Return the best of scores (N, C) and the name of its class, (0, "") where there is none.
+
+        The class is the score's column, or where `labels` (N,) are given its row's.
+        """
+        if not scores.numel():
             return 0.0, ""
-        row = int(scores.argmax())
-        return float(scores[row]), self.backend.names[int(labels[row])]
+        row, column = divmod(int(scores.argmax()), scores.shape[1])
+        return float(scores[row, column]), self.backend.names[column if labels is None else int(labels[row])]
 
 
-def _taken(found: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the detections of these rows (N,)."""
+def _of_classes(
+    found: dict[str, torch.Tensor], labels: torch.Tensor, wanted: Sequence[int] | None
+) -> dict[str, torch.Tensor]:
+    """Return the rows whose labels (N,) are wanted; None wants all."""
+    if wanted is None:
+        return found
+    rows = torch.isin(labels, torch.tensor(wanted))
     return {part: value[rows] for part, value in found.items()}
 
 
@@ -121,10 +135,14 @@ def load(
     device: str = "",
     precision: str = "auto",
 ) -> Model:
-    """Load weights or an exported file; UserError where it cannot be opened or cannot take `imgsz`.
+    """Load weights or an exported file; UserError where it cannot be opened or cannot follow the settings.
 
     `precision` auto computes in bf16 where the device does, which moves scores by about .01; float32 is exact.
     """
     results_class()  # now, since its import touches what all threads of the process share
     backend = open_backend(weights, device_for(Path(weights), device), precision=precision)
-    return Model(backend, input_size(backend, imgsz, weights), Postprocess(conf, nms_iou, max_det, multi_label=False))
+    limits: dict[str, Any] = {"conf": conf, "nms_iou": nms_iou, "max_det": max_det}
+    if backend.final:
+        limits = within_limits(backend, limits, vars(DetectConfig()), weights)
+    postprocess = Postprocess(*limits.values(), multi_label=False)
+    return Model(backend, input_size(backend, imgsz, weights), postprocess, weights)

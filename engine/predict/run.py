@@ -37,7 +37,7 @@ def detected(settings: DetectConfig) -> Path:
                 root = frames.files.folder
                 output = Output(folder, settings, model.backend.names, model.backend.precision, root)
             found = model.detect(image, path, wanted=wanted)
-            print(line(path, frame, found, model, settings.conf))
+            print(line(path, frame, found, model, model.postprocess.confidence))
             output.add(path, frame, image, found, frames.fps)
     finally:  # also when a webcam is stopped with Ctrl-C
         if output:

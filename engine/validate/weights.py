@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.export.backend import Backend, input_size
+from engine.export.backend import Backend, input_size, within_limits
 from engine.export.detector import BackendDetector
 from engine.export.runtimes import device_for, open_backend
 from engine.export.weights import torch_backend, uses_bf16
@@ -83,27 +83,16 @@ def _open_exported(weights: Path, settings: ValConfig) -> Measured:
 
 
 def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:
-    """Limit the settings to what a file with NMS allows; those of the file are what is reported.
-
-    UserError for a flag that has no effect: what the file leaves out by itself is not there to be measured.
-    """
-    limits = {"conf": run.conf, "nms_iou": run.nms_iou, "max_det": run.max_det, **backend.limits}
-    conf, max_det = max(run.conf, limits["conf"]), min(run.max_det, limits["max_det"])
-    kept = {"conf": conf, "nms_iou": limits["nms_iou"], "max_det": max_det}
-    for name, value in kept.items():
-        asked = getattr(run, name)
-        if asked not in (value, getattr(ValConfig(), name)):
-            raise UserError(
-                f"--{name.replace('_', '-')} {asked:g}: {printable(weights)} does its own NMS at {limits[name]:g}: "
-                "leave the flag out, or export again with another value or with --layout decoded"
-            )
-    if conf > ValConfig().conf:
+    """Limit the settings to what a file with NMS allows; those of the file are what is reported."""
+    asked = {name: getattr(run, name) for name in ("conf", "nms_iou", "max_det")}
+    kept = within_limits(backend, asked, vars(ValConfig()), weights)
+    if kept["conf"] > ValConfig().conf:
         print(
-            f"warning: {printable(weights)} leaves out what scores below {conf:g}, so its AP is lower than that "
-            "of the weights; --layout decoded exports a file that can be measured in full",
+            f"warning: {printable(weights)} leaves out what scores below {kept['conf']:g}, so its AP is lower than "
+            "that of the weights; --layout decoded exports a file that can be measured in full",
             file=sys.stderr,
         )
-    return replace(run, conf=conf, nms_iou=limits["nms_iou"], max_det=max_det)
+    return replace(run, **kept)
 
 
 def with_flags(config: Config, settings: ValConfig) -> Config:

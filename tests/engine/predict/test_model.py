@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,70 @@ def test_nothing_gives_nothing(files, name):
     (found,) = model(np.zeros((0, 7, 3), np.uint8))
     assert (len(found), found.boxes.data.shape, found.orig_shape) == (0, (0, 6), (0, 7))
     assert model.best == (0.0, "")
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """A model that finds more in a photo, and a file of it that does its own NMS."""
+    path = tmp_path_factory.mktemp("crowded") / "best.pt"
+    lively_checkpoint(path, "yolov3-tiny", {"channels": [8, 8, 16, 16, 32, 32, 64]}, ("a", "b"), (64, 96))
+    return path, export(weights=str(path), layout="nms", conf=0.3, nms_iou=0.5, max_det=40)[0]
+
+
+@pytest.fixture
+def with_nms(crowded):
+    return crowded[1]
+
+
+def test_a_file_with_nms_follows_the_limits_that_it_can(with_nms):
+    (photo,) = photos(1)
+    scores = load(with_nms, conf=0.3)(photo)[0].boxes.conf
+    assert len(scores) > 5
+    assert torch.equal(load(with_nms, max_det=3)(photo)[0].boxes.conf, scores[:3])
+    higher = float(scores[2])
+    assert torch.equal(load(with_nms, conf=higher)(photo)[0].boxes.conf, scores[scores > higher])
+    assert torch.equal(load(with_nms)(photo, conf=higher)[0].boxes.conf, scores[scores > higher])
+    assert load(with_nms).postprocess.confidence == 0.3  # as detect.py prints it
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"conf": 0.1}, r"--conf 0\.1: .*best\.onnx does its own NMS at 0\.3"),
+        ({"nms_iou": 0.6}, r"--nms-iou 0\.6: .*best\.onnx does its own NMS at 0\.5"),
+        ({"max_det": 50}, r"--max-det 50: .*best\.onnx does its own NMS at 40"),
+    ],
+)
+def test_a_file_with_nms_refuses_what_it_cannot(settings, told, with_nms):
+    with pytest.raises(UserError, match=told):
+        load(with_nms, **settings)
+    if "conf" in settings:
+        with pytest.raises(UserError, match=told):
+            load(with_nms)(photos(1)[0], **settings)
+
+
+@pytest.mark.parametrize("name", ["pt", "nms"])
+def test_the_limit_counts_only_the_classes_that_were_asked_for(name, crowded):
+    (photo,) = photos(1)
+    file, settings = crowded[name == "nms"], {"conf": 0.3, "precision": "float32"}
+    (every,) = load(file, **settings)(photo)
+    for label in every.boxes.cls.int().unique().tolist():
+        expected = every.boxes.conf[every.boxes.cls == label]
+        model = load(file, max_det=2, **settings)
+        found = model.detect(photo, "", wanted=[label]).boxes
+        assert torch.equal(found.conf, expected[:2])
+        assert set(found.cls.tolist()) == {label}
+        assert model.best == (float(expected[0]), model.names[label])
+
+
+def test_the_best_of_a_class_is_one_that_could_be_reported(files):
+    """A box is reported for its best class alone: its second best is no score that a lower --conf would show."""
+    model = load(files["pt"], precision="float32")
+    scores = torch.tensor([[0.9, 0.8], [0.1, 0.2]])
+    run = lambda images: (torch.tensor([[[0.0, 0, 9, 9], [20, 20, 29, 29]]]), scores[None])  # noqa: E731
+    model = replace(model, backend=replace(model.backend, run=run))
+    assert len(model.detect(photos(1)[0], "", wanted=[1])) == 0
+    assert model.best == (pytest.approx(0.2), "b")
 
 
 class Watched(dict):
