@@ -1,7 +1,7 @@
 """Turns weights that exist into a checkpoint of this project: ultralytics/yolov3 .pt, Darknet .weights.
 
 python import_weights.py yolov3-tiny.pt
-python import_weights.py yolov3.weights --cfg yolov3.cfg --names coco.yaml --output yolov3.pt
+python import_weights.py yolov3.weights --cfg yolov3.cfg --names coco --output yolov3.pt
 python import_weights.py darknet53.conv.74              a backbone to start from: train.py --weights
 """
 
@@ -47,12 +47,18 @@ def import_weights(weights: str, **flags: Any) -> Path:
 
 
 def class_names(names: str) -> list[str]:
-    """Return names separated by commas, or those of a data YAML."""
-    if not names.endswith((".yaml", ".yml")):
-        return [name.strip() for name in names.split(",")]
-    from data.data_yaml import read_data_yaml
+    """Return names separated by commas, or those of a data YAML or a built-in set; UserError where they are wrong."""
+    from data.data_yaml import BUILT_IN, read_class_names
 
-    return list(read_data_yaml(names, Path("datasets")).names)
+    if names.endswith((".yaml", ".yml")) or names in {path.stem for path in BUILT_IN.glob("*.yaml")}:
+        return list(read_class_names(names))
+    found = [printable(name.strip()) for name in names.split(",")]
+    for number, name in enumerate(found):
+        if not name:
+            raise UserError(f"--names {printable(names)}: class {number} has no name")
+        if found.index(name) < number:
+            raise UserError(f"--names: classes {found.index(name)} and {number} are both called {name!r}")
+    return found
 
 
 def main() -> int:

@@ -108,6 +108,18 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
     return DataSpec(path, root, splits, names, labels_dir, ignored, annotations, keypoints)
 
 
+def read_class_names(name_or_path: str) -> tuple[str, ...]:
+    """Read the class names of a YAML, whether its photos are there or not; UserError if it is wrong.
+
+    `coco` and, where no such file is, `coco.yaml` are the built-in one.
+    """
+    named = Path(name_or_path)
+    built_in = named.name == f"{named.stem}.yaml" and not exists(named) and exists(BUILT_IN / str(named))
+    path = find_data_yaml(named.stem if built_in else name_or_path)
+    values = read_mapping(path)
+    return _read_names(values, path, _root_of(values, path, data_root("")))
+
+
 def list_images(spec: DataSpec, split: str) -> list[Path]:
     """Return absolute paths of a split's images, sorted, each once.
 
@@ -227,16 +239,20 @@ def _read_names_file(file: Path, path: Path) -> list[str]:
         raise _wrong(path, f"names: {reason}: {printable(file)} (a class name a line; convert.py writes it)") from None
 
 
-def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
-    """Return the folder that `path:` names; it must exist."""
-    built_in = path.resolve().parent == BUILT_IN
-    base = data_root if built_in else path.parent
+def _root_of(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
+    """Return the folder that `path:` names, whether it is there or not."""
+    base = data_root if path.resolve().parent == BUILT_IN else path.parent
     value = values.get("path")
     folder = "." if value is None else _text(value, "path", path)
-    root = Path(os.path.normpath((base / folder).absolute()))
+    return Path(os.path.normpath((base / folder).absolute()))
+
+
+def _read_root(values: dict[Any, Any], path: Path, data_root: Path) -> Path:
+    """Return the folder that `path:` names; it must exist."""
+    root = _root_of(values, path, data_root)
     if exists(root, Path.is_dir):
         return root
-    if built_in:
+    if path.resolve().parent == BUILT_IN:
         fetch = f"python -m data.download {path.stem} fetches it; " if values.get("downloads") else ""
         fetch = "train.py draws it; " if path.stem == "shapes" else fetch
         raise UserError(

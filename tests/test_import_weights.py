@@ -1,12 +1,15 @@
 """import_weights.py and the inspector as a person runs them."""
 
 import struct
+from pathlib import Path
 
 import pytest
 import torch
 
+from import_weights import class_names, import_weights
 from tests.paths import SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
+from utils.errors import UserError
 
 CHECKPOINTS = SHARED_DATA / "checkpoints"
 
@@ -34,6 +37,32 @@ def test_darknet_names_come_from_a_flag(tmp_path):
     result = run("import_weights.py", source, "--output", tmp_path / "d.pt", "--names", "a,b,c,d,e")
     assert result.returncode == 0, result.stderr
     assert torch.load(tmp_path / "d.pt", weights_only=True)["config"]["names"] == list("abcde")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("a, b", ["a", "b"]),
+        ("a,,b", "--names a,,b: class 1 has no name"),
+        ("a,", "--names a,: class 1 has no name"),
+        ("a,b, a", "--names: classes 0 and 2 are both called 'a'"),
+    ],
+)
+def test_names_are_there_and_unlike(names, found):
+    if isinstance(found, list):
+        assert class_names(names) == found
+        return
+    with pytest.raises(UserError, match=f"^{found}$"):
+        class_names(names)
+
+
+@pytest.mark.parametrize("names", ["coco", "coco.yaml"])
+def test_names_of_a_built_in_set_need_none_of_its_photos(names, tmp_path, monkeypatch):
+    """As the guide has it; the length of Darknet's yolov3-tiny of 80 classes tells the model."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.weights").write_bytes(struct.pack("<iiiq", 0, 2, 0, 0) + bytes(4 * 8_858_734))
+    names = torch.load(import_weights("tiny.weights", names=names), weights_only=True)["names"]
+    assert (len(names), names[0], names[-1]) == (80, "person", "toothbrush")
 
 
 @pytest.mark.parametrize("command", [["import_weights.py"], ["-m", "utils.checkpoint"], ["val.py", "--weights"]])

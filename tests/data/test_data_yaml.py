@@ -7,7 +7,7 @@ import pytest
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from data.data_yaml import BUILT_IN, is_there, label_path, list_images, read_data_yaml
+from data.data_yaml import BUILT_IN, is_there, label_path, list_images, read_class_names, read_data_yaml
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.errors import UserError
 
@@ -54,6 +54,22 @@ def test_a_plain_yaml(folder):
 
 def test_names_by_id_in_any_order(folder):
     assert read(folder, "val: images/val\nnames: {1: dog, 0: cat, 2: 7}\nnc: 3\n").names == ("cat", "dog", "7")
+
+
+def test_class_names_alone_need_no_photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALIGNYOLO_DATA", raising=False)
+    for name in ("coco", "coco.yaml", str(BUILT_IN / "coco.yaml")):
+        names = read_class_names(name)
+        assert (len(names), names[0], names[-1]) == (80, "person", "toothbrush")
+    Path("coco.yaml").write_text("path: nowhere\nnames: names.txt\n")
+    with pytest.raises(UserError, match="names: no such file: .*nowhere/names.txt"):
+        read_class_names("coco.yaml")
+    touch(tmp_path / "nowhere" / "names.txt").write_text("cat\ndog\n")
+    assert read_class_names("coco.yaml") == ("cat", "dog")
+    for wrong in ("cocos.yaml", "other/coco.yaml"):
+        with pytest.raises(UserError, match="data YAML not found"):
+            read_class_names(wrong)
 
 
 def test_path_is_relative_to_the_yaml(folder):

@@ -518,7 +518,7 @@ class ImportConfig:
     output: str = knob("", "checkpoint to write (default: the file's name with .imported.pt, in this folder)")
     cfg: str = knob("", "Darknet .cfg (default: the one beside the .weights, else told from their length)")
     cutoff: int = knob(-1, "layers that truncated Darknet weights hold, -1 = as the file's name says", -1, 1000)
-    names: str = knob("", "class names, separated by commas, or a data YAML (Darknet's files hold none)")
+    names: str = knob("", "class names (Darknet's files hold none): a,b,c or a data YAML or built-in name")
     exist_ok: bool = knob(False, "replace an existing output")
 
 
