@@ -14,6 +14,7 @@ from detect import load
 from engine.export.runtimes import open_backend
 from engine.export.weights import torch_backend
 from export import export
+from import_weights import import_weights
 from models.postprocess import Postprocess
 from models.weights.read import load_detector, read_weights
 from models.yolov3 import export_network
@@ -252,6 +253,24 @@ def test_safetensors_come_back(best, tmp_path):
     back, original = read_weights(file), read_weights(best["tiny"])
     assert back["config"] == original["config"]
     assert all(torch.equal(back["model"][name], value) for name, value in original["model"].items())
+
+
+@pytest.mark.parametrize(("fmt", "variant"), [("safetensors", "tiny"), ("darknet", "tiny-darknet")])
+@pytest.mark.parametrize("size", [[64], [128, 64]])
+def test_weights_alone_keep_the_size_that_they_were_exported_for(fmt, variant, size, best, tmp_path):
+    (file,) = export(weights=str(best[variant]), format=[fmt], imgsz=size, output=str(tmp_path / "w"))
+    assert open_backend(file).image_size == (size[0], size[-1])
+
+
+def test_a_darknet_cfg_goes_with_darknet_weights_alone(best, tmp_path):
+    (tmp_path / "x.cfg").write_text("[net]\n")
+    (safe,) = export(weights=str(best["tiny"]), format=["safetensors"], output=str(tmp_path / "s"))
+    for weights in (best["tiny"], safe):
+        with pytest.raises(UserError, match=f"--cfg: for Darknet .weights, not {weights}"):
+            export(weights=str(weights), cfg=str(tmp_path / "x.cfg"), output=str(tmp_path / "e"))
+        with pytest.raises(UserError, match=f"--cutoff: for Darknet .weights, not {weights}"):
+            import_weights(str(weights), cutoff=15, output=str(tmp_path / "e.pt"))
+    assert {path.name for path in tmp_path.iterdir()} == {"x.cfg", "s.safetensors"}
 
 
 @needs_shared_data

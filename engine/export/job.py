@@ -30,6 +30,11 @@ class Job:
         """Return the job without --half and --int8, for a format that makes other numbers itself."""
         return replace(self, settings=replace(self.settings, half=False, int8=False))
 
+    def sized_config(self) -> Config:
+        """Return the config with the exported size, for formats that hold no more than weights and a config."""
+        same = self.size == self.config.run.image_size
+        return self.config if same else replace(self.config, run=replace(self.config.run, imgsz=self.size))
+
     def network(self) -> Any:
         """Return the network in the layout that was asked for, batch normalisation folded."""
         return family_of(self.config.model).exporting.build(self.detector, self.config, self.settings.layout)

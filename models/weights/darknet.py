@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.weights.darknet_cfg import Section, format_cfg, parse_cfg, read_cfg_text
+from models.weights.darknet_cfg import UNSAID_SIDE, Section, cfg_with_size, format_cfg, parse_cfg, read_cfg_text
 from models.yolov3.blocks import ConvBlock, SpatialPyramidPooling
 from models.yolov3.build import build_network
 from models.yolov3.network import Network
@@ -99,7 +99,9 @@ def write_darknet(path: Path, network: Network, config: Config, origin: dict[str
     if wrong:
         raise UserError(f"--format darknet: the model has {', '.join(wrong)}; train with --set for those, or use onnx")
     header = origin or {"major": 0, "minor": 2, "revision": 0, "seen": 0}
-    text = header.get("cfg") or format_cfg(cfg_sections(model, len(config.names), config.run.image_size))
+    size = config.run.image_size
+    kept = header.get("cfg")
+    text = cfg_with_size(kept, size) if kept else format_cfg(cfg_sections(model, len(config.names), size))
     long_seen = header["major"] * 10 + header["minor"] >= 2
     with path.open("wb") as file:
         file.write(struct.pack("<iii", header["major"], header["minor"], header["revision"]))
@@ -155,7 +157,7 @@ def _config_of(sections: list[Section], where: str) -> Config:
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"line {yolos[0].line}: [yolo] classes={classes}: expected 1 to {MOST_CLASSES}")
     _refuse_forks(sections[0])
-    size = (sections[0].number("height", 416), sections[0].number("width", 416))
+    size = (sections[0].number("height", UNSAID_SIDE), sections[0].number("width", UNSAID_SIDE))
     for number, (found, expected) in enumerate(zip(sections[1:], cfg_sections(model, classes, size)[1:], strict=False)):
         _compare(found, expected, number)
     if len(sections) != len(cfg_sections(model, classes, size)):

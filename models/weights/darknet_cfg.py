@@ -1,5 +1,6 @@
 """Darknet's .cfg files: sections of key=value lines."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from utils.errors import UserError, printable
 
 LARGEST_CFG = 2**20
+UNSAID_SIDE = 416  # of an input whose .cfg does not say it
+SIDE = re.compile(r"(\s*(width|height)\s*=\s*)(\d+)")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -72,3 +75,20 @@ def format_cfg(sections: Iterable[Section]) -> str:
         f"[{section.kind}]\n" + "".join(f"{key}={value}\n" for key, value in section.keys.items())
         for section in sections
     )
+
+
+def cfg_with_size(text: str, size: tuple[int, int]) -> str:
+    """Return the text of a .cfg for another input size (height, width); no other byte of it changes."""
+    lines = text.splitlines(keepends=True)
+    heads = [number for number, line in enumerate(lines) if line.lstrip().startswith("[")]
+    if not heads:
+        return text
+    end = heads[1] if len(heads) > 1 else len(lines)
+    unsaid = {"width": size[1], "height": size[0]}
+    sides = dict(unsaid)
+    for number in range(heads[0], end):
+        if found := SIDE.match(lines[number]):
+            lines[number] = f"{found[1]}{sides[found[2]]}{lines[number][found.end() :]}"
+            unsaid.pop(found[2], None)
+    added = [f"{key}={side}\n" for key, side in unsaid.items() if side != UNSAID_SIDE]
+    return "".join([*lines[: heads[0] + 1], *added, *lines[heads[0] + 1 :]])

@@ -22,18 +22,23 @@ def read_weights(path: str | Path, cfg: str | Path | None = None, cutoff: int | 
     """Return the contents of a checkpoint of this project, whatever the file is; UserError if it is none of them.
 
     `cfg` is the .cfg of Darknet .weights (default: the file beside them, else told from their length); `cutoff` the
-    number of layers that a truncated .weights holds (default: from a name such as darknet53.conv.74).
+    number of layers that a truncated .weights holds (default: from a name such as darknet53.conv.74). Other weights
+    have neither.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights not found: {printable(path.absolute())}")
     with path.open("rb") as file:
         start = file.read(20)
+    darknet = not start.startswith(ZIP_MAGIC) and path.suffix != ".safetensors" and looks_like_darknet(path, start)
+    for flag, value in (("--cfg", cfg), ("--cutoff", cutoff)):
+        if value is not None and not darknet:
+            raise UserError(f"{flag}: for Darknet .weights, not {printable(path)}")
     if start.startswith(ZIP_MAGIC):
         return require_model(load_checkpoint(path), path) if is_ours(path) else read_ultralytics(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if looks_like_darknet(path, start):
+    if darknet:
         return read_darknet(path, Path(cfg) if cfg else None, cutoff)
     raise UserError(
         f"{printable(path)}: {'an empty file' if not start else 'not a checkpoint'}: expected a .pt of this project or "

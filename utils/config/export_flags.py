@@ -37,6 +37,8 @@ def _check_int8(settings: ExportConfig, chosen: list[ExportFormat]) -> None:
             raise UserError("--int8 with --half: expected one of them")
         if any(entry.int8 is None for entry in chosen):
             raise UserError(f"--int8: for {_names(lambda each: each.int8 is not None)}")
+        if settings.source:
+            raise UserError("--source: not with --int8, whose file is compared on the photos of --calibrate")
         if not settings.calibrate:
             raise UserError("--int8: needs photos to see the range of features on: --calibrate data.yaml")
     for name in ("calibrate", "data_root", "force"):

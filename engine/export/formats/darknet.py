@@ -10,7 +10,7 @@ from models.weights.darknet import write_darknet
 
 def write(path: Path, job: Job) -> None:
     """Write both files."""
-    write_darknet(path, job.detector.network, job.config, job.contents.get("darknet"))
+    write_darknet(path, job.detector.network, job.sized_config(), job.contents.get("darknet"))
 
 
 def open_file(path: Path, precision: str) -> Backend:

@@ -17,7 +17,7 @@ def write(path: Path, job: Job) -> None:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     metadata = {key: str(value) for key, value in job.metadata().items()}
     # Not by its writer of files, whose error on a full disk is none of the system's.
-    path.write_bytes(save(state, {**metadata, "config": json.dumps(job.config.to_dict())}))
+    path.write_bytes(save(state, {**metadata, "config": json.dumps(job.sized_config().to_dict())}))
 
 
 def open_file(path: Path, precision: str) -> Backend:

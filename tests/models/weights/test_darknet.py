@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from models.weights.darknet import cfg_sections, read_cfg, read_darknet, write_darknet
-from models.weights.darknet_cfg import format_cfg
+from models.weights.darknet_cfg import cfg_with_size, format_cfg
 from models.weights.read import load_detector, read_weights
 from models.yolov3.build import build_network
 from models.yolov3.decoding import Decoding
@@ -218,6 +219,33 @@ def test_the_same_network_in_another_spelling(spelling, tmp_path):
         assert torch.equal(tensor, network.state_dict()[name]), name
     back = write_darknet(tmp_path / "b.weights", network, config, contents["darknet"]).read_bytes()
     assert back == data.removeprefix(b"\xef\xbb\xbf"), "byte for byte, but for the mark"
+
+
+NET = "# of my own\r\n[net]\n{}channels=3\n\n[yolo]\nwidth=7\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("width=416\nheight=416\n", "width=128\nheight=96\n"),
+        ("  height = 32 # rows\r\nbatch=1\nwidth=32;x\n", "  height = 96 # rows\r\nbatch=1\nwidth=128;x\n"),
+        ("max_width=9\nwidth=9\n", "height=96\nmax_width=9\nwidth=128\n"),
+        ("", "width=128\nheight=96\n"),  # 416 is Darknet's own, where nothing is said
+    ],
+)
+def test_the_size_of_a_cfg_is_written_and_nothing_else(before, after):
+    assert cfg_with_size(NET.format(before), (96, 128)) == NET.format(after)
+
+
+def test_the_cfg_says_the_size_that_was_exported(tmp_path):
+    network, config = random_network("yolov3-tiny")
+    cfg = write_darknet(tmp_path / "a.weights", network, config)
+    origin = read_darknet(tmp_path / "a.weights")["darknet"]
+    other = replace(config, run=replace(config.run, imgsz=(64,)))
+    for header in (None, origin):
+        written = write_darknet(tmp_path / "b.weights", network, other, header).read_text()
+        assert read_cfg(written, cfg).run.image_size == (64, 64)
+        assert written == cfg.read_text().replace("width=128\nheight=96", "width=64\nheight=64")
 
 
 def test_a_header_of_version_0_0(tmp_path):

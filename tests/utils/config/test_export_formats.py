@@ -37,6 +37,7 @@ def test_a_file_is_told_by_its_name(tmp_path):
         ({"conf": 0.5}, "--conf: for --layout nms"),
         ({"nms_iou": 0.5}, "--nms-iou: for --layout nms"),
         ({"max_det": 5}, "--max-det: for --layout nms"),
+        ({"int8": True, "calibrate": "shapes", "source": "photos"}, "--source: not with --int8, whose file"),
     ],
 )
 def test_a_flag_that_nothing_reads_is_refused(flags, message):
