@@ -62,7 +62,19 @@ def test_a_file_measures_as_its_weights(fmt, shape, best, measure, tmp_path, cap
     said = capsys.readouterr().out
     protocol = json.loads((tmp_path / "runs" / "file" / "metrics.json").read_text())["protocol"]
     assert protocol in said
-    assert "  float32 (" in protocol
+    assert f"  float32 ({fmt} file)" in protocol
+
+
+def test_a_file_without_names_takes_those_of_the_data(best, measure, data, tmp_path):
+    """As one that was exported from Darknet's weights."""
+    names = tuple(f"class{number}" for number in range(len(read_data_yaml(str(data), data.parent).names)))
+    channels = {"channels": [8, 8, 16, 16, 32, 32, 64]}
+    unnamed = lively_checkpoint(tmp_path / "unnamed.pt", "yolov3-tiny", channels, names, (SIZE, SIZE))
+    (file,) = export(weights=str(unnamed))
+    assert measure(file, name="file")["ap50"] == pytest.approx(measure(best, name="weights")["ap50"], abs=2e-3)
+    fewer = lively_checkpoint(tmp_path / "fewer.pt", "yolov3-tiny", channels, names[:2], (SIZE, SIZE))
+    with pytest.raises(UserError, match="has the classes disc"):
+        measure(export(weights=str(fewer))[0])
 
 
 def test_a_file_with_nms_measures_what_it_was_exported_with(best, measure, tmp_path, capsys):

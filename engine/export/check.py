@@ -1,5 +1,6 @@
 """Compares an exported file with PyTorch on photos."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ UNLIKE = 50  # of so many detections of proposals one may have no other like it
 
 
 def photos(source: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield photos of `source`, or drawn ones, letterboxed (H, W, 3)."""
+    """Yield photos of `source`, or drawn ones, letterboxed (H, W, 3); UserError where none can be read."""
     if not source:
         for seed in range(CHECKED_PHOTOS):
             image = draw_scene(np.random.Generator(np.random.PCG64(seed)), 256).image
@@ -41,13 +42,17 @@ def photos(source: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
         files = file_loader(source, 1).files
     except (FileNotFoundError, OSError) as error:
         raise UserError(f"--source {printable(source)}: {printable(error)}") from None
+    read = 0
     for file in files:
         try:
             image = read_image(file)
         except ImageError as error:
             print(f"not checked with {printable(error)}")
             continue
+        read += 1
         yield Letterbox.fit(image.shape[:2], size).apply(image)
+    if not read:
+        raise UserError(f"--source {printable(source)}: expected photos to check the export with, none can be read")
 
 
 def check(exported: Backend, path: Path, job: Job, images: Sequence[np.ndarray]) -> str:
@@ -58,7 +63,8 @@ def check(exported: Backend, path: Path, job: Job, images: Sequence[np.ndarray])
     settings, detector = job.settings, job.detector
     reference = torch_backend(detector, job.config)
     again = torch_backend(detector.with_network(for_detection(detector.network)), job.config)
-    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det, multi_label=False)
+    # NMS in a file looks at every box.
+    postprocess = Postprocess(settings.conf, settings.nms_iou, settings.max_det, top_k=sys.maxsize, multi_label=False)
     worst, rounding = np.zeros(2), np.zeros(2)
     for tensor in _inputs(exported, job, images):
         worst = np.maximum(worst, differences(exported, reference, tensor, postprocess))

@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from data.data_yaml import data_root
 from data.dataset import DetectionDataset
 from data.formats.coco_truths import split_truths
-from data.images import read_image
+from data.images import ImageError, read_image
 from data.labels.index import LabelIndex
 from data.loader import build_loader
 from data.split import load_split
@@ -27,6 +28,7 @@ from engine.export.job import Job
 from engine.export.weights import torch_backend
 from engine.settings.configure import open_data
 from models.postprocess import Postprocess
+from models.weights.class_rows import nameless
 from models.yolov3.export_network import for_detection
 from utils.device import cpu_has_bf16
 from utils.errors import ExportMismatch, UserError, printable
@@ -51,13 +53,27 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
     """Take photos of the training split into the job, and the validation split to measure on; UserError for both."""
     settings, config = job.settings, job.config
     spec = open_data(settings.calibrate, data_root(settings.data_root))
-    spec.check_classes(config.names, settings.weights or "the newest best.pt")
+    if not (nameless(config.names) and len(config.names) == len(spec.names)):
+        spec.check_classes(config.names, settings.weights or "the newest best.pt")
     train, val = load_split(spec, "train"), load_split(spec, "val")
-    rows = np.linspace(0, len(train) - 1, min(CALIBRATION_PHOTOS, len(train))).round().astype(int)
-    photos = [read_image(train.images[row], bits=config.run.photo_bits) for row in rows]
-    boxed = [Letterbox.fit(photo.shape[:2], job.size).apply(photo) for photo in photos]
+    boxed = list(itertools.islice(_readable(train, job), CALIBRATION_PHOTOS))
+    if not boxed:
+        raise UserError(f"--calibrate {printable(settings.calibrate)}: no photo of its train split can be read")
     shown = tuple(batch.numpy() for batch in batches(boxed, settings.batch_size))
     return replace(job, calibration=shown), Trial(val, split_truths(spec, "val", val))
+
+
+def _readable(train: LabelIndex, job: Job) -> Iterator[np.ndarray]:
+    """Yield photos letterboxed (H, W, 3), from all over the split first, then the others; skip what cannot be read."""
+    count = len(train)
+    rows = np.linspace(0, count - 1, min(CALIBRATION_PHOTOS, count)).round().astype(int).tolist()
+    for row in dict.fromkeys([*rows, *range(count)]):
+        try:
+            photo = read_image(train.images[row], bits=job.config.run.photo_bits)
+        except ImageError as error:
+            print(f"not calibrated with {printable(error)}")
+            continue
+        yield Letterbox.fit(photo.shape[:2], job.size).apply(photo)
 
 
 def compare(chosen: Format, path: Path, job: Job, trial: Trial) -> str:

@@ -16,7 +16,8 @@ from models.detector import AnyDetector
 from models.families import family_of
 from models.kernels.in_use import compile_ahead
 from models.postprocess import Postprocess
-from models.weights.read import is_nameless, load_detector, read_weights
+from models.weights.class_rows import nameless
+from models.weights.read import load_detector, read_weights
 from models.yolov3.export_network import for_detection
 from utils.config.export_formats import format_of_path
 from utils.config.knobs import Config, Hyperparameters, RunConfig, ValConfig, build, model_kind
@@ -38,8 +39,8 @@ class Measured:
 def open_measured(weights: Path, settings: ValConfig) -> Measured:
     """Open a checkpoint or an exported file as the flags of val.py say; UserError for wrong input."""
     device = device_for(weights, settings.device)
-    if format_of_path(weights):
-        return _open_exported(weights, settings)
+    if facts := format_of_path(weights):
+        return _open_exported(weights, settings, facts.name)
     checkpoint = read_weights(weights)
     config = with_flags(Config.from_dict(checkpoint["config"], str(weights)), settings)
     if not config.run.data:
@@ -48,7 +49,7 @@ def open_measured(weights: Path, settings: ValConfig) -> Measured:
     trained = load_detector(checkpoint, config, str(weights))
     bf16 = uses_bf16(settings.precision, device)
     detector = at_precision(trained, trained.network.to(device), config, bf16)
-    return Measured(detector, config, device, "bf16" if bf16 else "float32", source, is_nameless(checkpoint))
+    return Measured(detector, config, device, "bf16" if bf16 else "float32", source, nameless(config.names))
 
 
 def at_precision(detector: AnyDetector, network: nn.Module, config: Config, bf16: bool) -> nn.Module:
@@ -66,20 +67,21 @@ def at_precision(detector: AnyDetector, network: nn.Module, config: Config, bf16
     return BackendDetector(torch_backend(made, config, bf16), made.postprocess) if bf16 else made
 
 
-def _open_exported(weights: Path, settings: ValConfig) -> Measured:
-    """Open a file of export.py, which knows its classes and its size, but no data set."""
+def _open_exported(weights: Path, settings: ValConfig, name: str) -> Measured:
+    """Open a file of export.py in the format `name`, which knows its classes and its size, but no data set."""
     backend = open_backend(weights, precision=settings.precision)
     if not settings.data:
         raise UserError(f"{printable(weights)}: an exported file knows no data set: name one with --data")
     model = build(model_kind(backend.model), backend.model, str(weights))
     run = RunConfig(imgsz=input_size(backend, settings.imgsz, weights), photo_bits=backend.photo_bits)
     config = with_flags(Config(run, model, Hyperparameters(), backend.names), settings)
-    precision = f"{backend.precision} ({weights.suffix.lstrip('.') or 'OpenVINO'} file)"
+    precision = f"{backend.precision} ({name} file)"
     if backend.final:
         config = replace(config, run=_within(config.run, backend, weights))
         precision += ", NMS in the file"
     postprocess = Postprocess(config.run.conf, config.run.nms_iou, config.run.max_det)
-    return Measured(BackendDetector(backend, postprocess), config, torch.device("cpu"), precision, "exported")
+    detector, unnamed = BackendDetector(backend, postprocess), nameless(backend.names)
+    return Measured(detector, config, torch.device("cpu"), precision, "exported", unnamed)
 
 
 def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:

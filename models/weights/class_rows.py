@@ -25,6 +25,11 @@ LAYOUTS = (
 )
 
 
+def nameless(names: Sequence[str]) -> bool:
+    """Tell whether class names are only numbers, since Darknet's files hold none."""
+    return list(names) == [f"class{number}" for number in range(len(names))]
+
+
 def by_class_name(
     source: Mapping[str, Tensor], target: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
 ) -> tuple[dict[str, Tensor], str]:
@@ -33,7 +38,7 @@ def by_class_name(
     Nothing changes, and nothing is said, where the classes are the same in the same order, or where one side has none
     or numbers for names (Darknet's files hold none).
     """
-    if not theirs or list(theirs) == list(ours) or _nameless(theirs) or _nameless(ours):
+    if not theirs or list(theirs) == list(ours) or nameless(theirs) or nameless(ours):
         return dict(source), ""
     place = {name: number for number, name in enumerate(theirs)}
     taken = {label: place[name] for label, name in enumerate(ours) if name in place}
@@ -61,7 +66,3 @@ def _arranged(tensor: Tensor, target: Tensor, layout: Layout, anchors: int, take
             here, there = (layout.fixed + layout.each * number for number in (label, other))
             new[:, here : here + layout.each] = old[:, there : there + layout.each]
     return new.view(target.shape)
-
-
-def _nameless(names: Sequence[str]) -> bool:
-    return list(names) == [f"class{number}" for number in range(len(names))]

@@ -81,11 +81,6 @@ def least_numbers(config: Config) -> int:
     return between + len(config.names) * sum(map(len, model.anchors))
 
 
-def is_nameless(contents: dict[str, Any]) -> bool:
-    """Tell whether the class names are only numbers, since Darknet's files hold none."""
-    return contents["names"] == [f"class{number}" for number in range(len(contents["names"]))]
-
-
 def _read_safetensors(path: Path) -> dict[str, Any]:
     """Return the contents of a checkpoint of this project, from what export.py --format safetensors wrote."""
     try:

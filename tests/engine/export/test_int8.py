@@ -1,5 +1,7 @@
 """export.py --int8: what is quantized and what is not, and that only a file worth having is left in place."""
 
+from dataclasses import replace
+
 import onnx
 import pytest
 import torch
@@ -7,11 +9,14 @@ import torch
 from data.formats.convert import convert_voc
 from data.shapes.demo_set import make_shapes
 from engine.export import int8
+from engine.export.job import Job
 from engine.export.runtimes import open_backend
 from export import export
+from models.weights.read import load_detector, read_weights
 from tests.lively import lively_checkpoint
 from tests.paths import SHARED_DATA, needs_shared_data
 from utils.config.export_formats import EXPORT_FORMATS
+from utils.config.knobs import Config, ExportConfig
 from utils.errors import ExportMismatch, UserError
 from val import validate
 
@@ -114,6 +119,42 @@ def test_a_file_not_worth_having_is_not_left(ap, ms, message, flags, tmp_path, m
     assert not list(tmp_path.iterdir())
     assert export(**flags, force=True)[0].is_file()
     assert "kept by --force: " in capsys.readouterr().out
+
+
+def test_photos_that_cannot_be_read_are_left_out(flags, tmp_path, monkeypatch, capsys):
+    """Those that are taken first, of which two are cut off; then all of them."""
+    monkeypatch.setattr(int8, "CALIBRATION_PHOTOS", 3)
+    yaml = make_shapes(tmp_path / "shapes", seed=3, train=5, val=3, size=96)
+    first, *_, last = files = sorted((yaml.parent / "images" / "train").iterdir())
+    for file in (first, last):
+        file.write_bytes(file.read_bytes()[:1000])
+    job, _ = int8.with_calibration(a_job(flags | {"calibrate": str(yaml)}))
+    assert [len(batch) for batch in job.calibration] == [1, 1, 1]
+    said = capsys.readouterr().out
+    assert [f"not calibrated with {file}: cannot be decoded" in said for file in files] == [1, 0, 0, 0, 1]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"--calibrate {yaml}: no photo of its train split can be read"):
+        export(**flags | {"calibrate": str(yaml)})
+    assert not list(tmp_path.glob("best*"))
+
+
+def test_weights_without_names_take_those_of_the_data(flags, data):
+    """As Darknet's files are; another number of classes is still refused."""
+    job = a_job(flags)
+    job, trial = int8.with_calibration(
+        replace(job, config=replace(job.config, names=tuple(f"class{number}" for number in range(len(NAMES)))))
+    )
+    assert len(trial.index) == 3
+    with pytest.raises(UserError, match="has the classes disc"):
+        int8.with_calibration(replace(job, config=replace(job.config, names=("class0", "class1"))))
+
+
+def a_job(flags):
+    contents = read_weights(flags["weights"])
+    config = Config.from_dict(contents["config"], "best.pt")
+    settings = ExportConfig(weights=flags["weights"], int8=True, calibrate=flags["calibrate"])
+    return Job(load_detector(contents, config, "best.pt"), config, contents, settings, (96, 96))
 
 
 @pytest.mark.parametrize(
