@@ -26,6 +26,8 @@ def import_weights(weights: str, **flags: Any) -> Path:
     """Write the checkpoint and return its path; UserError for weights that are none."""
     settings = parsed(ImportConfig, flags)
     output = Path(settings.output or f"{Path(weights).name.removesuffix('.pt')}.imported.pt")
+    if output.is_dir():
+        raise UserError(f"--output {printable(output)}: a folder: expected a file to write")
     if output.exists() and not settings.exist_ok:
         raise UserError(f"{printable(output)} exists: --exist-ok replaces it, --output writes elsewhere")
     if not output.absolute().parent.is_dir():
@@ -40,9 +42,9 @@ def import_weights(weights: str, **flags: Any) -> Path:
         if len(names) != len(contents["names"]):
             raise UserError(f"--names: {len(names)} names for a model of {len(contents['names'])} classes")
         contents["names"] = contents["config"]["names"] = names
+    described = describe(contents, str(output))
     save_checkpoint(output, contents)
-    print(describe(contents, str(output)))
-    print(f"written to {printable(output)}")
+    print(f"{described}\nwritten to {printable(output)}")
     return output
 
 

@@ -9,6 +9,7 @@ import torch
 from import_weights import class_names, import_weights
 from tests.paths import SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
+from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
 CHECKPOINTS = SHARED_DATA / "checkpoints"
@@ -26,6 +27,16 @@ def test_imported_inspected_and_loaded_by_torch_alone(tmp_path):
     for part in shown:
         assert part in told.stdout
     assert "exists" in one_line_error(run("import_weights.py", source, "--output", tmp_path / "ours.pt"))
+
+
+def test_nothing_is_written_of_what_cannot_be_described(tmp_path):
+    config = {"run": {}, "model": {}, "hyper": {}, "names": ["a"]}
+    save_checkpoint(tmp_path / "odd.pt", {"config": config, "names": ["a"], "epoch": 1, "model": {}})
+    with pytest.raises(UserError, match="its config is none of a model here"):
+        import_weights(str(tmp_path / "odd.pt"), output=str(tmp_path / "new.pt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.pt"]
+    with pytest.raises(UserError, match=f"--output {tmp_path}: a folder: expected a file to write"):
+        import_weights(str(tmp_path / "odd.pt"), output=str(tmp_path), exist_ok=True)
 
 
 @needs_shared_data

@@ -140,32 +140,49 @@ def newest(project: Path, file: str) -> Path:
 
 
 def describe(contents: Mapping[str, Any], where: str) -> str:
-    """Return what a checkpoint is: model, names, config, epoch, metrics and sizes, in a few lines."""
+    """Return what a checkpoint is: model, names, config, epoch, metrics and sizes, in a few lines.
+
+    UserError where its config is none that this project writes.
+    """
+    try:
+        lines = _described(contents, where)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{printable(where)}: its config is none of a model here ({printable(error, 80)})") from None
+    return "\n".join(f"{name:<9}{printable(text, 400)}" for name, text in lines)
+
+
+def _described(contents: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
     config, names, state = contents["config"], contents["names"], contents["model"]
-    model, run = config["model"], config["run"]
-    size = "x".join(str(side) for side in run["imgsz"])
+    run, size = config["run"], "x".join(str(side) for side in config["run"]["imgsz"])
     count = sum(value.numel() for value in state.values())
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
     metrics = contents.get("metrics") or {}
     shown = ("ap", "ap50", "ap75", "precision", "recall", "f1")
     values = [f"{key} {metrics[key]:.4f}" for key in shown if isinstance(metrics.get(key), float)]
     kind = "resumable (optimiser state inside)" if "optimizer" in contents else "weights only"
-    anchors = "  ".join(" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model["anchors"])
     hyper = "  ".join(f"{key}={config['hyper'][key]}" for key in ("box_loss", "assigner", "obj_target", "lr0"))
     imported = contents.get("source")
-    lines = [
+    return [
         ("file", f"{printable(where)}: {kind}, format {contents['version']}" if "version" in contents else where),
         ("source", imported or f"trained here, epoch {contents['epoch']} of {run['epochs']}"),
-        ("model", f"{run['cfg']} ({model['backbone']}, {model['activation']}, {model['decode']} decoding)"),
-        ("channels", " ".join(map(str, model["channels"]))),
-        ("anchors", anchors),
+        *_described_model(config["model"], run["cfg"]),
         ("input", f"{size} px ({'as the imported file says, or by default' if imported else 'training'})"),
         ("names", f"{len(names)}: {', '.join(names)}"),
         ("trained", "elsewhere" if imported else f"{hyper}  data={run['data'] or '-'}"),
         ("metrics", "  ".join(values) or "none"),
         ("weights", f"{len(state)} tensors, {count:,} numbers, {', '.join(dtypes)}"),
     ]
-    return "\n".join(f"{name:<9}{printable(text, 400)}" for name, text in lines)
+
+
+def _described_model(model: Mapping[str, Any], cfg: str) -> list[tuple[str, str]]:
+    """Return the lines of a model: YOLOv3's own numbers, or what a detector of torchvision is made of."""
+    if model.get("detector", "yolov3") != "yolov3":
+        return [("model", cfg), ("detector", model["detector"]), ("backbone", model["backbone"])]
+    return [
+        ("model", f"{cfg} ({model['backbone']}, {model['activation']}, {model['decode']} decoding)"),
+        ("channels", " ".join(map(str, model["channels"]))),
+        ("anchors", "  ".join(" ".join(f"{w:g}x{h:g}" for w, h in level) for level in model["anchors"])),
+    ]
 
 
 def main() -> int:

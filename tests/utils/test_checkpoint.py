@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from engine.export.runtimes import open_backend
-from utils.checkpoint import load_checkpoint, newest, remove_unfinished, save_checkpoint
+from utils.checkpoint import describe, load_checkpoint, newest, remove_unfinished, save_checkpoint
+from utils.config.knobs import Config, Hyperparameters, RunConfig
+from utils.config.sources import model_config
 from utils.errors import UserError
 
 CONTENTS = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "config": {"a": [1, 2.5, "x", None]}, "epoch": 3}
@@ -97,6 +99,25 @@ def test_a_checkpoint_that_lacks_something_is_one_clear_error(contents, tmp_path
     torch.save(contents, tmp_path / "file.pt")
     with pytest.raises(UserError, match=r"file\.pt"):
         open_backend(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize("cfg", ["retinanet_resnet18_fpn", "ssd300_vgg16", "fasterrcnn_resnet50_fpn"])
+def test_detectors_of_torchvision_are_described(cfg):
+    model = model_config(cfg, {})
+    config = Config(RunConfig(cfg=cfg), model, Hyperparameters(), ("a", "b")).to_dict()
+    told = describe({"config": config, "names": ["a", "b"], "epoch": 3, "model": CONTENTS["model"]}, "best.pt")
+    lines = dict(line.split(maxsplit=1) for line in told.splitlines())
+    assert lines["model"] == cfg
+    assert (lines["detector"], lines["backbone"]) == (model.detector, model.backbone)
+    assert not {"channels", "anchors"} & set(lines)
+
+
+@pytest.mark.parametrize("part", ["run", "model", "hyper"])
+def test_a_config_of_something_else_is_one_clear_error(part):
+    config = Config(RunConfig(), model_config("yolov3", {}), Hyperparameters(), ("a",)).to_dict()
+    assert "darknet53, silu, bounded decoding" in describe(WHOLE | {"config": config}, "best.pt")
+    with pytest.raises(UserError, match=r"^best\.pt: its config is none of a model here"):
+        describe(WHOLE | {"config": config | {part: {}}}, "best.pt")
 
 
 def test_what_killed_writers_left_is_removed(tmp_path):
