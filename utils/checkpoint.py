@@ -122,8 +122,13 @@ def load_plain(path: str | Path, expected: str, device: str = "cpu") -> Any:
             file.seek(0)
             return torch.load(file, map_location=device, weights_only=True)
     except DAMAGED as error:
-        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-        raise UserError(f"{printable(path)}: not {expected}, or damaged ({reason})") from None
+        raise UserError(f"{printable(path)}: not {expected}, or damaged ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch found wrong with a file, without its advice to load the file as a program."""
+    found = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition(" was not an allowed global")[0]
+    return printable(found.splitlines()[0] if found else type(error).__name__, 120)
 
 
 def newest(project: Path, file: str) -> Path:

@@ -112,6 +112,21 @@ def pickle_bytes(archive: zipfile.ZipFile) -> tuple[bytes, str]:
     return archive.read(found[0]), found[0].filename.removesuffix("data.pkl")
 
 
+def has_entry(pickle: bytes, key: str, value: str) -> bool:
+    """Tell whether a pickle puts a text under a key, by its opcodes alone; ValueError for what is no pickle.
+
+    Texts that hold the two, such as the path of a folder, are none.
+    """
+    before = None
+    for opcode, argument, _ in pickletools.genops(pickle):
+        if opcode.name in MEMORIES:
+            continue
+        if before == key and argument == value:
+            return True
+        before = argument if opcode.name in TEXTS else None
+    return False
+
+
 class Reader:
     """Interprets the opcodes of one checkpoint's pickle."""
 
@@ -246,9 +261,12 @@ def _remember(reader: Reader, key: Any) -> None:
     reader.memo[len(reader.memo) if key is None else key] = reader.stack[-1]
 
 
+TEXTS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+MEMORIES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE"),
-    *("SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+    *TEXTS,
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
 }
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -278,10 +296,7 @@ ACTIONS: dict[str, Callable[[Reader, Any], Any]] = {
     "GET": lambda reader, key: reader.stack.append(reader.memo[key]),
     "BINGET": lambda reader, key: reader.stack.append(reader.memo[key]),
     "LONG_BINGET": lambda reader, key: reader.stack.append(reader.memo[key]),
-    "PUT": _remember,
-    "BINPUT": _remember,
-    "LONG_BINPUT": _remember,
-    "MEMOIZE": _remember,
+    **dict.fromkeys(MEMORIES, _remember),
     "GLOBAL": Reader.name,
     "STACK_GLOBAL": Reader.stacked_name,
     "REDUCE": Reader.call,

@@ -9,7 +9,7 @@ from typing import Any
 from models.detector import AnyDetector
 from models.families import build_detector
 from models.weights.darknet import looks_like_darknet, read_darknet
-from models.weights.foreign_pickle import Refused, pickle_bytes
+from models.weights.foreign_pickle import Refused, has_entry, pickle_bytes
 from models.weights.ultralytics import read_ultralytics
 from utils.checkpoint import FORMAT, load_checkpoint, require_model
 from utils.config.knobs import Config, ModelConfig
@@ -105,7 +105,6 @@ def is_ours(path: Path) -> bool:
     """Tell whether a PyTorch archive says that this project wrote it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            pickle, _ = pickle_bytes(archive)
+            return has_entry(pickle_bytes(archive)[0], "format", FORMAT)
     except (Refused, zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError):
         return False  # read_ultralytics says what is wrong with it
-    return FORMAT.encode() in pickle

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.weights.read import load_detector, read_weights
+from models.weights.read import is_ours, load_detector, read_weights
 from models.weights.ultralytics import read_ultralytics
 from tests.models.weights import yolov3_repository
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -62,6 +62,26 @@ def test_yolov3_and_spp_compute_the_same(spp, act, key, tmp_path, monkeypatch):
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         assert torch.allclose(detector_of(ours).network(images), theirs(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("told", ["alignyolo", "/home/u/alignyolo/data.yaml", "format alignyolo"])
+def test_theirs_may_mention_this_project(told, tmp_path, monkeypatch):
+    theirs = yolov3_repository.yolov3([8, 8, 8, 8, 8, 8], 2, {0: "a", 1: told}, False, "silu")
+    yolov3_repository.registered(monkeypatch)
+    options = {"imgsz": 416, "data": told, "format": "onnx", told: "format"}
+    torch.save({"epoch": -1, "model": theirs.eval(), "opt": options}, tmp_path / "theirs.pt")
+    monkeypatch.undo()
+    assert not is_ours(tmp_path / "theirs.pt")
+    assert read_weights(tmp_path / "theirs.pt")["names"] == ["a", told]
+
+
+def test_ours_are_told_by_the_entry_that_says_so(tmp_path):
+    save_checkpoint(tmp_path / "ours.pt", {"model": {}})
+    assert is_ours(tmp_path / "ours.pt")
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert is_ours(archive(tmp_path / "a.pt", pickle.dumps({"a": 1, "format": "alignyolo"}, protocol)))
+        assert not is_ours(archive(tmp_path / "b.pt", pickle.dumps({"format": "alignyolo2", "alignyolo": 1}, protocol)))
+    assert not is_ours(archive(tmp_path / "c.pt", b"no pickle: format alignyolo"))
 
 
 def archive(path, program, compression=zipfile.ZIP_STORED):
