@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from detect import detect, load
+from engine.predict.output import Output
 from export import export
 from tests.lively import lively_checkpoint
 from tests.test_commands import one_line_error, run
+from utils.config.knobs import DetectConfig
 from utils.errors import UserError
 
 NAMES = ("cat", "dog", "a/b")
@@ -134,6 +136,17 @@ def test_everything_that_is_saved_says_the_same(photos, found, best):
         height, width = cv2.imdecode(np.fromfile(crop, np.uint8), 1).shape[:2]
         assert abs(width - (row["x2"] - row["x1"])) < 2
         assert abs(height - (row["y2"] - row["y1"])) < 2
+
+
+@pytest.mark.parametrize("asked", ["save_csv", "save_json", "save_txt"])
+def test_rows_are_kept_for_a_table_alone(asked, best, photos, tmp_path):
+    """A stream that nobody stops would fill the memory with them."""
+    model, path = load(best, conf=0.3), str(photos / "photo 1.png")
+    output = Output(tmp_path, DetectConfig(**{asked: True}, save=False), NAMES, "float32")
+    for frame in range(3):
+        output.add(path, frame, picture(1), model(path)[0], 30.0)
+    assert output.detections > 0
+    assert len(output.rows) == (output.detections if asked != "save_txt" else 0)
 
 
 def test_only_these_classes(photos, found):

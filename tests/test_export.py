@@ -329,3 +329,11 @@ def test_the_folder_of_the_output_is_made_before_any_work(best, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match="--output: the folder .*taken cannot be made"):
         export(weights=str(best["tiny"]), output=str(tmp_path / "taken" / "x.onnx"))
+
+
+@pytest.mark.parametrize("output", [".", "..", "/", "new/", "new/.."])
+def test_an_output_is_a_file(output, best, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^--output {output}: a folder: expected a file to write"):
+        export(weights=str(best["tiny"]), output=output)
+    assert not list(tmp_path.iterdir())

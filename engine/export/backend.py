@@ -76,6 +76,7 @@ def within_limits(
     is not there to be reported.
     """
     limits = {**asked, **backend.limits}
+    kept: dict[str, Callable[[float, float], float]]
     kept = {"conf": max, "nms_iou": lambda _, limit: limit, "max_det": min}
     values = {name: kept[name](value, limits[name]) for name, value in asked.items()}
     for name, value in asked.items():

@@ -1,5 +1,6 @@
 """Exports a model, and checks every file against PyTorch before it is left in place."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from utils.errors import UserError, printable
 def run(settings: ExportConfig) -> list[Path]:
     """Write every format and return the files; UserError for wrong input, ExportMismatch for a wrong file."""
     weights = Path(settings.weights) if settings.weights else newest(Path("runs/train"), "best.pt")
+    base = output_base(settings.output, weights)
     contents = read_weights(weights, settings.cfg or None)
     config = Config.from_dict(contents["config"], str(weights))
     require_exportable(config, settings, weights)
@@ -36,7 +38,6 @@ def run(settings: ExportConfig) -> list[Path]:
             each.require(int8=True)
         job, trial = with_calibration(job)
     images = [] if trial else list(photos(settings.source, size))
-    base = Path(settings.output) if settings.output else weights
     make_folder(base.parent)
     print(f"weights {printable(weights)}: {len(config.names)} classes, input {size[0]}x{size[1]}, {settings.layout}")
     files = []
@@ -46,6 +47,13 @@ def run(settings: ExportConfig) -> list[Path]:
             raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
         files.append(export(each, path, job, images, trial))
     return files
+
+
+def output_base(output: str, weights: Path) -> Path:
+    """Return the file of `--output`, whose suffix does not count, or that of the weights; UserError for a folder."""
+    if output and (Path(output).name in ("", "..") or output.endswith(("/", os.sep))):
+        raise UserError(f"--output {printable(output)}: a folder: expected a file to write, such as best.onnx")
+    return Path(output) if output else weights
 
 
 def require_exportable(config: Config, settings: ExportConfig, weights: Path) -> None:

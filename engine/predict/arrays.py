@@ -21,7 +21,9 @@ def as_photo(source: Any, bits: int = 0) -> np.ndarray:
 
     uint16 is scaled by `bits`, as files are (data/images.py), or with 0 by all 16.
     """
-    if hasattr(source, "convert"):  # Pillow's pictures may have a palette
+    # Pillow's pictures may have a palette. Those of 16 bits (I;16), 32 (I) or floats (F) are arrays as they are: Pillow
+    # would clip them at 255 instead of scaling them.
+    if hasattr(source, "convert") and not getattr(source, "mode", "").startswith(("I", "F")):
         source = source.convert("RGB")
     try:
         array = np.asarray(source)
@@ -33,7 +35,7 @@ def as_photo(source: Any, bits: int = 0) -> np.ndarray:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
         raise UserError(f"an array of shape {np.shape(source)}: {EXPECTED}; several images as a list")
-    pixels = _bytes(array, bits or 16)
+    pixels = _bytes(array.astype(array.dtype.newbyteorder("="), copy=False), bits or 16)
     colours = 1 if array.shape[2] <= 2 else 3
     return np.ascontiguousarray(np.broadcast_to(pixels[..., :colours], (*array.shape[:2], 3)))
 

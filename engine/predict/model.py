@@ -144,5 +144,5 @@ def load(
     limits: dict[str, Any] = {"conf": conf, "nms_iou": nms_iou, "max_det": max_det}
     if backend.final:
         limits = within_limits(backend, limits, vars(DetectConfig()), weights)
-    postprocess = Postprocess(*limits.values(), multi_label=False)
+    postprocess = Postprocess(limits["conf"], limits["nms_iou"], limits["max_det"], multi_label=False)
     return Model(backend, input_size(backend, imgsz, weights), postprocess, weights)

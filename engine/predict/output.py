@@ -62,10 +62,8 @@ class Output:
         numbered = stem if frame is None else f"{stem}_{frame:06d}"
         self.frames += 1
         self.detections += len(labels)
-        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
-            corners = dict(zip(("x1", "y1", "x2", "y2"), (round(side, 2) for side in box), strict=True))
-            row = {"image": path, "frame": frame, "class": label, "name": self.names[label], "score": round(score, 5)}
-            self.rows.append(row | corners | {"precision": self.precision})
+        if self.settings.save_csv or self.settings.save_json:  # a stream without an end would fill the memory otherwise
+            self.rows += self._rows(path, frame, boxes, scores, labels)
         if self.settings.save_coco:
             self.drafts.add(path, frame, image.shape[:2], boxes, scores, labels)
         if self.settings.save:
@@ -75,6 +73,17 @@ class Output:
             self._write_txt(numbered, found)
         if self.settings.save_crop:
             self._write_crops(numbered, image, boxes, labels)
+
+    def _rows(
+        self, path: str, frame: int | None, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """Return a row of the tables for each detection."""
+        rows = []
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
+            corners = dict(zip(("x1", "y1", "x2", "y2"), (round(side, 2) for side in box), strict=True))
+            row = {"image": path, "frame": frame, "class": label, "name": self.names[label], "score": round(score, 5)}
+            rows.append(row | corners | {"precision": self.precision})
+        return rows
 
     def _draw(self, path: str, stem: str, frame: int | None, drawn: np.ndarray, fps: float) -> None:
         if frame is None:

@@ -29,6 +29,12 @@ ALPHA = np.full((5, 7, 1), 9, np.uint8)
         (torch.from_numpy(RGB), RGB),
         (Image.fromarray(RGB), RGB),
         (Image.fromarray(GREY).convert("P"), np.stack([GREY] * 3, axis=2)),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), np.stack([GREY] * 3, axis=2)),
+        (Image.frombytes("I;16B", (7, 5), (GREY.astype(">u2") * 257).tobytes()), np.stack([GREY] * 3, axis=2)),
+        (Image.fromarray((GREY / 255).astype(np.float32)), np.stack([GREY] * 3, axis=2)),
+        (Image.fromarray(GREY > 100), np.stack([(GREY > 100) * np.uint8(255)] * 3, axis=2)),
+        (RGB.astype(">u2") * 257, RGB),
+        ((RGB / 255).astype(">f4"), RGB),
         (np.array([[[1 + 1e-5, 0, -1e-5]]]), np.array([[[255, 0, 0]]], np.uint8)),
     ],
     ids=lambda value: f"{getattr(value, 'dtype', getattr(value, 'mode', ''))}{np.shape(value)}",
@@ -43,6 +49,9 @@ def test_what_an_array_means(given, expected):
 def test_sixteen_bits_are_rounded_to_the_nearest():
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert np.array_equal(as_photo(values)[..., 0], np.rint(values / 257).astype(np.uint8))
+    assert np.array_equal(as_photo(Image.fromarray(values)), as_photo(values))
+    twelve = values >> 4  # as a camera of 12 bits has them
+    assert np.array_equal(as_photo(Image.fromarray(twelve), bits=12), as_photo(twelve, bits=12))
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 5, 3), (4, 0, 3), (0, 0, 3)])
@@ -60,6 +69,8 @@ def test_nothing_is_a_photo_of_nothing(shape, kind):
         (np.full((4, 4, 3), np.nan), "nan"),
         (np.full((4, 4, 3), np.inf), "inf"),
         (RGB.astype(np.int64), "an array of int64"),
+        (Image.fromarray(GREY.astype(np.int32)), "an array of int32"),
+        (Image.fromarray(GREY.astype(np.float32)), "an array of float32 with values from 1 to 2"),
         (RGB > 100, "an array of bool"),
         (RGB.astype(complex), "an array of complex128"),
         (RGB.astype(object), "an array of object"),
