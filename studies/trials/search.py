@@ -13,13 +13,13 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from studies.comparison.recipe import Variant
-from studies.comparison.runs import Run, commands
+from studies.comparison.runs import Run, check_requests, commands
 from studies.trials.jobs import Commands, Job, unlocked
-from studies.trials.shared_study import EXIT_CODE, SharedStudy, Timing, journal_in, open_study, process_label
-from studies.trials.space import Dimension, as_arguments, choose, config_of, start_of
+from studies.trials.shared_study import EXIT_CODE, SharedStudy, Timing, has_study, journal_in, open_study, process_label
+from studies.trials.space import Dimension, as_arguments, choose, config_of, out_of_reach, present_values
 from studies.trials.workers import work
 from utils.config.knobs import Config, TuneConfig
-from utils.errors import CommandError, DivergedError, UserError, printable
+from utils.errors import CommandError, DivergedError, UserError, nearest, printable
 
 FOLDER, SETTINGS, ASKED = "folder", "settings", "asked"
 # The run of the settings without a search, whatever its trial's number after a restart.
@@ -30,17 +30,20 @@ STARTUP = 10  # random trials before TPE has something to learn from; Optuna's d
 def open_search(
     config: TuneConfig, shared: Sequence[str], space: Sequence[Dimension], timing: Timing | None = None
 ) -> SharedStudy:
-    """Open the study of a search, with the settings without a search as its first trial.
+    """Open the study of a search, with the settings without a search as its first trial, if the search can try them.
 
-    UserError where its folder holds a search for something else.
+    UserError where its folder holds a search for something else, and for a report of a search that is not there.
     """
     into, start = Path(config.into), config_of(shared, {})
+    name = f"tune {into.as_posix()}"
+    check_metric(config.metric)
+    check_folder(name, config)
     prunes, epochs = config.prune and start.run.epochs > 1, start.run.epochs
     # Not before the warm-up is over, if that leaves two thirds of the run: until then AP says nothing.
     first_look = max(1, min(math.ceil(start.hyper.warmup_epochs), epochs // 3))
     pruner = optuna.pruners.HyperbandPruner(first_look, epochs) if prunes else optuna.pruners.NopPruner()
     study, new = open_study(
-        f"tune {into.as_posix()}",
+        name,
         config.storage,
         journal_in(into),
         timing or Timing(),
@@ -50,11 +53,49 @@ def open_search(
     asked = json.dumps([*config.search, *shared, config.metric, config.max_seconds, config.max_parameters])
     if new:
         study.steady(lambda: study.study.set_user_attr(ASKED, asked))
-        study.steady(lambda: study.study.enqueue_trial(start_of(space, shared)))
+        beyond = out_of_reach(space, shared)
+        if beyond:
+            said = ", ".join(f"{key}={shown(value)}" for key, value in beyond.items())
+            print(f"note: --search does not hold {said}: no trial has the settings without a search", flush=True)
+        else:
+            study.steady(lambda: study.study.enqueue_trial(present_values(space, shared)))
     before = study.steady(lambda: study.study.user_attrs).get(ASKED, asked)
     if before != asked:
         raise UserError(f"{printable(into)} holds another search ({printable(before)}): choose another --into")
     return study
+
+
+def check_metric(metric: str) -> None:
+    """Raise UserError for a measure that no run reports."""
+    if metric == TuneConfig.metric:
+        return
+    # Only for another measure: it takes torch, which starts slowly.
+    from utils.metrics.coco_metrics import CocoMetrics
+    from utils.metrics.truths import FREQUENCIES
+
+    nothing = CocoMetrics([(1, 1)], [0, 0], [], [], ["none"]).compute(by_ratio=True, errors=True)
+    measures = [*nothing.overall, *(f"ap_{name}" for name in FREQUENCIES.values())]
+    if metric not in measures:
+        raise UserError(f"--metric {printable(metric)}: no run reports it{nearest(metric, measures)}")
+
+
+def check_folder(name: str, config: TuneConfig) -> None:
+    """Raise UserError where the storage lacks a search, and its folder has trials or a report of it is asked for.
+
+    Trials' folders do not say whose they are: a new search would take those of another one for its own.
+    """
+    into = Path(config.into)
+    # In this order: of workers that start together, one may find the first trial of another, whose study is older.
+    trials = any(into.glob("trial*.json"))
+    if not (trials or config.report_only) or has_study(name, config.storage, journal_in(into)):
+        return
+    where = printable(config.storage and "--storage" or journal_in(into))
+    if trials:
+        raise UserError(
+            f"{printable(into)} holds trials of a search that {where} does not know as --into {printable(into)}: "
+            "go on with its own --into and --storage, or choose another --into"
+        )
+    raise UserError(f"--report-only: {printable(into)} holds no search: expected the --into (and --storage) of one")
 
 
 def run_search(
@@ -89,6 +130,8 @@ class Search:
     ):
         self.study, self.config, self.shared, self.space, self.steps = study, config, tuple(shared), space, steps
         self.into, self.last_epoch = Path(config.into), config_of(shared, {}).run.epochs
+        # The start goes to its end, for all others are compared with it.
+        self.kept = "" if out_of_reach(space, shared) else START
         self.runs: dict[int, Run] = {}
         self.pruned: set[int] = set()
         self.reported: dict[int, int] = {}
@@ -112,7 +155,7 @@ class Search:
         return self.start(trial)
 
     def start(self, trial: Trial) -> tuple[Trial, Job] | None:
-        """Let a trial choose its settings and start its run; None where its detector has too many parameters."""
+        """Let a trial choose its settings and start its run; None where they contradict each other or break a limit."""
         # A generator of its own for every trial: workers that start together propose different things.
         seed = self.config.sampler_seed + trial.number
         self.study.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
@@ -122,8 +165,19 @@ class Search:
         run = self.runs[trial.number] = Run(Variant(name, settings), 0, self.into / name, arguments)
         for key, value in ((FOLDER, name), (SETTINGS, settings), ("by", process_label())):
             self.study.note(trial, key, value)
+        try:
+            check_requests([run])
+        except UserError:
+            self.release(trial)
+            raise
+        try:
+            resolved = config_of(self.shared, settings)
+        except UserError as error:
+            self.study.tell(trial, TrialState.PRUNED)
+            print(f"{name}: left out, {error}", flush=True)
+            return None
         if self.config.max_parameters:
-            found = count_parameters(config_of(self.shared, settings))
+            found = count_parameters(resolved)
             self.study.note(trial, "parameters", found)
             if self.constrain(trial, "parameters", found - self.config.max_parameters) > 0:
                 self.study.tell(trial, TrialState.PRUNED)
@@ -155,8 +209,7 @@ class Search:
         excess = number(fresh[-1].get("seconds")) - self.config.max_seconds if self.config.max_seconds else 0
         if excess > 0:
             self.constrain(trial, "seconds", excess)
-        # The start goes to its end, for all others are compared with it.
-        if excess > 0 or (self.runs[trial.number].folder.name != START and self.study.steady(trial.should_prune)):
+        if excess > 0 or (self.runs[trial.number].folder.name != self.kept and self.study.steady(trial.should_prune)):
             self.pruned.add(trial.number)
             job.stop()
 

@@ -13,10 +13,11 @@ from engine.settings.configure import plan_run
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from studies.trials.search import FOLDER, START, counts, settings_of, shown
 from studies.trials.shared_study import SharedStudy
-from studies.trials.space import as_arguments, config_of, names_of
+from studies.trials.space import as_arguments, config_of, names_of, out_of_reach, read_space
 from train import parse_flags as train_flags
 from utils.config.flags import split_at_flags
 from utils.config.knobs import Hyperparameters, RunConfig, TuneConfig, plain
+from utils.config.sources import hyperparameters
 from utils.errors import CommandError
 from utils.run_folder import write_atomically
 
@@ -59,9 +60,10 @@ def write_search_report(study: SharedStudy, config: TuneConfig, shared: Sequence
 
 
 def best_yaml(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> str:
-    """Write the hyperparameters of the best trial that differ from the defaults."""
-    hyper, defaults = plain(config_of(shared, settings_of(best)).hyper), plain(Hyperparameters())
-    chosen = {key: value for key, value in hyper.items() if value != defaults[key]}
+    """Write the hyperparameters of the best trial that differ from those which its model has below any --hyp."""
+    found = config_of(shared, settings_of(best))
+    hyper, below = plain(found.hyper), plain(hyperparameters("", {}, base=found.model.hyp))
+    chosen = {key: value for key, value in hyper.items() if value != below[key]}
     head = f"# Found by tune.py: {config.metric} {best.value:.4f} on the validation split (trial {best.number}).\n"
     return head + yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None)
 
@@ -107,7 +109,12 @@ def compare_command(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]
 
 def train_command(best: FrozenTrial, config: TuneConfig, shared: Sequence[str]) -> str:
     """Write the command that trains with the best settings."""
-    others = {key: value for key, value in settings_of(best).items() if key not in names_of(Hyperparameters)}
+    kept_elsewhere = {*names_of(Hyperparameters), "hyp"}
+    others = {key: value for key, value in settings_of(best).items() if key not in kept_elsewhere}
+    # The demo's, which some detectors leave out beside --hyp.
+    optimizer = config_of(shared, settings_of(best)).run.optimizer
+    if "optimizer" not in train_flags(shared) and optimizer != RunConfig.optimizer:
+        others["optimizer"] = optimizer
     kept = without_hyperparameters(shared)
     hyp = (Path(config.into) / "best.yaml").as_posix()
     return shlex.join(["python", "train.py", *kept, "--hyp", hyp, *as_arguments(others)])
@@ -162,7 +169,8 @@ def report(
     states = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     going = states[TrialState.RUNNING] + states[TrialState.WAITING]
     ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    first = next((trial for trial in ended if trial.user_attrs.get(FOLDER) == START), None)
+    tried = not out_of_reach(read_space(config.search), shared)
+    first = next((trial for trial in ended if tried and trial.user_attrs.get(FOLDER) == START), None)
     start = f" The settings without a search ({START}) have {100 * (first.value or 0):.2f}." if first else ""
     top = sorted(ended, key=lambda trial: -(trial.value or 0))[:SHOWN_TRIALS]
     rows = [

@@ -182,6 +182,13 @@ def open_study(name: str, storage: str, file: Path, timing: Timing, **settings: 
         return SharedStudy(loaded, timing), False
 
 
+def has_study(name: str, storage: str, file: Path) -> bool:
+    """Say whether a storage, or `file` without one, has the study of a name; a file that is not there is not made."""
+    if not storage and not file.is_file():
+        return False
+    return name in optuna.get_all_study_names(open_storage(storage, file))
+
+
 def open_storage(storage: str, file: Path) -> RDBStorage | JournalStorage:
     """Open a database by its URL, or a journal file, made with its folder; UserError for what is neither."""
     if not storage:

@@ -1,5 +1,6 @@
 """What a search tries: keys of train.py's configuration, each with its range or its choices."""
 
+import contextlib
 import itertools
 import re
 import typing
@@ -18,6 +19,7 @@ SETTINGS = (Hyperparameters, ModelConfig, TorchvisionConfig)
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(:log)?")
 MAX_COMBINATIONS = 1000
+MAX_ENDS = 81  # of four ranges with both ends and without
 
 
 class Suggester(typing.Protocol):
@@ -131,29 +133,69 @@ def is_read(key: str, settings: Mapping[str, Any], shared: Sequence[str]) -> boo
     """Say whether a run with these settings would read a key."""
     if key in names_of(RunConfig) and key != "close_mosaic":
         return True
-    config = config_of(shared, settings)
+    config = half_set(shared, settings)
     return not unread([key], Choices(config.run, config.model, config.hyper))
 
 
+def half_set(shared: Sequence[str], settings: Mapping[str, Any]) -> Config:
+    """Resolve settings that others may still join; where one contradicts what its partner is now, without that one.
+
+    A low end above the default of its high end is right as soon as the high end is chosen too.
+    """
+    for left_out in (None, *settings):
+        with contextlib.suppress(UserError):
+            return config_of(shared, {key: value for key, value in settings.items() if key != left_out})
+    return config_of(shared, {})
+
+
 def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
-    """Raise UserError for a combination of choices that train.py refuses, and for a key that none of them reads."""
-    chosen = [each for each in space if each.choices]
+    """Raise UserError for a choice that train.py refuses beside all others, and for a key that no run reads."""
+    config_of(shared, {})  # what is wrong without the search is no choice's mistake
+    chosen, ranges = ([each for each in space if bool(each.choices) == wanted] for wanted in (True, False))
     combinations = itertools.product(*(each.choices for each in chosen))
     read: set[str] = set()
+    taken: set[tuple[str, Any]] = set()
+    refused: dict[tuple[str, Any], UserError] = {}
     for values in itertools.islice(combinations, MAX_COMBINATIONS):
         settings: dict[str, Any] = {}
         for dimension, value in zip(chosen, values, strict=True):
             if is_read(dimension.key, settings, shared):
                 settings[dimension.key] = value
-        config_of(shared, settings)
-        read |= settings.keys() | {each.key for each in space if is_read(each.key, settings, shared)}
+        error = refusal(settings, ranges, shared)
+        if error:
+            refused |= {pair: error for pair in settings.items() if pair not in refused}
+        else:
+            taken |= set(settings.items())
+            read |= settings.keys() | {each.key for each in space if is_read(each.key, settings, shared)}
+    for pair, error in refused.items():
+        if pair not in taken:
+            raise error
     for dimension in space:
         if dimension.key not in read:
             raise UserError(f"--search {dimension.key}: no run reads it; it is read by {readers_of(dimension.key)}")
 
 
-def start_of(space: Sequence[Dimension], shared: Sequence[str]) -> dict[str, Any]:
-    """Find what the flags without the search say of the keys, as far as the search could try it: the first trial."""
+def refusal(settings: Mapping[str, Any], ranges: Sequence[Dimension], shared: Sequence[str]) -> UserError | None:
+    """Return why train.py refuses settings whatever is chosen of the ranges, as far as their ends show it."""
+    first = None
+    for ends in itertools.islice(itertools.product(*((None, each.low, each.high) for each in ranges)), MAX_ENDS):
+        joined = {each.key: end for each, end in zip(ranges, ends, strict=True) if end is not None}
+        try:
+            config_of(shared, {**settings, **joined})
+            return None
+        except UserError as error:
+            first = first or error
+    return first
+
+
+def present_values(space: Sequence[Dimension], shared: Sequence[str]) -> dict[str, Any]:
+    """Find what the flags without the search say of the keys that such a run reads."""
     config = config_of(shared, {})
     values = {**vars(config.run), **vars(config.model), **vars(config.hyper)}
-    return {each.key: single(values[each.key]) for each in space if each.holds(single(values.get(each.key)))}
+    return {each.key: single(values[each.key]) for each in space if is_read(each.key, {}, shared)}
+
+
+def out_of_reach(space: Sequence[Dimension], shared: Sequence[str]) -> dict[str, Any]:
+    """Find the keys whose present value the search cannot try: no trial has the settings without a search then."""
+    values = present_values(space, shared)
+    return {each.key: values[each.key] for each in space if each.key in values and not each.holds(values[each.key])}

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from studies.comparison.runs import Run
+from studies.comparison.runs import Run, note_request
 from studies.trials.jobs import Commands
 from studies.trials.search import open_search, run_search
 from studies.trials.shared_study import SharedStudy
@@ -21,6 +21,7 @@ def stub_steps(seconds: float):
     """The commands of a run, as `commands` gives them of a real one."""
 
     def steps(run: Run) -> Commands:
+        note_request(run)
         return (yield [STUB, str(run.folder), json.dumps(run.variant.settings), str(seconds)])
 
     return steps

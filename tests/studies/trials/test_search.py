@@ -3,25 +3,29 @@
 import contextlib
 import csv
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import optuna
 import pytest
 import yaml
 
+from data.open.any_layout import open_data_set
 from engine.settings.configure import plan_run
 from studies.compare import parse_flags as compare_flags
 from studies.comparison.recipe import as_flags, read_recipe
-from studies.trials.search import count_parameters, open_search
-from studies.trials.search_report import write_search_report
-from studies.trials.space import check_space, config_of, read_space, start_of
+from studies.trials.search import Search, check_metric, count_parameters, open_search, run_search
+from studies.trials.search_report import best_yaml, train_command, write_search_report
+from studies.trials.space import check_space, config_of, out_of_reach, present_values, read_space
 from tests.paths import ROOT
 from tests.processes import end_group
-from tests.studies.trials.stub_search import search
+from tests.studies.trials.stub_search import search, stub_steps
 from tests.studies.trials.test_workers import wait_for
 from train import parse_flags as train_flags
 from tune import parse_flags, tune, without_storage
+from utils.config.knobs import TuneConfig
 from utils.errors import CommandError, UserError
 
 BAD_START = ["--set", "lr0=1e-7"]
@@ -93,11 +97,81 @@ def test_a_key_that_no_run_reads_is_named(small_shapes):
 
 
 def test_the_first_trial_is_what_the_flags_say(small_shapes):
-    space = read_space(
-        ["lr0=1e-4..0.1:log", "box=0.5..1", "box_loss=ciou,sca", "close_mosaic=0..4", "batch_size=2..32"]
+    space = read_space(["lr0=1e-4..0.1:log", "box_loss=ciou,sca", "batch_size=2..32", "sca_alpha=0.7..1"])
+    shared = ["--data", str(small_shapes), "--set", "lr0=0.002", "--batch-size", "8"]
+    assert present_values(space, shared) == {"lr0": 0.002, "box_loss": "ciou", "batch_size": 8}
+    assert out_of_reach(space, shared) == {}  # .5 is out of the range of sca_alpha, which only SCALoss reads
+    space = read_space(["lr0=0.01..0.1", "box=0.05..1", "close_mosaic=0..4", "box_loss=giou,sca"])
+    assert out_of_reach(space, shared) == {"lr0": 0.002, "close_mosaic": -1, "box_loss": "ciou"}
+
+
+def test_a_start_that_the_search_cannot_try_is_no_trial(tmp_path, small_shapes, capsys):
+    """Neither is a random trial taken for it, nor kept from being stopped."""
+    arguments = flags(tmp_path, small_shapes, trials=2, search=("lr0=1e-7..1:log", "box=0.5..1"))
+    study = search(arguments)
+    assert (
+        "note: --search does not hold box=0.05: no trial has the settings without a search" in capsys.readouterr().out
     )
-    start = start_of(space, ["--data", str(small_shapes), "--set", "lr0=0.002", "--batch-size", "8"])
-    assert start == {"lr0": 0.002, "box_loss": "ciou", "batch_size": 8}
+    config, shared, space = parse_flags(arguments)
+    write_search_report(study, config, shared, "the command")
+    assert "The settings without a search" not in (tmp_path / "report.md").read_text()
+    assert [row["folder"] for row in table(tmp_path)] == ["trial000", "trial001"]
+    assert Search(study, config, shared, space, stub_steps(0)).kept == ""
+    assert Search(study, config, shared, read_space(["lr0=1e-7..1:log"]), stub_steps(0)).kept == "trial000"
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["focaler_low=0.1,0.96", "focaler_high=0.5,0.97"],  # the only value that .96 is below
+        ["focaler_high=0.5,0.97", "focaler_low=0.1,0.96"],
+        ["focaler_low=0.1,0.96", "focaler_high=0.9..0.99"],
+        ["focaler_low=0.1..0.99", "focaler_high=0.2..0.99"],
+    ],
+)
+def test_two_keys_that_bound_each_other_are_searched_together(pair, tmp_path, small_shapes):
+    """Also where a value would contradict the present one of the other; what contradicts is left out, and told."""
+    shared = ["--data", str(small_shapes), "--loss", "focaler_iou"]
+    space = read_space([pair[0], "ggiou_alpha=0.1..0.5", pair[1]])
+    with pytest.raises(UserError, match="ggiou_alpha: no run reads it"):
+        check_space(space, shared)
+    check_space(read_space(pair), shared)
+    study = search(flags(tmp_path, small_shapes, "--loss", "focaler_iou", "--no-prune", trials=8, search=pair))
+    by_state = {"COMPLETE": [], "PRUNED": []}
+    for trial in study.trials():
+        chosen = trial.user_attrs["settings"]
+        by_state[trial.state.name].append(chosen["focaler_low"] < chosen["focaler_high"])
+    assert all(by_state["COMPLETE"]) and not any(by_state["PRUNED"]) and by_state["COMPLETE"]
+
+
+def test_a_trial_whose_settings_contradict_each_other_is_left_out_with_a_line(tmp_path, small_shapes, capsys):
+    arguments = flags(tmp_path, small_shapes, "--loss", "focaler_iou", trials=1, search=("focaler_low=0.1..0.99",))
+    config, shared, space = parse_flags(arguments)
+    study = open_search(config, shared, space)
+    study.study.enqueue_trial({"focaler_low": 0.97})
+    with pytest.raises(CommandError, match="no trial succeeded"):
+        run_search(study, config, shared, space, stub_steps(0))
+    (trial,) = study.trials()
+    assert trial.state.name == "PRUNED" and trial.user_attrs["settings"] == {"focaler_low": 0.97}
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial000: ")]
+    assert said == ["trial000: left out, --set: focaler_low 0.97 is not below focaler_high 0.95: expected low < high"]
+    assert not (tmp_path / "trial000").exists()
+
+
+def test_a_choice_that_fits_no_other_is_named(small_shapes):
+    shared = ["--data", str(small_shapes), "--loss", "focaler_iou"]
+    with pytest.raises(UserError, match="focaler_low 0.98 is not below focaler_high"):
+        check_space(read_space(["focaler_low=0.1,0.98", "focaler_high=0.5,0.97"]), shared)
+
+
+@pytest.mark.parametrize(("metric", "hint"), [("ap_75", "did you mean 'ap75'"), ("loss", "expected one of: ap, ")])
+def test_a_measure_that_no_run_reports_is_named_before_a_study_is_made(metric, hint, tmp_path, small_shapes):
+    arguments = flags(tmp_path / "new", small_shapes, "--metric", metric, trials=1)
+    with pytest.raises(UserError, match=f"--metric {metric}: no run reports it; {hint}"):
+        search(arguments)
+    assert not (tmp_path / "new").exists()
+    for known in ("ap75", "ap_ratio_from_4", "ap_rare"):
+        check_metric(known)
 
 
 def test_a_bad_start_is_left_behind(tmp_path, small_shapes):
@@ -153,6 +227,29 @@ def test_what_is_found_is_compared_with_the_start_by_one_command(tmp_path, small
     best = config_of(shared, study.study.best_trial.user_attrs["settings"])
     assert found == best.hyper and start == config_of(shared, {}).hyper
     assert (start.box_loss, start.assigner, start.cls, start.lr0) == ("sca", "ggiou", 0.4, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        (["--data", "DATA", "--cfg", "retinanet_resnet18_fpn"], {"nominal_batch": 32, "lr0": 0.02}),
+        # The defaults of YOLOv3, over the detector's own.
+        (["--data", "DATA", "--cfg", "retinanet_resnet18_fpn", "--set", "box_loss=ciou"], {"nominal_batch": 64}),
+        # The demo's optimiser, which this detector leaves out beside a --hyp.
+        (["--cfg", "retinanet_resnet18_fpn"], {"lr0": 0.002}),
+        (["--data", "DATA"], {"hyp": "ggiou", "lr0": 0.02}),
+    ],
+)
+def test_what_is_found_is_trained_by_one_command(given, settings, tmp_path, small_shapes, monkeypatch):
+    monkeypatch.setattr("engine.settings.configure.open_data", lambda *_: open_data_set(str(small_shapes), tmp_path))
+    shared = [str(small_shapes) if part == "DATA" else part for part in given]
+    best = optuna.create_trial(value=0.5, user_attrs={"settings": settings})
+    config = TuneConfig(into=str(tmp_path))
+    (tmp_path / "best.yaml").write_text(best_yaml(best, config, shared))
+    found = plan_run(train_flags(shlex.split(train_command(best, config, shared))[2:])).config
+    wanted = config_of(shared, settings)
+    assert (found.hyper, found.model) == (wanted.hyper, wanted.model)
+    assert replace(found.run, hyp="") == replace(wanted.run, hyp="")
 
 
 def test_the_comparison_is_scored_on_a_test_split_where_there_is_one(tmp_path, small_shapes):
@@ -225,6 +322,43 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path, small_shapes):
     search(flags(tmp_path, small_shapes, trials=2))
     with pytest.raises(UserError, match="holds another search"):
         search(flags(tmp_path, small_shapes, "--set", "box=0.1", trials=2))
+
+
+def test_trials_of_another_search_are_not_taken_for_its_own(tmp_path, small_shapes):
+    """In a copied folder, with another storage, without the journal; twice, as nothing is left behind."""
+    search(flags(tmp_path / "first", small_shapes, trials=1))
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    database = ["--storage", f"sqlite:///{tmp_path / 'trials.db'}"]
+    for into, *more in [("second", "--set", "box=0.1"), ("first", *database)] * 2:
+        with pytest.raises(UserError, match="holds trials of a search that .* does not know"):
+            search(flags(tmp_path / into, small_shapes, *more, trials=2))
+    assert len(search(flags(tmp_path / "first", small_shapes, trials=2)).trials()) == 2
+    (tmp_path / "first" / "trials.journal").unlink()
+    with pytest.raises(UserError, match="holds trials of a search that .*trials.journal does not know"):
+        search(flags(tmp_path / "first", small_shapes, trials=2))
+    assert not (tmp_path / "first" / "trials.journal").exists()
+
+
+def test_a_trial_s_folder_that_was_asked_for_differently_is_refused(tmp_path, small_shapes):
+    arguments = flags(tmp_path, small_shapes, trials=1)
+    config, shared, space = parse_flags(arguments)
+    open_search(config, shared, space)
+    asked = tmp_path / "trial000.json"
+    asked.write_text('{"arguments": ["--epochs", "99"]}')
+    for _ in range(2):
+        with pytest.raises(UserError, match="trial000 holds another run"):
+            search(arguments)
+    assert not (tmp_path / "trial000").exists()
+    asked.unlink()
+    done = [trial for trial in search(arguments).trials() if trial.state.name == "COMPLETE"]
+    assert [trial.user_attrs["folder"] for trial in done] == ["trial000"]
+
+
+def test_a_report_of_no_search_makes_none(tmp_path, small_shapes):
+    arguments = ["--report-only", "--into", str(tmp_path / "new"), "--data", str(small_shapes)]
+    with pytest.raises(UserError, match="new holds no search"):
+        tune(*parse_flags(arguments), "the command")
+    assert not (tmp_path / "new").exists()
 
 
 @contextlib.contextmanager
