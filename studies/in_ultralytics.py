@@ -117,7 +117,9 @@ def resume(folder: Path) -> Path:
     model = ready(str(last), asked_for(folder))
     # At the end Ultralytics takes the optimiser out of its checkpoints, and the number of the epoch.
     if model.ckpt["epoch"] != ENDED:
-        model.train(resume=True)
+        # Its checkpoint names the folders that it began in, which may have been moved or copied since.
+        here = folder.absolute()
+        model.train(resume=True, data=str(here / "data.yaml"), save_dir=str(here))
     return finish(folder)
 
 

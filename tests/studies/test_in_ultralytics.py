@@ -3,9 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from studies.compare import compare, parse_flags
 from studies.comparison.recipe import read_recipe
 from studies.comparison.score_ultralytics import UltralyticsDetector
 from studies.in_ultralytics import parse_flags as plugin_flags
-from studies.in_ultralytics import plan
+from studies.in_ultralytics import plan, resume
 from tests.paths import ROOT
 from utils.errors import UserError
 from utils.ultralytics_only import inference_peer
@@ -97,11 +100,16 @@ def test_a_killed_training_goes_on_with_its_choices(shapes, tmp_path):
     assert done.returncode == 2
     assert "last.pt: cannot be read as a checkpoint" in done.stderr
     last.write_bytes(whole)
-    assert 0 < len(rows_of(folder / "results.csv")) < 40
+    before = len(rows_of(folder / "results.csv"))
+    assert 0 < before < 40
+    # It goes on in a copy, and leaves the folder that its checkpoint names alone.
+    first, folder = folder, tmp_path / "copy"
+    shutil.copytree(first, folder)
     for _ in range(2):  # the second time the training has ended, and is measured again
         (folder / "metrics.json").unlink(missing_ok=True)
         subprocess.run([*MODULE, "--resume", str(folder)], cwd=ROOT, check=True)
         assert (folder / "metrics.json").is_file()
+    assert len(rows_of(first / "results.csv")) == before and last.read_bytes() == whole
     assert choices_of(folder) == {"align_loss": "sca"}
     subprocess.run([*MODULE, "--score", str(folder), "--split", "train"], cwd=ROOT, check=True)
     scored = {name: json.loads((folder / name / "metrics.json").read_text()) for name in ("", "train")}
@@ -109,6 +117,20 @@ def test_a_killed_training_goes_on_with_its_choices(shapes, tmp_path):
     epochs = [int(row["epoch"]) for row in rows_of(folder / "results.csv")]
     assert epochs[-1] == 40
     assert set(epochs) == set(range(1, 41))
+
+
+def test_a_training_goes_on_in_its_folder_wherever_that_lies_now(tmp_path, monkeypatch):
+    (tmp_path / "moved" / "weights").mkdir(parents=True)
+    for name in ("plug_in.json", "weights/last.pt"):
+        (tmp_path / "moved" / name).write_text("{}")
+    asked = []
+    model = SimpleNamespace(ckpt={"epoch": 3}, train=lambda **settings: asked.append(settings))
+    monkeypatch.setattr("studies.in_ultralytics.ready", lambda weights, config: model)
+    monkeypatch.setattr("studies.in_ultralytics.finish", lambda folder: folder)
+    monkeypatch.chdir(tmp_path)
+    resume(Path("moved"))
+    here = tmp_path / "moved"
+    assert asked == [{"resume": True, "data": str(here / "data.yaml"), "save_dir": str(here)}]
 
 
 @pytest.mark.parametrize("without_nms", [False, True])
