@@ -10,7 +10,7 @@ their variants have. The defaults of both (their baselines) are always among the
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import yaml
 
 from studies.comparison.report import DIFFERENCES
 from studies.comparison.tables import Row, is_measure, read_tables
+from train import ALIASES
 from utils.config.flags import Parser, add_knobs, parsed, split_at_flags
 from utils.config.knobs import CombineConfig
 from utils.errors import UserError, nearest, printable, run_command
+from utils.run_folder import write_atomically
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
     page = folder / "report.md"
     text = page.read_text("utf-8") if page.is_file() else ""
     named = re.search(rf"^{DIFFERENCES}(.+), points", text, re.MULTILINE)
-    rows = [row for row in read_tables(folder).runs if row["scored"] == "val" and row["state"] == "done"]
+    table = read_tables(folder).runs
+    rows = [row for row in table if row["scored"] == "val" and row["state"] == "done"]
     if not rows or not named:
         raise UserError(f"{printable(folder)}: expected report.md and runs.csv of a comparison with finished runs")
     if measure not in rows[0] or not is_measure(measure):
@@ -57,6 +60,7 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row["variant"], {})[row["seed"]] = row
+    check_finished(folder, table, found, named[1])
     seeds = set.intersection(*(set(of_seed) for of_seed in found.values()))
     if not seeds:
         raise UserError(f"{printable(folder)}: its variants have no seed in common; let the comparison go on first")
@@ -73,29 +77,51 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
     return Choice({name: settings_of(each) for name, each in flags.items()}, named[1], *shared, len(seeds))
 
 
+def check_finished(folder: Path, table: Sequence[Row], found: Collection[str], baseline: str) -> None:
+    """Raise UserError for a variant without a finished run, which would be left out of the choice.
+
+    One whose loss became infinite or NaN with every seed has lost; the baseline is needed anyway.
+    """
+    lost = {row["variant"] for row in table if row["state"] == "diverged"} - {baseline}
+    for name in dict.fromkeys([baseline, *(row["variant"] for row in table)]):
+        if name not in found and name not in lost:
+            raise UserError(
+                f"{printable(folder)}: {printable(name)} has no finished run; let the comparison go on first"
+            )
+
+
+def groups_of(flags: str) -> list[list[str]]:
+    """Group the flags of a run, each with its values, also where it was typed as --FLAG=VALUE or by another name."""
+    names = {alias: "--" + key.replace("_", "-") for key, aliases in ALIASES.items() for alias in aliases}
+    groups = []
+    for group in split_at_flags(shlex.split(flags)):
+        flag, equals, value = group[0].partition("=")
+        groups.append([names.get(flag, flag), *([value] if equals else []), *group[1:]])
+    return groups
+
+
 def settings_of(flags: str) -> dict[str, str]:
     """Return the settings among the flags of a run."""
-    parts = shlex.split(flags)
-    pairs = (parts[place + 1].partition("=") for place, part in enumerate(parts) if part == "--set")
+    pairs = (group[1].partition("=") for group in groups_of(flags) if group[0] == "--set")
     return {key: value for key, _, value in pairs}
 
 
 def shared_flags(flags: str) -> tuple[str, ...]:
     """Return the other flags of a run, but for its seed and its data set."""
     own = ("--set", "--seed", "--data")
-    return tuple(part for group in split_at_flags(shlex.split(flags)) if group[0] not in own for part in group)
+    return tuple(part for group in groups_of(flags) if group[0] not in own for part in group)
 
 
 def combined(losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
     """Return the settings of every loss with every assignment, the two baselines first; UserError where both set a key.
 
-    An assignment's comparison has a box loss of its own, which gives way.
+    A comparison of losses has one assigner, and one of assignments one box loss: what all share gives way.
     """
     variants = {}
+    kept = [without_shared(choice, key) for choice, key in ((losses, "assigner"), (assigners, "box_loss"))]
     for first in sorted(losses.variants, key=lambda name: name != losses.baseline):
         for second in sorted(assigners.variants, key=lambda name: name != assigners.baseline):
-            loss, assigner = losses.variants[first], dict(assigners.variants[second])
-            assigner.pop("box_loss", None)
+            loss, assigner = kept[0][first], kept[1][second]
             for key in sorted(loss.keys() & assigner.keys()):
                 if loss[key] != assigner[key]:
                     raise UserError(
@@ -104,6 +130,16 @@ def combined(losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
                     )
             variants[f"{first}-{second}"] = {**loss, **assigner}
     return variants
+
+
+def without_shared(choice: Choice, key: str) -> dict[str, dict[str, str]]:
+    """Return the settings of the variants, without a key that has one value in all that set it."""
+    values = {settings[key] for settings in choice.variants.values() if key in settings}
+    left_out = {key} if len(values) == 1 else set()
+    return {
+        name: {each: value for each, value in settings.items() if each not in left_out}
+        for name, settings in choice.variants.items()
+    }
 
 
 def recipe_of(config: CombineConfig) -> dict[str, Any]:
@@ -139,7 +175,8 @@ def main() -> int:
     recipe, into = recipe_of(config), Path(config.into)
     if into.exists():
         raise UserError(f"{printable(into)} is there already: choose another --into")
-    into.write_text(yaml.safe_dump(recipe, sort_keys=False, width=120, default_flow_style=None), "utf-8")
+    into.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(into, yaml.safe_dump(recipe, sort_keys=False, width=120, default_flow_style=None))
     print(f"wrote {printable(into)}: {len(recipe['variants'])} variants, {recipe['baseline']} is the baseline")
     return 0
 

@@ -10,20 +10,20 @@ interrupted goes on, so the same command continues a comparison.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.settings.configure import plan_run
 from studies import in_ultralytics
-from studies.comparison.recipe import OWN_FLAGS, TRAIN_PY, ULTRALYTICS, recipe_of
+from studies.comparison.recipe import OWN_FLAGS, TRAIN_PY, ULTRALYTICS, Recipe, check_overridden, recipe_of
 from studies.trials.installed import check_optuna
 from studies.trials.jobs import one_at_a_time
 from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import CompareConfig
-from utils.errors import CommandError, UserError, run_command
+from utils.errors import CommandError, UserError, printable, run_command
 
 if TYPE_CHECKING:
     from studies.comparison.runs import Run
@@ -31,17 +31,45 @@ if TYPE_CHECKING:
 
 def parse_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...]]:
     """Read the comparison's own flags, and the arguments for what trains; UserError for a wrong one."""
+    return read_flags(arguments)[:2]
+
+
+def read_flags(arguments: Sequence[str] | None = None) -> tuple[CompareConfig, tuple[str, ...], Recipe | None]:
+    """Read the same, and the recipe of the file that --recipe names."""
     parser = Parser(prog="python -m studies.compare", description=(__doc__ or "").splitlines()[0])
     add_knobs(parser, CompareConfig, {})
     own, others = parser.parse_known_args(arguments)
     config = parsed(CompareConfig, vars(own))
-    trainer = recipe_of(config).trainer if config.recipe else TRAIN_PY
+    check_own(config, vars(own), others)
+    recipe = recipe_of(config) if config.recipe else None
+    trainer = recipe.trainer if recipe else TRAIN_PY
     given = in_ultralytics.flags(others) if trainer == ULTRALYTICS else train_flags(others)
     for name, value in given.items():
         if name in (*OWN_FLAGS, "resume", "loss", "assign", "score", "split") and value is not None:
             hint = {"seed": "--seeds", "loss": "--losses", "assign": "--assigners"}.get(name, "--into")
             raise UserError(f"--{name.replace('_', '-')} is set for every run by the comparison (see {hint})")
-    return config, tuple(others)
+    return config, tuple(others), recipe
+
+
+def check_own(config: CompareConfig, given: Mapping[str, Any], others: Sequence[str]) -> None:
+    """Raise UserError for a seed that is named twice, and for what has no effect beside --report-only."""
+    twice = next((seed for seed in config.seeds if config.seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise UserError(f"--seeds: {twice} stands there twice")
+    if not from_tables(config):
+        return
+    idle = [f"--{name.replace('_', '-')}" for name in given if name not in ("report_only", "into", "baseline")]
+    idle += [part for part in others if part.startswith("-")]
+    if idle:
+        raise UserError(
+            f"{printable(idle[0])} has no effect with --report-only alone, whose report is of all that the tables in "
+            "--into have; say what to compare: --recipe, or --losses and --assigners"
+        )
+
+
+def from_tables(config: CompareConfig) -> bool:
+    """Say whether a report is made of the tables alone, whatever they hold."""
+    return config.report_only and not (config.recipe or config.losses or config.assigners)
 
 
 def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
@@ -55,19 +83,20 @@ def command_of(config: CompareConfig, shared: Sequence[str]) -> str:
     return shlex.join([*parts, *shared])
 
 
-def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
+def compare(config: CompareConfig, shared: Sequence[str], command: str, recipe: Recipe | None = None) -> Path:
     """Run what is missing and write the report into the comparison's folder; return the Markdown file.
 
-    CommandError after the report where runs failed.
+    `recipe` is what --recipe names, where it has been read already. CommandError after the report where runs failed.
     """
-    if config.report_only and not (config.recipe or config.losses or config.assigners):
+    if from_tables(config):
         from studies.comparison.recorded import report_again
 
         return report_again(config)
-    recipe, into = recipe_of(config), Path(config.into)
+    recipe, into = recipe or recipe_of(config, shared), Path(config.into)
     if not config.report_only:
+        check_overridden(recipe, shared)
         for variant in recipe.variants:
-            check_run(recipe.trainer, [*recipe.train, *shared, *variant.arguments()])
+            check_run(recipe.trainer, [*recipe.train, *shared, *variant.arguments()], config.split)
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
     from studies.comparison.report import write_report
     from studies.comparison.runs import check_requests, plan
@@ -91,12 +120,14 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str) -> Path:
     return path
 
 
-def check_run(trainer: str, arguments: Sequence[str]) -> None:
-    """Raise UserError where what trains would refuse these arguments, before torch is imported."""
+def check_run(trainer: str, arguments: Sequence[str], split: str = "val") -> None:
+    """Raise UserError where what trains would refuse these arguments, or what scores the split; before torch."""
     if trainer == ULTRALYTICS:
-        in_ultralytics.plan(in_ultralytics.parse_flags(arguments))
+        data = in_ultralytics.plan(in_ultralytics.parse_flags(arguments))
     else:
-        plan_run(train_flags(arguments))
+        data = plan_run(train_flags(arguments)).data
+    if split not in data.splits:
+        raise UserError(f"--split {split}: {printable(data.shown)} has no such split: it has {', '.join(data.splits)}")
 
 
 def make_missing(runs: "Sequence[Run]", lacking: "Callable[[Run], bool]", config: CompareConfig) -> None:
@@ -111,8 +142,8 @@ def make_missing(runs: "Sequence[Run]", lacking: "Callable[[Run], bool]", config
 
 def main() -> int:
     """Run the command: exit code 0 when done, 1 when runs failed, 2 for wrong input."""
-    config, shared = parse_flags()
-    compare(config, shared, command_of(config, shared))
+    config, shared, recipe = read_flags()
+    compare(config, shared, command_of(config, shared), recipe)
     return 0
 
 

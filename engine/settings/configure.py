@@ -46,18 +46,12 @@ def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | 
     `loss` and `assign` are short for the hyperparameters `box_loss` and `assigner`; `set` holds key=value strings.
     `before_data` is told what was chosen before the data set is opened, which may take seconds.
     """
-    overrides = parse_settings(flags.get("set", ()))
-    for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
-        if flags.get(flag):
-            overrides |= checked(Hyperparameters, {key: flags[flag]}, f"--{flag}")
-    model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
-    demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
-    run = parsed(RunConfig, {**demo, **flags}, also=TRAINING_FLAGS)
+    overrides = overrides_of(flags)
+    choices = choices_of(flags, overrides)
+    run, model, hyper = choices
     check_device(run)
-    hyper = hyperparameters(run.hyp, overrides, base=model.hyp)
     check_choices(run, model, hyper)
     check_steps(run, hyper, overrides)
-    choices = Choices(run, model, hyper)
     check_settings(choices, overrides, flags)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
@@ -78,6 +72,23 @@ def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | 
             f"{printable(spec.shown)}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}"
         )
     return Plan(Config(run, model, hyper, spec.names), spec)
+
+
+def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `--set`, `--loss` and `--assign` say of hyperparameters and model keys."""
+    overrides = parse_settings(flags.get("set", ()))
+    for flag, key in (("loss", "box_loss"), ("assign", "assigner")):
+        if flags.get(flag):
+            overrides |= checked(Hyperparameters, {key: flags[flag]}, f"--{flag}")
+    return overrides
+
+
+def choices_of(flags: Mapping[str, Any], overrides: Mapping[str, Any]) -> Choices:
+    """Resolve the settings that flags of train.py mean, without asking whether they fit together."""
+    model = model_config(flags.get("cfg") or RunConfig.cfg, overrides)
+    demo = demo_of(model, flags) if flags.get("data", "shapes") == "shapes" else {}
+    run = parsed(RunConfig, {**demo, **flags}, also=TRAINING_FLAGS)
+    return Choices(run, model, hyperparameters(run.hyp, overrides, base=model.hyp))
 
 
 def check_start_files(run: RunConfig, model: ModelConfig | TorchvisionConfig) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from engine.settings.configure import choices_of, overrides_of
+from train import parse_flags as train_flags
 from utils.config.knobs import (
     CompareConfig,
     Hyperparameters,
@@ -95,23 +97,40 @@ def recipe_file(name: str) -> Path:
     return shipped.get(name) or find_yaml(name, RECIPES, "recipe")
 
 
-def from_lists(losses: Sequence[str], assigners: Sequence[str], baseline: str = "") -> Recipe:
-    """Combine every loss with every assigner; a list that is not given stands for the default alone."""
-    defaults = Hyperparameters()
-    axes = {"box_loss": losses or (defaults.box_loss,), "assigner": assigners or (defaults.assigner,)}
+def from_lists(
+    losses: Sequence[str], assigners: Sequence[str], baseline: str = "", given: Hyperparameters | None = None
+) -> Recipe:
+    """Combine every loss with every assigner; for a list that is not given stands what the runs have anyway."""
+    given = given or Hyperparameters()
+    axes = {"box_loss": losses or (given.box_loss,), "assigner": assigners or (given.assigner,)}
     variants = grid(axes, "--losses, --assigners")
     return Recipe("", checked_baseline(baseline or variants[0].name, variants), variants)
 
 
-def recipe_of(config: CompareConfig) -> Recipe:
-    """Return the recipe that the flags of the command mean; UserError where they contradict each other."""
+def recipe_of(config: CompareConfig, shared: Sequence[str] = ()) -> Recipe:
+    """Return the recipe that the flags of the command mean; UserError where they contradict each other.
+
+    `shared` are the arguments of what trains, which may say what the lists leave open.
+    """
     if bool(config.recipe) == bool(config.losses or config.assigners):
         raise UserError("expected either --recipe or --losses and --assigners")
     if not config.recipe:
-        return from_lists(config.losses, config.assigners, config.baseline)
+        flags = train_flags(shared)
+        given = choices_of(flags, overrides_of(flags)).hyper
+        return from_lists(config.losses, config.assigners, config.baseline, given)
     recipe = read_recipe(config.recipe)
     baseline = checked_baseline(config.baseline or recipe.baseline, recipe.variants)
     return Recipe(recipe.description, baseline, recipe.variants, recipe.train)
+
+
+def check_overridden(recipe: Recipe, shared: Sequence[str]) -> None:
+    """Raise UserError for a `--set` that has no effect since every variant sets its key."""
+    if recipe.trainer == ULTRALYTICS:
+        return
+    for key, value in overrides_of(train_flags(shared)).items():
+        own = [variant.settings[key] for variant in recipe.variants if key in variant.settings]
+        if len(own) == len(recipe.variants) and any(each != value for each in own):
+            raise UserError(f"--set {key}={printable(value)} has no effect: every variant sets {key} itself")
 
 
 def grid(axes: Mapping[str, Any], where: str, trainer: str = TRAIN_PY) -> tuple[Variant, ...]:

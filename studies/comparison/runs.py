@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.comparison.recipe import ULTRALYTICS, Variant
+from utils.config.flags import split_at_flags
 from utils.errors import DivergedError, UserError, printable
 from utils.run_folder import write_json
 
@@ -125,10 +126,8 @@ def scoring(run: Run) -> list[str]:
 
 def device(arguments: Sequence[str]) -> list[str]:
     """Return the --device among a run's arguments, for val.py."""
-    if "--device" not in arguments:
-        return []
-    place = list(arguments).index("--device")
-    return list(arguments[place : place + 2])
+    named = [group for group in split_at_flags(arguments) if group[0].partition("=")[0] == "--device"]
+    return named[-1] if named else []
 
 
 def read_object(path: Path) -> dict:

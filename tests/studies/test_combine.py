@@ -16,7 +16,10 @@ ASSIGNERS = {"anchor_ratio": "assigner=anchor_ratio", "ggiou": "box_loss=ciou as
 
 
 def comparison(folder, variants, scores, baseline, shared=SHARED):
-    """A comparison's report and table: `scores` are AP by variant and seed on val; on test the order is reversed."""
+    """A comparison's report and table: `scores` are AP by variant and seed on val; on test the order is reversed.
+
+    A score that is a word is the state of a run without one.
+    """
     folder.mkdir()
     (folder / "report.md").write_text(f"# Comparison\n\n## Paired differences to {baseline}, points, 95% interval\n")
     with (folder / "runs.csv").open("w", newline="") as file:
@@ -26,6 +29,9 @@ def comparison(folder, variants, scores, baseline, shared=SHARED):
             settings = " ".join(f"--set {each}" for each in variants[name].split())
             for seed, ap in by_seed.items():
                 flags = f"{shared} {settings} --seed {seed}"
+                if isinstance(ap, str):
+                    writer.writerow([name, seed, "test", ap, flags, "", ""])
+                    continue
                 writer.writerow([name, seed, "val", "done", flags, ap, 1 - ap])
                 writer.writerow([name, seed, "test", "done", flags, 1 - ap, ap])
     return folder
@@ -73,7 +79,7 @@ def test_another_measure_chooses_others(folders):
 
 
 def test_the_recipe_is_one_that_a_comparison_takes(folders, tmp_path, monkeypatch, capsys):
-    into = tmp_path / "combined.yaml"
+    into = tmp_path / "new" / "folder" / "combined.yaml"
     flags = ["--losses", str(folders[0]), "--assigners", str(folders[1]), "--into", str(into)]
     monkeypatch.setattr("sys.argv", ["combine", *flags])
     assert main() == 0
@@ -101,6 +107,45 @@ def test_what_cannot_be_combined_is_one_line(folders, tmp_path):
     clash = comparison(tmp_path / "clash", {"sca": "sca_alpha=0.1 assigner=iou"}, {"sca": {0: 0.1}}, "sca")
     with pytest.raises(UserError, match=r"sca sets sca_alpha=0.7, sca sets sca_alpha=0.1"):
         recipe_of(config((folders[0], clash)))
+
+
+def test_the_assigner_that_all_losses_share_gives_way(folders, tmp_path):
+    """`studies.compare --losses` writes it into each run, as --assigners does with the box loss."""
+    lists = {"ciou-iou": "box_loss=ciou assigner=iou", "sca-iou": "box_loss=sca assigner=iou"}
+    losses = comparison(tmp_path / "lists", lists, {"ciou-iou": {0: 0.2}, "sca-iou": {0: 0.3}}, "ciou-iou")
+    found = recipe_of(config((losses, folders[1]), "--best", "1"))["variants"]
+    assert found == {
+        "ciou-iou-anchor_ratio": {"box_loss": "ciou", "assigner": "anchor_ratio"},
+        "sca-iou-anchor_ratio": {"box_loss": "sca", "assigner": "anchor_ratio"},
+    }
+    with pytest.raises(UserError, match="anchor_ratio sets assigner=anchor_ratio, ggiou sets assigner=ggiou: expected"):
+        recipe_of(config((folders[1], folders[1])))
+
+
+def test_a_variant_without_a_finished_run_is_named(folders, tmp_path):
+    unfinished = {"ciou": {0: 0.1}, "sca": {0: 0.2}, "giou": {0: "missing", 1: "diverged"}}
+    for name, scores, who in (
+        ("some", {**unfinished, "giou": {0: "missing"}}, "giou"),
+        ("start", {**unfinished, "ciou": {0: "diverged"}}, "ciou"),
+    ):
+        folder = comparison(tmp_path / name, LOSSES, scores, "ciou")
+        with pytest.raises(UserError, match=f"{name}: {who} has no finished run"):
+            recipe_of(config((folder, folders[1])))
+    lost = comparison(tmp_path / "lost", LOSSES, unfinished, "ciou")
+    assert set(recipe_of(config((lost, folders[1]), "--best", "3"))["variants"]) == {
+        f"{loss}-{assigner}" for loss in ("ciou", "sca") for assigner in ASSIGNERS
+    }
+
+
+def test_flags_of_every_spelling_come_into_the_recipe(tmp_path):
+    shared = "--epochs=2 --img 64 --batch-size=8 --cache=device --no-plots --data=my/data.yaml --set=lr0=0.02"
+    folders = [
+        comparison(tmp_path / name, variants, {next(iter(variants)): {0: 0.1}}, next(iter(variants)), shared)
+        for name, variants in (("losses", LOSSES), ("assigners", ASSIGNERS))
+    ]
+    found = recipe_of(config(folders))
+    assert found["train"] == {"epochs": "2", "imgsz": "64", "batch_size": "8", "cache": "device", "plots": False}
+    assert found["variants"]["ciou-anchor_ratio"] == {"lr0": "0.02", "box_loss": "ciou", "assigner": "anchor_ratio"}
 
 
 def test_kept_results_can_be_combined():

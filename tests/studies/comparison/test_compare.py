@@ -13,14 +13,16 @@ import pytest
 
 from alignyolo.registry import ASSIGNERS
 from engine.settings.configure import plan_run
-from studies.compare import check_run, command_of, compare, parse_flags
-from studies.comparison.recipe import RECIPES, ULTRALYTICS, Recipe, Variant, from_lists, read_recipe
+from studies.compare import check_run, command_of, compare, main, parse_flags
+from studies.comparison.recipe import RECIPES, ULTRALYTICS, Recipe, Variant, from_lists, read_recipe, recipe_of
 from studies.comparison.report import write_report
-from studies.comparison.runs import plan
+from studies.comparison.runs import plan, scoring
 from tests.paths import ROOT
 from train import parse_flags as train_flags
 from utils.config.knobs import CompareConfig
+from utils.config.yaml_file import read_mapping
 from utils.errors import CommandError, UserError
+from val import parse_flags as val_flags
 
 FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]
 FAST += ["--no-plots", "--set", "channels=[8,8,16,16,32,32,64]"]
@@ -114,11 +116,75 @@ def test_mistakes_in_a_recipe_are_named(text, message, tmp_path):
         (["--losses", "iou", "--loss", "sca"], "--loss is set for every run"),
         (["--losses", "iou", "--name", "x"], "--name is set for every run"),
         (["--losses", "iou", "--seeds", "one"], "--seeds is 'one': expected a whole number"),
+        (["--losses", "iou", "--seeds", "1", "0", "2", "0"], "--seeds: 0 stands there twice"),
+        (["--report-only", "--split", "val"], "--split has no effect with --report-only alone"),
+        (["--report-only", "--seeds", "0", "1", "2"], "--seeds has no effect"),
+        (["--report-only", "--jobs", "2"], "--jobs has no effect"),
+        (["--report-only", "--baseline", "sca", "--epochs", "3"], "--epochs has no effect"),
     ],
 )
 def test_mistakes_in_the_flags_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         parse_flags(arguments)
+
+
+def test_a_report_of_what_is_named_takes_the_whole_command():
+    arguments = ["--losses", "iou", "--seeds", "0", "--jobs", "2", "--epochs", "3", "--report-only"]
+    assert parse_flags(arguments)[0].report_only
+    assert parse_flags(["--report-only", "--into", "results/bccd", "--baseline", "sca"])[0].baseline == "sca"
+
+
+def settings_of(config, shared):
+    """The box loss and assigner that each variant trains with."""
+    recipe = recipe_of(config, shared)
+    hypers = {each.name: plan_run(train_flags([*shared, *each.arguments()])).config.hyper for each in recipe.variants}
+    return {name: (hyper.box_loss, hyper.assigner) for name, hyper in hypers.items()}
+
+
+def test_a_list_that_is_not_given_leaves_what_the_flags_say(small_shapes, tmp_path):
+    data, (losses, assigners) = ["--data", str(small_shapes)], ({"losses": ("iou", "sca")}, {"assigners": ("iou",)})
+    hyp = tmp_path / "mine.yaml"
+    hyp.write_text("box_loss: giou\nassigner: ggiou\n")
+    found = settings_of(CompareConfig(**losses), [*data, "--set", "assigner=best_anchor"])
+    assert found == {"iou-best_anchor": ("iou", "best_anchor"), "sca-best_anchor": ("sca", "best_anchor")}
+    assert settings_of(CompareConfig(**assigners), [*data, "--hyp", str(hyp)]) == {"giou-iou": ("giou", "iou")}
+    detector = [*data, "--cfg", "retinanet_resnet18_fpn"]
+    assert settings_of(CompareConfig(losses=("giou",)), detector) == {"giou-iou": ("giou", "iou")}
+    # A key that only some of the losses read is no mistake.
+    assert list(settings_of(CompareConfig(losses=("sca",)), [*data, "--set", "sca_alpha=0.7"])) == ["sca-anchor_ratio"]
+    # As in folders of before: without such flags the default is asked for by name.
+    assert recipe_of(CompareConfig(**losses), data) == from_lists(["iou", "sca"], ["anchor_ratio"])
+
+
+def test_a_setting_that_every_variant_overrides_is_refused(small_shapes, tmp_path):
+    shared = ["--data", str(small_shapes), "--set", "box_loss=ciou"]
+    for config in (CompareConfig(losses=("iou", "sca")), CompareConfig(recipe="losses")):
+        with pytest.raises(UserError, match="--set box_loss=ciou has no effect: every variant sets box_loss itself"):
+            compare(replace(config, into=str(tmp_path / "new")), shared, "")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("trainer", ["train.py", "ultralytics"])
+def test_a_split_that_the_data_set_lacks_is_named_before_anything_is_trained(trainer, small_shapes, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"trainer: {trainer}\nvariants: {{a: {{}}}}\n")
+    config = CompareConfig(recipe=str(recipe), split="test", into=str(tmp_path / "new"))
+    with pytest.raises(UserError, match="--split test: .*has no such split: it has train, val"):
+        compare(config, ["--data", str(small_shapes)], "")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_recipe_is_read_once(small_shapes, tmp_path, monkeypatch):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("variants: {a: {box_loss: iou}}")
+    shared = ["--data", str(small_shapes)]
+    given = ["compare", "--recipe", str(recipe), "--seeds", "0", "--into", str(tmp_path / "runs"), *shared]
+    monkeypatch.setattr("sys.argv", given)
+    read = []
+    monkeypatch.setattr("studies.comparison.recipe.read_mapping", lambda path: read.append(path) or read_mapping(path))
+    monkeypatch.setattr("studies.compare.make_missing", lambda *_: None)
+    assert main() == 0
+    assert read == [recipe]
 
 
 def test_recipe_or_lists():
@@ -305,6 +371,14 @@ def test_a_comparison_that_was_killed_is_gone_on_with_while_its_trainer_ends(tmp
     assert "SIGTERM: stopped; " in log
     assert "another process writes" not in log + again.stderr
     assert [int(row["epoch"]) for row in csv.DictReader(rows.open())] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("given", [["--device", "cpu"], ["--device=cpu"], []])
+def test_a_run_is_scored_on_the_device_that_trained_it(given, tmp_path):
+    """The last one counts, as for train.py."""
+    (run,) = plan([Variant("a", {})], [0], ["--device", "cuda", "--cache", *given], tmp_path, "test")
+    command = scoring(run)
+    assert val_flags(command[1:])["device"] == ("cpu" if given else "cuda")
 
 
 def test_a_failed_run_is_named_after_the_rest(tmp_path, small_shapes):
