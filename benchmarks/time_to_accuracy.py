@@ -27,6 +27,7 @@ from utils.errors import run_command
 
 PEER = "ultralytics "  # and the name of one of its models
 MODEL = "yolov3-tiny.yaml"
+DEVICE = "cpu"  # of every side, also where there is a GPU
 # The flags of train.py that make each of our sides.
 OURS: dict[str, dict[str, str]] = {"this project": {}, "this project, ggiou": {"assign": "ggiou"}}
 
@@ -76,7 +77,7 @@ def train_ours(task: Namespace, clock: Clock) -> None:
 
     Trainer.train_epoch, Trainer.validate = timed_epoch, timed_validation
     sizes = {"imgsz": (task.imgsz,), "batch_size": task.batch, "epochs": task.epochs}
-    train(data=task.data, project=task.project, cache=True, plots=False, **OURS[task.side], **sizes)
+    train(data=task.data, project=task.project, device=DEVICE, cache=True, plots=False, **OURS[task.side], **sizes)
 
 
 def train_peer(task: Namespace, clock: Clock) -> None:
@@ -90,7 +91,7 @@ def train_peer(task: Namespace, clock: Clock) -> None:
     given = {"data": task.data, "project": task.project, "imgsz": task.imgsz, "batch": task.batch, "plots": False}
     overrides = {
         "model": task.side.removeprefix(PEER),
-        "device": "cpu",
+        "device": DEVICE,
         "verbose": False,
         "cache": "ram",
         "epochs": task.epochs,

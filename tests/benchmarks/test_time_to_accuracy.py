@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
+import cv2
 import pytest
 
-from benchmarks.time_to_accuracy import MODEL, OURS, PEER, Epoch, reached, rows
+from benchmarks.time_to_accuracy import MODEL, OURS, PEER, Clock, Epoch, reached, rows, train_ours, train_peer
 from data.shapes.demo_set import make_shapes
+from engine.train.trainer import Trainer
 from tests.paths import ROOT
 
 CURVES = {
@@ -31,6 +36,20 @@ def test_rows_compare_with_the_peer_s_best_epoch():
     assert (peer["in epoch"], peer["minutes"], peer["peer / this"]) == (2, 4.0, 1.0)
     assert (other["in epoch"], other["peer / this"]) == (1, 2.4)
     assert {row["target AP"] for row in (ours, ggiou, peer, other)} == {0.3}
+
+
+def test_every_side_trains_on_the_same_device(monkeypatch):
+    asked = {}
+    peer = SimpleNamespace(cv2_threads=cv2.getNumThreads())
+    peer.Trainer = lambda overrides: asked.update(peer=overrides["device"]) or MagicMock()
+    monkeypatch.setattr("utils.ultralytics_only.benchmark_peer", lambda: peer)
+    monkeypatch.setattr("train.train", lambda **flags: asked.update(ours=flags["device"]))
+    for name in ("train_epoch", "validate"):  # which the benchmark replaces
+        monkeypatch.setattr(Trainer, name, getattr(Trainer, name))
+    task = {"data": "", "project": "", "imgsz": 64, "batch": 4, "epochs": 1}
+    train_ours(Namespace(side=next(iter(OURS)), **task), Clock())
+    train_peer(Namespace(side=PEER + MODEL, **task), Clock())
+    assert asked == {"ours": "cpu", "peer": "cpu"}
 
 
 @pytest.mark.slow
