@@ -57,6 +57,44 @@ def test_a_file_with_nms_is_compared_with_every_box(tmp_path):
     assert "1 photos, scores differ by up to 0.0e+00" in check(exported, path, job, images)
 
 
+def with_nms(boxes, scores, labels):
+    """A file that does its own NMS and always finds this in one image."""
+    found = {"boxes": torch.tensor(boxes), "scores": torch.tensor(scores), "labels": torch.tensor(labels)}
+    return replace(backend([], []), final=True, run=lambda images: [found])
+
+
+def spread(count, scores):
+    """Boxes that lie apart, alternately of two classes: as raw outputs, and as NMS sorts them."""
+    boxes = [[20.0 * number, 0.0, 20.0 * number + 10, 10.0] for number in range(count)]
+    rows = [[score, 0.0] if number % 2 == 0 else [0.0, score] for number, score in enumerate(scores)]
+    return backend([boxes], [rows]), (boxes, list(scores), [number % 2 for number in range(count)])
+
+
+def test_a_file_with_nms_may_order_equal_scores_otherwise():
+    """By rounding: two scores that are nearly equal have changed places, with boxes and classes of their own."""
+    right, (boxes, scores, labels) = spread(3, [0.9, 0.5, 0.5 - 1e-7])
+    swapped = [[each[row] for row in (0, 2, 1)] for each in (boxes, [0.9, 0.5, 0.5], labels)]
+    images, postprocess = torch.zeros(1, 3, 100, 100), Postprocess(0.25, multi_label=False)
+    assert (differences(with_nms(boxes, scores, labels), right, images, postprocess) == 0).all()
+    assert (differences(with_nms(*swapped), right, images, postprocess) < 1e-4).all()
+    moved = [[[0.0, 4.0, 10.0, 14.0], *boxes[1:]], scores, labels]
+    other_class = [boxes, scores, [1, 1, 0]]
+    for wrong in (moved, other_class):
+        found = differences(with_nms(*wrong), right, images, postprocess)
+        assert (found > np.array(TOLERANCE)).any()
+
+
+def test_of_a_file_with_nms_one_detection_in_fifty_may_be_left_out_and_no_more():
+    """One at the threshold may be there or not, by rounding; where NMS is left out, boxes stand there twice."""
+    scores = np.linspace(0.9, 0.26, 60).tolist()
+    right, (boxes, scores, labels) = spread(60, scores)
+    images, postprocess = torch.zeros(1, 3, 1200, 1200), Postprocess(0.25, multi_label=False)
+    shorter = with_nms(boxes[:-1], scores[:-1], labels[:-1])
+    assert (differences(shorter, right, images, postprocess) <= np.array(TOLERANCE)).all()
+    for wrong in (with_nms(boxes[:-4], scores[:-4], labels[:-4]), with_nms(boxes * 2, scores * 2, labels * 2)):
+        assert np.isinf(differences(wrong, right, images, postprocess)).any()
+
+
 def test_a_check_needs_a_photo(tmp_path):
     (tmp_path / "cut.png").write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()[:40])
     (tmp_path / "clip.mp4").write_bytes(b"no photo")
