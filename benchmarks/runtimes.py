@@ -33,7 +33,7 @@ from engine.export.check import batches, photos
 from engine.export.runtimes import open_backend
 from engine.settings.configure import open_data
 from export import export
-from models.weights.class_rows import nameless
+from models.weights.class_rows import names_on
 from utils.config.export_formats import EXPORT_FORMATS
 from utils.device import cpu_has_bf16
 from utils.errors import CommandError, UserError, printable, run_command
@@ -182,8 +182,7 @@ def measure(settings: Namespace, folder: Path) -> list[dict[str, Any]]:
     names = open_backend(weights).names
     if settings.data:  # a mistake in it is no property of a runtime
         spec = open_data(settings.data, data_root(settings.data_root))
-        if not (nameless(names) and len(names) == len(spec.names)):
-            spec.check_classes(names, str(weights))
+        spec.check_classes(names_on(names, spec.names), str(weights))
         load_split(spec, settings.split)
     rows: Rows = {}
     sides: Sides = {}

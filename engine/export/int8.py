@@ -28,7 +28,7 @@ from engine.export.job import Job
 from engine.export.weights import torch_backend
 from engine.settings.configure import open_data
 from models.postprocess import Postprocess
-from models.weights.class_rows import nameless
+from models.weights.class_rows import names_on
 from models.yolov3.export_network import for_detection
 from utils.device import cpu_has_bf16
 from utils.errors import ExportMismatch, UserError, printable
@@ -53,8 +53,7 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
     """Take photos of the training split into the job, and the validation split to measure on; UserError for both."""
     settings, config = job.settings, job.config
     spec = open_data(settings.calibrate, data_root(settings.data_root))
-    if not (nameless(config.names) and len(config.names) == len(spec.names)):
-        spec.check_classes(config.names, settings.weights or "the newest best.pt")
+    spec.check_classes(names_on(config.names, spec.names), settings.weights or "the newest best.pt")
     train, val = load_split(spec, "train"), load_split(spec, "val")
     boxed = list(itertools.islice(_readable(train, job), CALIBRATION_PHOTOS))
     if not boxed:

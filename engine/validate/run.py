@@ -21,6 +21,7 @@ from engine.validate.html_report import write_report
 from engine.validate.result_files import write_coco_files, write_texts
 from engine.validate.weights import Measured, open_measured
 from models.kernels.kept_memory import freed_memory_kept, share_one_heap
+from models.weights.class_rows import names_on
 from utils.checkpoint import newest
 from utils.config.knobs import ValConfig
 from utils.errors import printable
@@ -53,9 +54,10 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     share = 0.0 if settings.data else config.run.val
     root = data_root(config.run.data_root)
     spec = open_data(config.run.data, root, share, config.run.seed, weights.absolute().parent.parent)
-    if measured.nameless and len(spec.names) == len(config.names):
-        config = replace(config, names=spec.names)
-    spec.check_classes(config.names, str(weights))
+    classes = names_on(config.names, spec.names)
+    spec.check_classes(classes, str(weights))
+    if classes != tuple(config.names):
+        config = replace(config, names=classes)
     index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
     if index.report.summary():
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)

@@ -16,7 +16,6 @@ from models.detector import AnyDetector
 from models.families import family_of
 from models.kernels.in_use import compile_ahead
 from models.postprocess import Postprocess
-from models.weights.class_rows import nameless
 from models.weights.read import load_detector, read_weights
 from models.yolov3.export_network import for_detection
 from utils.config.export_formats import format_of_path
@@ -33,7 +32,6 @@ class Measured:
     device: torch.device
     precision: str  # what it computes in
     source: str  # what the weights say about themselves
-    nameless: bool = False  # class names are only numbers
 
 
 def open_measured(weights: Path, settings: ValConfig) -> Measured:
@@ -49,7 +47,7 @@ def open_measured(weights: Path, settings: ValConfig) -> Measured:
     trained = load_detector(checkpoint, config, str(weights))
     bf16 = uses_bf16(settings.precision, device)
     detector = at_precision(trained, trained.network.to(device), config, bf16)
-    return Measured(detector, config, device, "bf16" if bf16 else "float32", source, nameless(config.names))
+    return Measured(detector, config, device, "bf16" if bf16 else "float32", source)
 
 
 def at_precision(detector: AnyDetector, network: nn.Module, config: Config, bf16: bool) -> nn.Module:
@@ -80,8 +78,7 @@ def _open_exported(weights: Path, settings: ValConfig, name: str) -> Measured:
         config = replace(config, run=_within(config.run, backend, weights))
         precision += ", NMS in the file"
     postprocess = Postprocess(config.run.conf, config.run.nms_iou, config.run.max_det)
-    detector, unnamed = BackendDetector(backend, postprocess), nameless(backend.names)
-    return Measured(detector, config, torch.device("cpu"), precision, "exported", unnamed)
+    return Measured(BackendDetector(backend, postprocess), config, torch.device("cpu"), precision, "exported")
 
 
 def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:

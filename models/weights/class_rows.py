@@ -30,6 +30,11 @@ def nameless(names: Sequence[str]) -> bool:
     return list(names) == [f"class{number}" for number in range(len(names))]
 
 
+def names_on(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
+    """Return the class names of weights on data with classes `ours`: these, where theirs are as many numbers."""
+    return tuple(ours if nameless(theirs) and len(theirs) == len(ours) else theirs)
+
+
 def by_class_name(
     source: Mapping[str, Tensor], target: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
 ) -> tuple[dict[str, Tensor], str]:
