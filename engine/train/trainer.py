@@ -394,12 +394,15 @@ class Trainer:
             if on_batch:
                 on_batch(number, batch, detections)
 
-        # What a training step takes would lie beside what validation takes.
-        release_scratch()
         if self.keeps_memory:
-            self.holes.give_back()
+            self.holes.begin("last validation" if final else "validation")
+        if final:
+            # What a training step takes would lie beside what a validation in float32 takes, the run's peak.
+            release_scratch()
+            if self.keeps_memory:
+                self.holes.give_back()
         collected = collect(detector, *split, after_batch, self.val_truths, group=self.group)
-        if self.keeps_memory:
+        if final and self.keeps_memory:
             self.holes.give_back()
         metrics = None
         if self.group.main:

@@ -71,9 +71,20 @@ class HoleLimit:
 
     def __init__(self) -> None:
         self._steps, self._taken, self._just_given = 0, 0, False
+        self._showing, self._kinds = 0, {""}
+
+    def begin(self, kind: str) -> None:
+        """Note that steps of this kind follow, the first of which show what they take, as the very first ones did.
+
+        A run that trains and validates in turns keeps for both: giving back in between, and fetching again, took a
+        twentieth of an epoch of eight steps.
+        """
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self._showing = 2 * SETTLED
 
     def give_back(self) -> None:
-        """Give back all that is free, as before work of another kind, which has no use for these holes."""
+        """Give back all that is free, as before the last work of a process, which may take the more."""
         ctypes.CDLL(None).malloc_trim(0)
         self._just_given = True
 
@@ -82,13 +93,17 @@ class HoleLimit:
         occupied = resident_memory()
         self._steps += 1
         beyond = occupied - self._taken > max(self._taken * MOST_GROWTH, LEAST_GROWTH)
-        if self._steps == SETTLED or (self._steps > 2 * SETTLED and beyond and not self._just_given):
+        if self._steps == SETTLED:
             self.give_back()
+            self._showing = max(self._showing, SETTLED)
         elif self._steps > SETTLED:
+            if beyond and not self._showing and not self._just_given:
+                self.give_back()
+                return
             # What a single step brings back right after is needed.
-            if self._steps <= 2 * SETTLED or (self._just_given and beyond):
+            if self._showing or (self._just_given and beyond):
                 self._taken = max(occupied, self._taken)
-            self._just_given = False
+            self._showing, self._just_given = max(self._showing - 1, 0), False
 
 
 @contextlib.contextmanager

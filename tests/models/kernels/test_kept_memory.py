@@ -146,6 +146,7 @@ def occupied(monkeypatch):
         return state["given"]
 
     limit = HoleLimit()
+    steps.begin = limit.begin
     return steps
 
 
@@ -165,6 +166,33 @@ def test_small_processes_are_left_alone(occupied):
 def test_what_steps_need_is_not_given_back_again_and_again(occupied):
     """Such as larger images: one step shows it."""
     assert occupied(*[10.0] * SETTLED * 2, *[20.0] * 9) == 2
+
+
+def test_what_two_kinds_of_steps_in_turns_take_is_kept_for_both(occupied):
+    """A validation between two epochs of training."""
+    assert occupied(*[10.0] * SETTLED * 2) == 1
+    occupied.begin("validation")
+    assert occupied(*[12.0] * SETTLED * 3) == 1
+    for _ in range(3):
+        assert occupied(*[10.0] * 9) == 1
+        occupied.begin("validation")
+        assert occupied(*[12.0] * 9, 12.4) == 1
+    assert occupied(12.7) == 2
+
+
+def test_steps_of_a_kind_met_before_show_nothing_new(occupied):
+    occupied(*[10.0] * SETTLED * 2)
+    for expected in (2, 3):
+        occupied.begin("")
+        assert occupied(10.0, 10.6) == expected
+
+
+def test_the_second_kind_may_begin_before_the_first_has_shown_what_it_takes(occupied):
+    """Epochs of two steps: what is taken is known after the first trim, by steps of both kinds."""
+    assert occupied(10.0, 10.0) == 0
+    occupied.begin("validation")
+    assert occupied(12.0, 12.0) == 1
+    assert occupied(*[10.0, 10.0, 12.0, 12.0] * 4) == 1
 
 
 HOLES = """
