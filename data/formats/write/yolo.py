@@ -97,7 +97,9 @@ def _write_yaml(found: AnnotationSet, path: Path, target: Path, images: str, ann
             values[key] = entries[0]
     for split, file in annotations.items():
         key = base_split(split)
-        if len(values.get(key, "")) and isinstance(values[key], str) and key != "train":
+        # Of the photos to train on a validation split may be held out (`--val`), where there is none.
+        measured = key != "train" or "val" not in values
+        if len(values.get(key, "")) and isinstance(values[key], str) and measured:
             inside = file.is_relative_to(target) and images != "list"
             values.setdefault("annotations", {})[key] = str(file.relative_to(target) if inside else file)
     values["names"] = dict(enumerate(found.names))

@@ -13,7 +13,7 @@ from PIL import Image
 import convert
 from data.data_yaml import list_images, read_data_yaml
 from data.formats.coco_truths import split_truths
-from data.formats.convert import convert_voc
+from data.formats.convert import convert_coco, convert_voc
 from data.open.hold_out import choose_held_out, hold_out, keep_split, same_photos
 from data.split import load_split
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
@@ -128,6 +128,25 @@ def test_what_annotation_files_know_of_difficult_objects_is_kept(named, photos, 
     for split in set(files) - {"train"}:
         truths = split_truths(spec, split, load_split(spec, split, tmp_path / "labels-cache"))
         assert truths.difficult.tolist() == [True] * len(list_images(spec, split)), split
+
+
+def test_a_converted_set_without_val_keeps_its_ignored_objects_for_what_is_held_out(photos, tmp_path):
+    """As `train.py --data VOC_FOLDER --val .25` opens it: labels hold no difficult objects."""
+    boxes = ((32, 24, 64, 48), (4, 4, 24, 24))
+    document = coco_document([path.name for path in photos], boxes, Image.open(photos[0]).size)
+    for item in document["annotations"][1::2]:
+        item["ignore"] = 1
+    source = tmp_path / "source"
+    (source / "train").mkdir(parents=True)
+    for path in photos:
+        shutil.copy(path, source / "train" / path.name)
+    write_json(source / "annotations" / "instances_train.json", document)
+    convert_coco(source, tmp_path / "yolo")
+    spec = hold_out(read_data_yaml(str(tmp_path / "yolo" / "data.yaml"), tmp_path), 0.25, 3)
+    index = load_split(spec, "val", tmp_path / "labels-cache")
+    assert len(index.boxes) == len(index)
+    truths = split_truths(spec, "val", index)
+    assert truths.difficult.sum() == len(index) == len(truths.difficult) / 2
 
 
 def test_too_few_photos(tmp_path):
