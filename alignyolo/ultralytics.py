@@ -13,13 +13,13 @@ package's classes and load in plain ultralytics. It is imported by who asks for 
 """
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import torch_safe_load
+from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG
 
 from alignyolo.anchors import DenseAnchors
@@ -32,14 +32,17 @@ from alignyolo.targets import Targets
 LOSS, ASSIGN, STATE = "align_loss", "align_assign", "align_state"
 # A head without anchors has its predictions alone: there GGIoU is what aligns.
 ASSIGN_NAMES = {**{name: name for name in DYNAMIC_ASSIGNERS}, "ggiou": "tal_ggiou"}
+EXPECTED = "expected a YOLO of ultralytics for detection (YOLO11, YOLO12, YOLO26), or its DetectionModel"
 ANCHOR_SIDE = 5.0  # strides: ATSS's anchors on heads that have none, as in YOLOv6
 
 
 def use(model: Any, loss: str | None = None, assign: str | None = None) -> Any:
     """Make a YOLO, or a DetectionModel, train with a box loss and an assigner, and return it.
 
+    A second `use` replaces both choices of the first, also where None is given now. A copy of a YOLO has its choices.
+
     Args:
-        model: YOLO11, YOLO12 or YOLO26 of ultralytics; it is changed in place.
+        model: YOLO11, YOLO12 or YOLO26 of ultralytics, for detection; it is changed in place.
         loss: Any name of `--loss`; None leaves ultralytics' own.
         assign: `atss`, `atss_ggiou`, `simota`, `tal`, or `tal_ggiou`, which `ggiou` means too; None: unchanged.
 
@@ -47,20 +50,60 @@ def use(model: Any, loss: str | None = None, assign: str | None = None) -> Any:
         The same model.
 
     Raises:
-        ValueError: A name is unknown.
+        ValueError: A name is unknown, or the model is for another task than detection.
+        TypeError: It is no YOLO and no DetectionModel.
     """
     check(loss, assign)
-    if not isinstance(model, YOLO):
-        apply(getattr(model, "module", model), loss, assign)
-        return model
-    stock = model.train
-
-    def train(trainer: Any = None, **settings: Any) -> Any:
-        chosen = {LOSS: loss, ASSIGN: assign}
-        return stock(trainer=trainer or AlignTrainer, **settings, **{k: v for k, v in chosen.items() if v})
-
-    model.train = train
+    detector = detector_of(model)
+    if isinstance(model, YOLO):
+        model.train, model.tune = Train(model, loss, assign), Tune(model, loss, assign)
+    else:
+        apply(detector, loss, assign)
     return model
+
+
+def detector_of(model: Any) -> Any:
+    """Return the DetectionModel in a YOLO or in a wrapper of torch's, or itself; raise where it is none."""
+    found = model.model if isinstance(model, YOLO) else model
+    for wrapper in ("module", "_orig_mod"):
+        found = getattr(found, wrapper, found)
+    # The nearest of ultralytics' own kinds: those of other tasks are DetectionModels too.
+    kinds = [kind for kind in type(found).__mro__ if kind.__module__ == DetectionModel.__module__]
+    if kinds[:1] == [DetectionModel]:
+        return found
+    if isinstance(model, YOLO) and isinstance(model.task, str) and model.task != "detect":
+        raise ValueError(f"{type(found).__name__}, of the task {model.task!r}: {EXPECTED}")
+    inside = f" of {type(found).__name__}" if found is not model else ""
+    raise TypeError(f"{type(model).__name__}{inside}: {EXPECTED}")
+
+
+class Chosen:
+    """Stand in for a method of a YOLO, with the choices of `use`; the copy of a YOLO has its own."""
+
+    def __init__(self, model: Any, loss: str | None, assign: str | None) -> None:
+        self.model = model
+        self.settings = {name: value for name, value in ((LOSS, loss), (ASSIGN, assign)) if value}
+
+
+class Train(Chosen):
+    """Train as a YOLO does, with this package's trainer and the choices among its arguments."""
+
+    def __call__(self, trainer: Any = None, **settings: Any) -> Any:
+        """Train; settings of `align_loss` and `align_assign` go before the choices of `use`."""
+        return type(self.model).train(self.model, trainer or AlignTrainer, **{**self.settings, **settings})
+
+
+class Tune(Chosen):
+    """Tune as a YOLO does where that trains with the choices, and refuse where it does not."""
+
+    def __call__(self, use_ray: bool = False, *rest: Any, **settings: Any) -> Any:
+        """Tune; ValueError where ultralytics would start each trial without the choices."""
+        if self.settings and not use_ray:
+            raise ValueError(
+                "tune: ultralytics trains each trial from its own command line, which knows no loss or assigner of "
+                "this package; tune without `use`, or train once for each setting"
+            )
+        return type(self.model).tune(self.model, use_ray, *rest, **settings)
 
 
 def check(loss: str | None, assign: str | None) -> None:
@@ -73,7 +116,11 @@ def check(loss: str | None, assign: str | None) -> None:
 def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
     """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
     detector: Any = model
-    detector.criterion = detector.init_criterion()
+    before, detector.criterion = getattr(detector, "criterion", None), detector.init_criterion()
+    # An end-to-end head's weights of its branches move from epoch to epoch; a resumed run has set them already.
+    for name in ("updates", "o2m", "o2o"):
+        if hasattr(before, name):
+            setattr(detector.criterion, name, getattr(before, name))
     for part in parts_of(detector.criterion):
         if loss is not None:
             part.bbox_loss = SimilarityBoxLoss(part.bbox_loss, Similarity(SIMILARITIES[loss]), part.stride.tolist())
@@ -185,6 +232,8 @@ class AlignTrainer(DetectionTrainer):
         overrides = dict(overrides or {})
         chosen = {key: overrides.pop(key) for key in (LOSS, ASSIGN, STATE) if key in overrides}
         check(chosen.get(LOSS), chosen.get(ASSIGN))
+        if (task := overrides.get("task") or "detect") != "detect":
+            raise ValueError(f"task {task!r}: {EXPECTED}")
         super().__init__(cfg, overrides, _callbacks)
         # ultralytics refuses unknown arguments, but keeps, saves and restores those that are there.
         for key, value in chosen.items():
@@ -192,12 +241,22 @@ class AlignTrainer(DetectionTrainer):
         self.add_callback("on_train_start", AlignTrainer.equip)
 
     def equip(self) -> None:
-        """Give the model and its average their criterion, with the running statistics of a resumed run."""
-        for model in (getattr(self.model, "module", self.model), self.ema.ema if self.ema else None):
-            if model is not None:
-                apply(model, getattr(self.args, LOSS, None), getattr(self.args, ASSIGN, None))
-                for part, state in zip(parts_of(model.criterion), getattr(self.args, STATE, None) or [], strict=False):
-                    part.bbox_loss.similarity.load_state_dict({name: torch.tensor(v) for name, v in state.items()})
+        """Give the model and its average their criterion, with the running statistics of a resumed run.
+
+        The average, which is validated, measures with the model's statistics.
+        """
+        chosen = getattr(self.args, LOSS, None), getattr(self.args, ASSIGN, None)
+        model: Any = getattr(self.model, "module", self.model)
+        apply(model, *chosen)
+        parts = parts_of(model.criterion)
+        for part, state in zip(parts, getattr(self.args, STATE, None) or [], strict=False):
+            part.bbox_loss.similarity.load_state_dict({name: torch.tensor(v) for name, v in state.items()})
+        average: Any = self.ema.ema if self.ema else None
+        if average is not None:
+            apply(average, *chosen)
+            for part, own in zip(parts_of(average.criterion), parts, strict=True):
+                if isinstance(own.bbox_loss, SimilarityBoxLoss):
+                    part.bbox_loss.similarity = own.bbox_loss.similarity
 
     def get_validator(self) -> Any:
         """Build the validator, which refuses arguments that ultralytics does not know."""
@@ -253,10 +312,19 @@ def main(arguments: list[str]) -> None:
             raise ValueError("model=: expected a model to train, such as model=yolo11n.yaml")
         here.check(loss, assign)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    model = here.use(YOLO(name), loss, assign)
+        refuse(error)
+    opened = YOLO(name)
+    try:
+        model = here.use(opened, loss, assign)
+    except (ValueError, TypeError) as error:
+        refuse(error)
     model.train(**settings)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Say a mistake in one line and end with exit code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The plug-in for torchvision's stock detectors: what it replaces, what it leaves, and that they learn from it."""
 
+import copy
+import io
 import itertools
 
 import pytest
@@ -22,15 +24,25 @@ TARGETS = [
 ]
 
 
-def losses_of(name, **choices):
-    """The losses of a small model on two pictures, the same for the same name, and the model."""
+def built(name, **choices):
+    """A small model, the same for the same name."""
     torch.manual_seed(1)
     size = {} if name == "ssd" else {"min_size": 128, "max_size": 128}
     model = BUILT[name][0](weights=None, weights_backbone=None, num_classes=3, **size)
-    model = use(model, **choices) if choices else model
+    return use(model, **choices) if choices else model
+
+
+def step(model, targets=TARGETS):
+    """The losses of a model on two pictures, always the same ones."""
     torch.manual_seed(2)
-    images = [torch.rand(3, 128, 128) for _ in TARGETS]
-    return model(images, [dict(each) for each in TARGETS]), model
+    images = [torch.rand(3, 128, 128) for _ in targets]
+    return model(images, [dict(each) for each in targets])
+
+
+def losses_of(name, **choices):
+    """The losses of a small model on two pictures, the same for the same name, and the model."""
+    model = built(name, **choices)
+    return step(model), model
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -137,6 +149,96 @@ def test_what_the_assigner_says_is_what_the_model_matches(name):
     if handed:
         assert (handed[0] < 0).all()
         assert handed[1][found.anchor].tolist() == found.target.tolist()
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)  # written a line above
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, saved_and_loaded])
+@pytest.mark.parametrize(
+    ("name", "assign"), [("retinanet", "tal"), ("fcos", "atss"), ("ssd", "ggiou"), ("fasterrcnn", "ggiou")]
+)
+def test_a_copy_of_a_model_stands_on_its_own(name, assign, way):
+    """It has its own methods, parameters and running mean, and trains as the original does."""
+    model = built(name, assign=assign, loss="wiou_v3", momentum=0.5)
+    step(model)
+    other = way(model)
+    before = float(model.aligned.similarity.state_dict()["mean"])
+    losses = step(other)
+    assert float(model.aligned.similarity.state_dict()["mean"]) == before
+    assert float(other.aligned.similarity.state_dict()["mean"]) != before
+    own = step(model)
+    for key, value in own.items():
+        assert torch.equal(losses[key], value)
+    losses[BUILT[name][1]].backward()
+    assert all(each.grad is None for each in model.parameters())
+    assert any(each.grad is not None for each in other.parameters())
+    use(other)
+    assert not torch.equal(step(other)[BUILT[name][1]], step(model)[BUILT[name][1]])
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_second_use_replaces_the_first(name):
+    assign = "ggiou" if name != "fcos" else "atss"
+    first = {"loss": "wiou_v3", "assign": "simota" if name != "fasterrcnn" else "atss"}
+    for second in ({"loss": "giou"}, {"assign": assign}, {}):
+        expected, _ = losses_of(name, **second) if second else losses_of(name)
+        again = step(use(built(name, **first), **second))
+        assert all(torch.equal(value, again[key]) for key, value in expected.items())
+
+
+def test_a_refused_use_leaves_the_model_as_it_was():
+    model = built("fcos")
+    before = set(vars(model)), len(model.transform._forward_hooks)
+    with pytest.raises(ValueError, match="FCOS has no anchors"):
+        use(model, assign="ggiou")
+    assert (set(vars(model)), len(model.transform._forward_hooks)) == before
+
+
+SMALL = [
+    {"boxes": torch.tensor([[97.0, 90.0, 113.0, 106.0], [70.0, 101.0, 86.0, 117.0]]), "labels": torch.tensor([2, 1])},
+    {"boxes": torch.tensor([[103.0, 40.0, 119.0, 56.0]]), "labels": torch.tensor([1])},
+]
+
+
+@pytest.mark.parametrize("assign", [None, "tal"])
+@pytest.mark.parametrize("name", BUILT)
+def test_codes_in_bf16_are_decoded_in_float32(name, assign):
+    """Boxes of 16 pixels would move by half of a pixel and more: the same codes have the same loss in both."""
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        model = built(name)
+
+        def rounded(head, given, output, dtype=dtype):
+            if isinstance(output, tuple):
+                return output[0], output[1].bfloat16().to(dtype)
+            return {**output, "bbox_regression": output["bbox_regression"].bfloat16().to(dtype)}
+
+        (model.roi_heads.box_predictor if name == "fasterrcnn" else model.head).register_forward_hook(rounded)
+        use(model, loss="giou", assign=assign if name != "fasterrcnn" else None)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = step(model, SMALL)
+        found.append(losses[BUILT[name][1]])
+    assert found[0] > 0
+    assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos", "ssd"])
+def test_a_running_mean_moves_once_a_step(name):
+    """Whatever the order of the images: all positives of the batch move it together, as in Faster R-CNN's heads."""
+    found = []
+    for order in ([0, 1], [1, 0]):
+        model = built(name, loss="wiou_v3", momentum=0.5)
+        images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(3))
+        losses = model([images[i] for i in order], [dict(SMALL[i]) for i in order])
+        found.append((losses["bbox_regression"], model.aligned.similarity.state_dict()["mean"]))
+        # From 1 half of the way to the batch's mean, which is not below 0.
+        assert 0.5 <= found[-1][1] < 1
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
 
 
 def test_mistakes_are_said():

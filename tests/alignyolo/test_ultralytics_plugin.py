@@ -1,6 +1,7 @@
 """The plug-in for ultralytics: its YOLOs train with our parts, go on where they stopped, and load without us."""
 
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -118,6 +119,134 @@ def test_an_unknown_name_is_said():
         criterion_of("yolo11n.yaml", loss="scaa")
     with pytest.raises(ValueError, match="assign 'max': expected one of atss"):
         criterion_of("yolo11n.yaml", assign="max")
+
+
+@pytest.mark.parametrize(("task", "end"), [("pose", "pose"), ("segment", "seg"), ("obb", "obb"), ("classify", "cls")])
+def test_other_tasks_are_refused(task, end, capsys):
+    """Their own losses would be lost: a pose model trained without its key points."""
+    from ultralytics import YOLO
+
+    from alignyolo.ultralytics import AlignTrainer, main, use
+
+    cfg = f"yolo11n-{end}.yaml"
+    with pytest.raises(ValueError, match=f"Model, of the task '{task}': expected a YOLO of ultralytics for detection"):
+        use(YOLO(cfg), loss="sca")
+    with pytest.raises(TypeError, match="Model: expected a YOLO of ultralytics for detection"):
+        use(YOLO(cfg).model, loss="sca")
+    with pytest.raises(ValueError, match=f"task '{task}': expected"):
+        AlignTrainer(overrides={"task": task, "align_loss": "sca"})
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([f"model={cfg}", "data=my.yaml", "loss=sca"])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and f"task '{task}'" in line and line.count("\n") == 1
+
+
+def test_what_is_no_yolo_is_refused_with_its_name():
+    from ultralytics import RTDETR, YOLOWorld
+
+    from alignyolo.ultralytics import use
+
+    wrong = {"YOLOWorld": YOLOWorld("yolov8s-world.yaml"), "RTDETR": RTDETR("rtdetr-l.yaml")}
+    for name, model in {**wrong, "str": "yolo11n.yaml", "NoneType": None, "Linear": torch.nn.Linear(1, 1)}.items():
+        with pytest.raises(TypeError, match=f"^{name}: expected a YOLO of ultralytics for detection"):
+            use(model, loss="sca")
+
+
+def test_a_wrapped_model_is_taken_out_of_its_wrapper():
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import DEFAULT_CFG
+
+    from alignyolo.ultralytics import SimilarityBoxLoss, use
+
+    model = DetectionModel("yolo11n.yaml", verbose=False)
+    model.args = copy.copy(DEFAULT_CFG)
+    use(torch.nn.DataParallel(model), loss="sca")
+    assert isinstance(model.criterion.bbox_loss, SimilarityBoxLoss)
+
+
+def test_tuning_is_refused_where_it_would_train_without_the_choices(monkeypatch):
+    from ultralytics import YOLO
+
+    from alignyolo.ultralytics import use
+
+    asked = []
+    monkeypatch.setattr(YOLO, "tune", lambda self, *given, **settings: asked.append((self, given, settings)))
+    model = use(YOLO("yolo11n.yaml"), loss="sca")
+    with pytest.raises(ValueError, match="tune: ultralytics trains each trial"):
+        model.tune(data="my.yaml", iterations=1)
+    assert not asked
+    model.tune(use_ray=True, data="my.yaml")  # trains the model itself
+    use(model).tune(data="my.yaml")
+    assert asked == [(model, (True,), {"data": "my.yaml"}), (model, (False,), {"data": "my.yaml"})]
+
+
+def noted(model, monkeypatch):
+    """What a YOLO asks of ultralytics when it trains: whose training, and the settings."""
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "train", lambda self, trainer, **settings: asked.append((self, settings)))
+        model.train(data="my.yaml")
+    return asked[0]
+
+
+def test_a_second_use_replaces_the_first(monkeypatch):
+    from ultralytics import YOLO
+
+    from alignyolo.ultralytics import use
+
+    model = use(YOLO("yolo11n.yaml"), loss="sca", assign="ggiou")
+    assert noted(model, monkeypatch) == (model, {"align_loss": "sca", "align_assign": "ggiou", "data": "my.yaml"})
+    use(model, loss="giou")
+    assert noted(model, monkeypatch) == (model, {"align_loss": "giou", "data": "my.yaml"})
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_trains_itself(way, monkeypatch):
+    from ultralytics import YOLO
+
+    from alignyolo.ultralytics import use
+
+    model = use(YOLO("yolo11n.yaml"), loss="sca")
+    other = way(model)
+    trained, settings = noted(other, monkeypatch)
+    assert trained is other and settings["align_loss"] == "sca"
+    assert noted(model, monkeypatch)[0] is model
+
+
+def test_the_branches_weights_of_a_resumed_run_stay():
+    """ultralytics sets them before the training starts, when the criterion gets our parts."""
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import DEFAULT_CFG
+
+    from alignyolo.ultralytics import use
+
+    model = DetectionModel("yolo26n.yaml", verbose=False)
+    model.args = copy.copy(DEFAULT_CFG)
+    model.criterion = model.init_criterion()
+    model.criterion.updates = 9
+    model.criterion.update()
+    expected = {name: getattr(model.criterion, name) for name in ("updates", "o2m", "o2o")}
+    use(model, loss="sca")
+    assert {name: getattr(model.criterion, name) for name in expected} == expected
+
+
+def test_validation_measures_with_the_running_mean_of_training(shapes, tmp_path):
+    from ultralytics import YOLO
+
+    from alignyolo.ultralytics import use
+
+    seen = []
+
+    def note(trainer):
+        models = trainer.model, trainer.ema.ema
+        seen.append([float(each.criterion.bbox_loss.similarity.state_dict()["mean"]) for each in models])
+
+    model = use(YOLO("yolo11n.yaml"), loss="wiou_v3")
+    model.add_callback("on_fit_epoch_end", note)
+    model.train(**settings_of(shapes, tmp_path, epochs=1))
+    assert seen[0][0] == seen[0][1] < 1
 
 
 def stopped_after_one_epoch(trainer):
