@@ -29,6 +29,7 @@ IOU_COLUMNS = ("ap50", "ap55", "ap60", "ap65", "ap70", "ap75", "ap80", "ap85", "
 ERROR_COLUMNS = tuple(f"tide_{name}" for name in ERROR_KINDS.values())
 AREA_COLUMNS = ("ap_small", "ap_medium", "ap_large")
 COLUMNS = ("ap", *IOU_COLUMNS, *AREA_COLUMNS, "ar", "precision", "recall", "f1")
+ALL = "all"  # the mean over classes, in tables and files
 MATCH_IOU = 0.5  # for precision, recall, F1 and the confusion matrix
 CURVE_CONFIDENCES = np.linspace(0, 1, 1001)
 TABLE_HEADS = ("AP", "50", "55", "60", "65", "70", "75", "80", "85", "90", "95", "S", "M", "L", "AR", "P", "R", "F1")
@@ -80,7 +81,7 @@ class Metrics:
 
     def rows(self) -> list[dict]:
         """Return one row for all classes and one per class, for a CSV file; None where undefined."""
-        overall = {"class": "all", "labels": self.counts["labels"], **self.overall}
+        overall = {"class": ALL, "labels": self.counts["labels"], **self.overall}
         return [_plain(row) for row in (overall, *({"class": name, **row} for name, row in self.per_class.items()))]
 
     def table(self, per_class: bool = True) -> str:
@@ -88,7 +89,7 @@ class Metrics:
         lines = [_table_line("class", "labels", TABLE_HEADS)]
         if per_class:
             lines += [_table_line(name, row["labels"], _percents(row)) for name, row in self.per_class.items()]
-        lines.append(_table_line("all", self.counts["labels"], _percents(self.overall)))
+        lines.append(_table_line(ALL, self.counts["labels"], _percents(self.overall)))
         where = (
             "no detection of a class that has labels"
             if self.confidence is None
@@ -106,7 +107,7 @@ class Metrics:
         lines += [f"AP by side ratio: {', '.join(shown)}"] if shown else []
         costs = [f"{name} {_percent(self.overall[f'tide_{name}'])}" for name in self.error_counts]
         lines += [f"AP50 lost by error: {', '.join(costs)}"] if costs else []
-        lines += [f"AP at IoU {iou}: {_percent(row['all'])}" for iou, row in self.at_iou.items()]
+        lines += [f"AP at IoU {iou}: {_percent(row[ALL])}" for iou, row in self.at_iou.items()]
         return "\n".join(lines)
 
     @property
@@ -215,7 +216,7 @@ class CocoMetrics:
             curves=_curves(_of_all(precision[0, :, :, 0].T, measured, num_classes), matches),
             matches=matches,
             at_iou={
-                f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
+                f"{iou:g}": {ALL: mean, **dict(zip(self.names, column, strict=True))}
                 for iou, mean, column in zip(
                     self.ious, _mean_of_defined(at_list).tolist(), at_list.T.tolist(), strict=True
                 )
@@ -524,8 +525,8 @@ def _int64(values: ArrayLike) -> NDArray:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names, with the class number appended to those that occur more than once."""
-    count = Counter(names)
+    """Return the names, with the class number appended to those that occur more than once or name the mean."""
+    count = Counter([ALL, *names])
     return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
