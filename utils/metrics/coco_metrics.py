@@ -1,7 +1,7 @@
 """COCO's metrics on any data set, by hotcoco; precision, recall and F1 at the best confidence."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -152,6 +152,7 @@ class CocoMetrics:
         self.details, self.ious = truths, tuple(ious)
         self.truths = Boxes(truths.image, truths.boxes, truths.labels, np.ones(len(truths.labels)))
         self._parts: dict[int, Boxes] = {}
+        self._undecodable: set[int] = set()
 
     @property
     def num_classes(self) -> int:
@@ -170,10 +171,15 @@ class CocoMetrics:
             raise ValueError(f"image {image}: labels must be 0 to {len(self.names) - 1}")
         self._parts[image] = part
 
+    def note_undecodable(self, images: Iterable[int]) -> None:
+        """Note the images that could not be decoded, whose objects nothing could find; metrics count them."""
+        self._undecodable.update(images)
+
     def take_over(self, others: Sequence["CocoMetrics"]) -> None:
         """Add what other processes have collected of the same data set; an image that is here already stays."""
         for other in others:
             self._parts = {**other._parts, **self._parts}
+            self._undecodable |= other._undecodable
 
     def detections_of(self, image: int) -> Boxes:
         """Return the detections of one image."""
@@ -228,6 +234,7 @@ class CocoMetrics:
         """Count what there is: labels (C,) that count, and which detections (D,) are finite."""
         return {
             "images": self.num_images,
+            "undecodable_images": len(self._undecodable),
             "labels": int(labels.sum()),
             "detections": len(finite),
             "non_finite_detections": int(np.count_nonzero(~finite)),
