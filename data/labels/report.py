@@ -46,7 +46,8 @@ class LabelReport:
             shown = count(self.turned, "rotated box", "rotated boxes")
             parts.append(f"{shown} (4 corners a row) taken as the upright box around them")
         if self.clipped:
-            parts.append(f"{count(self.clipped, 'box', 'boxes')} clipped, up to 1 % beyond the image")
+            how_far = "up to 1 % beyond the image" if self.policy == "mend" else "beyond the image"
+            parts.append(f"{count(self.clipped, 'box', 'boxes')} clipped, {how_far}")
         if self.skipped:
             parts.append(f"{count(self.skipped, 'box', 'boxes')} skipped, beyond the image{self.pixels_hint()}")
         if self.no_area:
