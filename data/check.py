@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
-from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING, Hyperparameters, RunConfig, checked
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
-    with pixels_allowed(options.max_pixels):
+    with pixels_allowed(checked(RunConfig, {"max_pixels": options.max_pixels}, "--max-pixels")["max_pixels"]):
         spec = open_data_set(options.data, data_root(options.data_root))
         checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
@@ -61,21 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"train.py: {POLICIES[options.bad_labels]} (--bad-labels); malformed lines and wrong class ids stop it")
 
 
-def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":
-    """Return image size, and the anchors of a model YAML."""
+def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: object = None) -> "Settings":
+    """Return image size, the anchors of a model YAML and the ratio to them, all in the ranges that train.py takes."""
     from data.labels.doctor import Settings
     from utils.config.sources import model_config
 
-    try:
-        sides = [int(str(side)) for side in imgsz]
-    except ValueError:
-        raise UserError(
-            f"--imgsz {printable(' '.join(map(str, imgsz)))}: expected one side, or height and width"
-        ) from None
-    if not 1 <= len(sides) <= 2 or min(sides) < 1:
-        raise UserError(f"--imgsz {' '.join(map(str, sides))}: expected one side, or height and width, above 0")
+    sides = checked(RunConfig, {"imgsz": imgsz}, "--imgsz")["imgsz"]
+    if len(sides) > 2:
+        raise UserError(f"--imgsz {' '.join(map(str, sides))}: expected one side, or height and width")
     anchors = tuple(tuple(anchor) for level in model_config(cfg, {}).anchors for anchor in level)
-    return Settings((sides[0], sides[-1]), anchors, anchor_t)
+    if anchor_t is not None and not anchors:
+        raise UserError(f"--anchor-t: the model YAML {printable(cfg)} has no anchors to compare objects with")
+    given = {} if anchor_t is None else checked(Hyperparameters, {"anchor_t": anchor_t}, "--anchor-t")
+    return Settings((sides[0], sides[-1]), anchors, given.get("anchor_t", Hyperparameters.anchor_t))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--imgsz", nargs="+", default=(640,), metavar="N", help="training size in pixels (default 640)")
     parser.add_argument("--cfg", default="yolov3-tiny", metavar="NAME", help="model whose anchors are tried")
     ratio = "largest ratio of an object's side to an anchor's, or the other way round (default 4)"
-    parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help=ratio)
+    parser.add_argument("--anchor-t", metavar="X", help=ratio)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every finding as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument(
@@ -94,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"decode all photos, as training does (default: {SAMPLE} of each split)",
     )
     parser.add_argument(
-        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
+        "--max-pixels", default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
     )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(

@@ -85,7 +85,10 @@ class Checkup:
 
 
 class Settings(NamedTuple):
-    """What the data set is looked at for: (height, width) of the network input, anchors (K, 2), the largest ratio."""
+    """What the data set is looked at for: (height, width) of the network input, anchors (K, 2), the largest ratio.
+
+    There are no anchors where the model brings its own: then nothing is said about them.
+    """
 
     image_size: tuple[int, int]
     anchors: tuple[tuple[float, float], ...]
@@ -225,7 +228,7 @@ def _examine_split(
         findings.append(Finding("below 2 pixels", split.name, where, details))
     ratio = sides.max(1, initial=0) / np.maximum(sides.min(1, initial=np.inf), 1e-9)
     recall = _best_possible_recall(sides, settings)
-    if len(sides) and recall < 0.98:
+    if recall is not None and recall < 0.98:
         details = f"only {recall:.1%} of the labels are within {settings.anchor_t:g} x of an anchor (--autoanchor)"
         findings.append(Finding("anchors", split.name, printable(spec.shown), details))
     per_class = np.bincount(index.labels, minlength=spec.num_classes).tolist()
@@ -238,7 +241,7 @@ def _examine_split(
             "2 to 4": int(((ratio >= 2) & (ratio < 4)).sum()),
             "from 4": int((ratio >= 4).sum()),
         },
-        "best_possible_recall": round(recall, 6) if len(sides) else None,
+        "best_possible_recall": None if recall is None else round(recall, 6),
     }
 
 
@@ -249,14 +252,19 @@ def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
     return (boxes[:, 2:] - boxes[:, :2]) * np.repeat(scale, np.diff(index.starts))[:, None]
 
 
-def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
-    """Return the share of labels (M, 2) whose sides are within the largest ratio of an anchor's."""
+def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float | None:
+    """Return the share of labels (M, 2) whose sides are within the largest ratio of an anchor's.
+
+    None without labels or anchors.
+    """
+    if not len(sides) or not settings.anchors:
+        return None
     reached = np.zeros(len(sides), bool)
     for anchor in settings.anchors:
         with np.errstate(divide="ignore"):
             ratio = sides / np.array(anchor)
             reached |= np.maximum(ratio, 1 / ratio).max(axis=1, initial=0) < settings.anchor_t
-    return float(reached.mean()) if len(sides) else 1.0
+    return float(reached.mean())
 
 
 def _shared(splits: Sequence[Split]) -> list[Finding]:

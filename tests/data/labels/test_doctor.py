@@ -259,6 +259,13 @@ def test_photos_that_nobody_can_decode_are_found_as_training_would_find_them(tmp
         assert checkup(tmp_path, tmp_path, decode=ALL).errors, "from the cache"
 
 
+def test_a_model_without_anchors_of_its_own_has_no_recall_and_no_finding(sick, tmp_path):
+    spec = read_data_yaml(str(sick / "data.yaml"), tmp_path)
+    found = examine(spec, Settings((640, 640), (), 4.0), tmp_path / "cache")
+    assert "anchors" not in found.counts()
+    assert [numbers["best_possible_recall"] for numbers in found.splits.values()] == [None, None]
+
+
 def test_ids_that_are_counted_from_one_are_told(sick, tmp_path):
     for folder in ("train", "val"):
         for file in (sick / "labels" / folder).iterdir():

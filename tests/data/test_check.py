@@ -1,0 +1,56 @@
+"""The doctor's command: what it takes, what it says last, and its exit code."""
+
+import numpy as np
+import pytest
+
+from data.check import doctor_settings, main
+from utils.drawing.draw import write_image
+from utils.errors import UserError
+
+
+@pytest.fixture
+def healthy(tmp_path, monkeypatch):
+    """A data set of one photo a split with nothing wrong."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    for number, split in enumerate(("train", "val")):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (100, 100, 3), np.uint8)
+        write_image(root / "images" / split / "a.png", pixels)
+        (root / "labels" / split / "a.txt").write_text("0 .5 .5 .2 .2\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--anchor-t", "nan"], "--anchor-t is nan: expected 1 to 100"),
+        (["--anchor-t", "-1"], "--anchor-t is -1.0: expected 1 to 100"),
+        (["--anchor-t", "0"], "--anchor-t is 0.0: expected 1 to 100"),
+        (["--anchor-t", "wide"], "--anchor-t is 'wide': expected a number"),
+        (["--anchor-t", "3", "--cfg", "ssd300_vgg16"], "--anchor-t: the model YAML ssd300_vgg16 has no anchors"),
+        (["--max-pixels", "0"], "--max-pixels is 0: expected 1 to 1073741824"),
+        (["--max-pixels", "-5"], "--max-pixels is -5: expected 1 to 1073741824"),
+        (["--max-pixels", "99999999999999"], "--max-pixels is 99999999999999: expected 1 to 1073741824"),
+        (["--imgsz", "0"], "--imgsz is 0: expected 32 to 8192"),
+        (["--imgsz", "320", "320", "320"], "--imgsz 320 320 320: expected one side, or height and width"),
+    ],
+)
+def test_numbers_have_the_ranges_of_train_py(flags, message, healthy):
+    with pytest.raises(UserError) as error:
+        main([str(healthy / "data.yaml"), *flags])
+    assert str(error.value).startswith(message)
+
+
+def test_settings_are_those_of_the_model_and_the_flags():
+    assert doctor_settings((416,), "yolov3-tiny").anchor_t == 4
+    assert doctor_settings(("320", "640"), "yolov3-tiny", "2.5")[::2] == ((320, 640), 2.5)
+
+
+def test_a_model_without_anchors_of_its_own_has_none_to_complain_about(healthy, capsys):
+    main([str(healthy / "data.yaml"), "--cfg", "ssd300_vgg16"])
+    said = capsys.readouterr().out
+    assert "nothing to complain about" in said
+    assert "recall" not in said
