@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from data.pixel_limit import pixels_allowed
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
+    if options.bad_labels != "error":
+        settings = settings._replace(bad_labels=options.bad_labels)
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
     with pixels_allowed(checked(RunConfig, {"max_pixels": options.max_pixels}, "--max-pixels")["max_pixels"]):
         spec = open_data_set(options.data, data_root(options.data_root))

@@ -87,12 +87,14 @@ class Checkup:
 class Settings(NamedTuple):
     """What the data set is looked at for: (height, width) of the network input, anchors (K, 2), the largest ratio.
 
-    There are no anchors where the model brings its own: then nothing is said about them.
+    There are no anchors where the model brings its own: then nothing is said about them. `bad_labels` is what is done
+    about boxes beyond their photo: mend, clip or skip.
     """
 
     image_size: tuple[int, int]
     anchors: tuple[tuple[float, float], ...]
     anchor_t: float
+    bad_labels: str = "mend"
 
 
 class Split(NamedTuple):
@@ -203,7 +205,7 @@ def _examine_all(
         findings += [Finding("missing photo", split.name, path) for path in split.orphans if path not in claimed]
         index = loaded.get(split.name)
         if index is None:
-            index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints)
+            index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints, settings.bad_labels)
         facts[split.name] = _examine_split(spec, settings, split, index, findings)
     findings += _shared(splits)
     findings += _class_findings(spec, facts)

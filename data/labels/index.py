@@ -112,9 +112,16 @@ def load_labels(
 
 
 def look_at_labels(
-    images: Sequence[Path], label_paths: Sequence[Path], num_classes: int, keypoints: int = NO_KEYPOINTS
+    images: Sequence[Path],
+    label_paths: Sequence[Path],
+    num_classes: int,
+    keypoints: int = NO_KEYPOINTS,
+    bad_labels: str = "mend",
 ) -> LabelIndex:
-    """Read all labels as `load_labels` does, but never refuse: what training would stop at is among the findings."""
+    """Read all labels as `load_labels` does, but never refuse: what training would stop at is among the findings.
+
+    Boxes beyond the photo are mended, clipped or skipped; `error` is no choice here.
+    """
     wrong: list[tuple[int, int, str]] = []
     texts = in_threads(_text_or_none, label_paths)
     rows = parse_labels(texts, label_paths, wrong, keypoints)
@@ -124,7 +131,7 @@ def look_at_labels(
         details = f"{_values(rows, row)}, valid are 0 to {num_classes - 1}{one_based(rows, num_classes)}"
         findings.append(("class id", rows.where(label_paths, row), details))
     sizes, unreadable = _read_sizes(images)
-    return _index(images, label_paths, texts, rows.only(~bad), sizes, unreadable, "mend", findings)
+    return _index(images, label_paths, texts, rows.only(~bad), sizes, unreadable, bad_labels, findings)
 
 
 def _strict_index(

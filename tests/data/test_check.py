@@ -1,9 +1,13 @@
 """The doctor's command: what it takes, what it says last, and its exit code."""
 
+import json
+
 import numpy as np
 import pytest
 
 from data.check import doctor_settings, main
+from data.data_yaml import read_data_yaml
+from data.split import load_split
 from utils.drawing.draw import write_image
 from utils.errors import UserError
 
@@ -47,6 +51,20 @@ def test_numbers_have_the_ranges_of_train_py(flags, message, healthy):
 def test_settings_are_those_of_the_model_and_the_flags():
     assert doctor_settings((416,), "yolov3-tiny").anchor_t == 4
     assert doctor_settings(("320", "640"), "yolov3-tiny", "2.5")[::2] == ((320, 640), 2.5)
+
+
+@pytest.mark.parametrize(("policy", "labels"), [("mend", 2), ("clip", 3), ("skip", 1)])
+def test_the_numbers_are_those_of_a_training_with_the_same_flag(policy, labels, healthy, tmp_path, capsys):
+    """A good box, one that leaves its photo by a little, and one by a lot; the cache takes no policy for another."""
+    (healthy / "labels" / "val" / "a.txt").write_text("0 .5 .5 .2 .2\n0 .1 .5 .21 .2\n0 0 .5 .5 .2\n")
+    for other in ("mend", "clip", "skip"):
+        main([str(healthy / "data.yaml"), "--bad-labels", other])
+    capsys.readouterr()
+    main([str(healthy / "data.yaml"), "--bad-labels", policy, "--json", str(tmp_path / "found.json")])
+    assert f"val: 1 images, {labels} usable labels" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["splits"]["val"]["labels"] == labels
+    spec = read_data_yaml(str(healthy / "data.yaml"), tmp_path)
+    assert len(load_split(spec, "val", bad_labels=policy).labels) == labels
 
 
 def test_a_model_without_anchors_of_its_own_has_none_to_complain_about(healthy, capsys):
