@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from data.labels.doctor import Checkup, Settings
 
 SHOWN = 3
+BEYOND_BY_LITTLE = "slightly out of range"
 SAMPLE = 500  # photos of each split that are decoded unless all are asked for
 POLICIES = {
     "mend": "boxes up to 1 % beyond their photo are clipped, others left out",
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; UserError where the data set cannot be read, or has errors with `--bad-labels error`."""
     options = _parser().parse_args(arguments)
     from data.data_yaml import data_root
+    from data.formats.coco_truths import noted_truths
     from data.labels.doctor import ALL, examine
     from data.open.any_layout import open_data_set
     from data.pixel_limit import pixels_allowed
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
     with pixels_allowed(checked(RunConfig, {"max_pixels": options.max_pixels}, "--max-pixels")["max_pixels"]):
         spec = open_data_set(options.data, data_root(options.data_root))
-        checkup = examine(spec, settings, cached=options.cache, decode=decode)
+        checkup = examine(spec, settings, cached=options.cache, decode=decode, truths_of=noted_truths)
     print("\n".join(text(checkup)))
     try:
         if options.csv:
@@ -56,11 +58,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.json.write_text(document + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{printable(error.filename)}: cannot be written: {printable(error.strerror)}") from None
-    if checkup.errors and options.bad_labels == "error":
-        first = checkup.errors[0]
-        raise UserError(f"{len(checkup.errors)} labels or photos cannot be used; the first: {printable(first.where)}")
-    if checkup.errors:
-        print(f"train.py: {POLICIES[options.bad_labels]} (--bad-labels); malformed lines and wrong class ids stop it")
+    judge(checkup, options.bad_labels)
+
+
+def judge(checkup: "Checkup", bad_labels: str) -> None:
+    """Say what training makes of the errors; UserError, with `error`, where something cannot be used as it is."""
+    from data.labels.doctor import LEFT_OUT
+
+    counts = checkup.counts()
+    if bad_labels == "error":
+        kinds = {*(each.kind for each in checkup.errors), BEYOND_BY_LITTLE}
+        refused = [each for each in checkup.findings if each.kind in kinds]
+        if refused:
+            first = f"{printable(refused[0].where)} ({refused[0].kind})"
+            raise UserError(f"{len(refused)} labels, photos or annotation files cannot be used; the first: {first}")
+    elif counts["out of range"] or counts[BEYOND_BY_LITTLE]:
+        print(f"train.py: {POLICIES[bad_labels]} (--bad-labels)")
+    stops = dict.fromkeys(each.kind for each in checkup.errors if each.kind not in LEFT_OUT)
+    if stops:
+        print(f"train.py and val.py stop at: {', '.join(stops)}")
 
 
 def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: object = None) -> "Settings":

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,17 +24,21 @@ from data.labels.read_files import cache_folder, in_threads, stamp
 from data.labels.tool_faults import tool_faults
 from data.photo_files import in_users_words
 from data.pixel_limit import part_of_key
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.hardware import usable_cores
 from utils.regular_file import read_regular
 
-SCHEMA = 3
+SCHEMA = 4
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
 ALL = 2**31  # as `decode`: all photos
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.
 KINDS = {
     "malformed line": "error",
     "class id": "error",
+    "key points or polygons": "error",
+    "no label file": "error",
+    "no usable label": "error",
+    "annotations": "error",
     "out of range": "error",
     "unreadable photo": "error",
     "shared photo": "warning",
@@ -55,6 +59,12 @@ KINDS = {
     "empty label file": "note",
     "tool": "note",
 }
+
+
+# Errors that cost a training or a measurement no more than the box or the photo: it stops at the others.
+LEFT_OUT = ("out of range", "unreadable photo")
+# What loads the truths of a split from its annotation file, or raises UserError (data/formats/coco_truths.py).
+TruthsOf = Callable[[DataSpec, str, LabelIndex], object]
 
 
 class Finding(NamedTuple):
@@ -118,21 +128,24 @@ def examine(
     cached: bool = True,
     loaded: Mapping[str, LabelIndex] | None = None,
     decode: int = 0,
+    truths_of: TruthsOf | None = None,
 ) -> Checkup:
     """Look at all splits; the result is kept until a file or a setting changes. UserError without any image.
 
     Splits that are `loaded` already are not read again; the others may hold anything. Up to `decode` photos of each
-    split, spread over it, are decoded as training would.
+    split, spread over it, are decoded as training would. Annotation files are opened by `truths_of`, if it is given.
     """
     loaded = loaded or {}
     absent = [name for name in spec.splits if name == "test" and len(spec.splits) > 1 and not is_there(spec, name)]
     splits = [_open(spec, name) for name in spec.splits if name not in absent]
-    key = _key(spec, settings, splits, {name: index.report.policy for name, index in loaded.items()}, decode)
+    policies = {name: index.report.policy for name, index in loaded.items()}
+    opened = [(name, stamp(path)) for name, path in spec.annotations.items() if truths_of]
+    key = _key(spec, settings, splits, policies, (decode, opened))
     folder = cache_folder(cache_dir)
     cache = folder / f"check-{hashlib.sha256(os.fsencode(spec.yaml)).hexdigest()[:24]}.json" if folder else None
     found = _load(cache, key) if cached else None
     if found is None:
-        findings, facts = _examine_all(spec, settings, splits, loaded)
+        findings, facts = _examine_all(spec, settings, splits, loaded, truths_of)
         for split in splits if decode else ():
             facts[split.name]["decoded"] = _decode(split, decode, findings)
         for name in absent:
@@ -197,6 +210,7 @@ def _examine_all(
     settings: Settings,
     splits: Sequence[Split],
     loaded: Mapping[str, LabelIndex],
+    truths_of: TruthsOf | None,
 ) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
     findings: list[Finding] = []
     facts = {}
@@ -207,6 +221,8 @@ def _examine_all(
         if index is None:
             index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints, settings.bad_labels)
         facts[split.name] = _examine_split(spec, settings, split, index, findings)
+        if truths_of and split.name in spec.annotations and len(index):
+            findings += _annotation_findings(spec, split.name, index, truths_of)
     findings += _shared(splits)
     findings += _class_findings(spec, facts)
     return findings, facts
@@ -218,7 +234,7 @@ def _examine_split(
     """Add what was found in a split's labels, and what the network's size and anchors tell; return its numbers."""
     for kind, where, details in index.report.findings:
         # A split that is measured against an annotation file needs no labels.
-        if kind != "missing label" or split.name not in spec.annotations:
+        if kind not in ("missing label", "no label file") or split.name not in spec.annotations:
             findings.append(Finding(kind, split.name, where, details))
     sides = _network_sides(index, settings)
     tiny = np.flatnonzero((sides < 2).any(axis=1)).tolist()
@@ -245,6 +261,16 @@ def _examine_split(
         },
         "best_possible_recall": None if recall is None else round(recall, 6),
     }
+
+
+def _annotation_findings(spec: DataSpec, split: str, index: LabelIndex, truths_of: TruthsOf) -> list[Finding]:
+    """Say why a split cannot be measured against its annotation file; nothing where it can."""
+    path = spec.annotations[split]
+    try:
+        truths_of(spec, split, index)
+    except UserError as error:
+        return [Finding("annotations", split, str(path), str(error).removeprefix(f"{printable(path)}: "))]
+    return []
 
 
 def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
@@ -331,13 +357,13 @@ def _key(
     settings: Settings,
     splits: Sequence[Split],
     policies: dict[str, str],
-    decode: int,
+    also: object,
 ) -> str:
     """Make a digest of all that the findings depend on, by the files' names, sizes and times."""
     # Boxes left out by another policy than the doctor's own count otherwise.
     other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
     orphans = {split.name: split.orphans for split in splits}
-    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
+    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, also)
     digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(

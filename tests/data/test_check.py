@@ -67,6 +67,39 @@ def test_the_numbers_are_those_of_a_training_with_the_same_flag(policy, labels, 
     assert len(load_split(spec, "val", bad_labels=policy).labels) == labels
 
 
+def test_the_last_lines_say_what_training_makes_of_it(healthy, capsys):
+    (healthy / "labels" / "val" / "a.txt").write_text("0 .1 .5 .21 .2\n")
+    main([str(healthy / "data.yaml"), "--bad-labels", "clip"])
+    assert capsys.readouterr().out.endswith("train.py: every box is clipped to its photo (--bad-labels)\n")
+    (healthy / "labels" / "val" / "a.txt").write_text("7 .5 .5 .2 .2\n")
+    (healthy / "labels" / "train" / "a.txt").unlink()
+    main([str(healthy / "data.yaml")])
+    assert capsys.readouterr().out.endswith("train.py and val.py stop at: class id, no label file\n")
+
+
+@pytest.mark.parametrize(
+    ("label", "annotations", "place"),
+    [
+        ("0 .1 .5 .21 .2\n", "", "val/a.txt:1 (slightly out of range)"),
+        ("0 .5 .5 .2 .3 .45 .4 .55 .4 .55 .6 .45 .6\n", "", "val/a.txt:1 (key points or polygons)"),
+        (None, "", "labels/val (no label file)"),
+        ("0 .5 .5 .2 .2\n", "annotations:\n  val: missing.json\n", "missing.json (annotations)"),
+    ],
+)
+def test_what_train_and_val_refuse_is_exit_code_2_where_errors_are(label, annotations, place, healthy):
+    file = healthy / "labels" / "val" / "a.txt"
+    if label is None:
+        file.unlink()
+    else:
+        file.write_text(label)
+    (healthy / "data.yaml").write_text((healthy / "data.yaml").read_text() + annotations)
+    main([str(healthy / "data.yaml")])
+    with pytest.raises(UserError) as error:
+        main([str(healthy / "data.yaml"), "--bad-labels", "error"])
+    assert str(error.value).startswith("1 labels, photos or annotation files cannot be used; the first: ")
+    assert str(error.value).endswith(place)
+
+
 def test_a_model_without_anchors_of_its_own_has_none_to_complain_about(healthy, capsys):
     main([str(healthy / "data.yaml"), "--cfg", "ssd300_vgg16"])
     said = capsys.readouterr().out
