@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
-from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING, Hyperparameters, RunConfig, checked
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
     from data.labels.doctor import Checkup, Settings
 
 SHOWN = 3
+BEYOND_BY_LITTLE = "slightly out of range"
 SAMPLE = 500  # photos of each split that are decoded unless all are asked for
 POLICIES = {
     "mend": "boxes up to 1 % beyond their photo are clipped, others left out",
@@ -33,15 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; UserError where the data set cannot be read, or has errors with `--bad-labels error`."""
     options = _parser().parse_args(arguments)
     from data.data_yaml import data_root
+    from data.formats.coco_truths import noted_truths
     from data.labels.doctor import ALL, examine
     from data.open.any_layout import open_data_set
     from data.pixel_limit import pixels_allowed
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
+    if options.bad_labels != "error":
+        settings = settings._replace(bad_labels=options.bad_labels)
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
-    with pixels_allowed(options.max_pixels):
+    with pixels_allowed(checked(RunConfig, {"max_pixels": options.max_pixels}, "--max-pixels")["max_pixels"]):
         spec = open_data_set(options.data, data_root(options.data_root))
-        checkup = examine(spec, settings, cached=options.cache, decode=decode)
+        checkup = examine(spec, settings, cached=options.cache, decode=decode, truths_of=noted_truths)
     print("\n".join(text(checkup)))
     try:
         if options.csv:
@@ -54,28 +58,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.json.write_text(document + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{printable(error.filename)}: cannot be written: {printable(error.strerror)}") from None
-    if checkup.errors and options.bad_labels == "error":
-        first = checkup.errors[0]
-        raise UserError(f"{len(checkup.errors)} labels or photos cannot be used; the first: {printable(first.where)}")
-    if checkup.errors:
-        print(f"train.py: {POLICIES[options.bad_labels]} (--bad-labels); malformed lines and wrong class ids stop it")
+    judge(checkup, options.bad_labels)
 
 
-def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: float) -> "Settings":
-    """Return image size, and the anchors of a model YAML."""
+def judge(checkup: "Checkup", bad_labels: str) -> None:
+    """Say what training makes of the errors; UserError, with `error`, where something cannot be used as it is."""
+    from data.labels.doctor import LEFT_OUT
+
+    counts = checkup.counts()
+    if bad_labels == "error":
+        kinds = {*(each.kind for each in checkup.errors), BEYOND_BY_LITTLE}
+        refused = [each for each in checkup.findings if each.kind in kinds]
+        if refused:
+            first = f"{printable(refused[0].where)} ({refused[0].kind})"
+            raise UserError(f"{len(refused)} labels, photos or annotation files cannot be used; the first: {first}")
+    elif counts["out of range"] or counts[BEYOND_BY_LITTLE]:
+        print(f"train.py: {POLICIES[bad_labels]} (--bad-labels)")
+    stops = dict.fromkeys(each.kind for each in checkup.errors if each.kind not in LEFT_OUT)
+    if stops:
+        print(f"train.py and val.py stop at: {', '.join(stops)}")
+
+
+def doctor_settings(imgsz: Sequence[object], cfg: str, anchor_t: object = None) -> "Settings":
+    """Return image size, the anchors of a model YAML and the ratio to them, all in the ranges that train.py takes."""
     from data.labels.doctor import Settings
     from utils.config.sources import model_config
 
-    try:
-        sides = [int(str(side)) for side in imgsz]
-    except ValueError:
-        raise UserError(
-            f"--imgsz {printable(' '.join(map(str, imgsz)))}: expected one side, or height and width"
-        ) from None
-    if not 1 <= len(sides) <= 2 or min(sides) < 1:
-        raise UserError(f"--imgsz {' '.join(map(str, sides))}: expected one side, or height and width, above 0")
+    sides = checked(RunConfig, {"imgsz": imgsz}, "--imgsz")["imgsz"]
+    if len(sides) > 2:
+        raise UserError(f"--imgsz {' '.join(map(str, sides))}: expected one side, or height and width")
     anchors = tuple(tuple(anchor) for level in model_config(cfg, {}).anchors for anchor in level)
-    return Settings((sides[0], sides[-1]), anchors, anchor_t)
+    if anchor_t is not None and not anchors:
+        raise UserError(f"--anchor-t: the model YAML {printable(cfg)} has no anchors to compare objects with")
+    given = {} if anchor_t is None else checked(Hyperparameters, {"anchor_t": anchor_t}, "--anchor-t")
+    return Settings((sides[0], sides[-1]), anchors, given.get("anchor_t", Hyperparameters.anchor_t))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--imgsz", nargs="+", default=(640,), metavar="N", help="training size in pixels (default 640)")
     parser.add_argument("--cfg", default="yolov3-tiny", metavar="NAME", help="model whose anchors are tried")
     ratio = "largest ratio of an object's side to an anchor's, or the other way round (default 4)"
-    parser.add_argument("--anchor-t", type=float, default=4.0, metavar="X", help=ratio)
+    parser.add_argument("--anchor-t", metavar="X", help=ratio)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every finding as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument(
@@ -94,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"decode all photos, as training does (default: {SAMPLE} of each split)",
     )
     parser.add_argument(
-        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
+        "--max-pixels", default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
     )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(

@@ -141,9 +141,20 @@ class DetectionDataset(Dataset):
         return pixels.view(-1, 3)
 
     @property
+    def undecodable_rows(self) -> list[int]:
+        """Rows of the photos that could not be decoded so far, in any worker."""
+        return self._undecodable.nonzero().flatten().tolist()
+
+    @property
     def undecodable(self) -> list[str]:
         """Paths of the photos that could not be decoded so far, in any worker."""
-        return [self._paths[row] for row in self._undecodable.nonzero().flatten().tolist()]
+        return [self._paths[row] for row in self.undecodable_rows]
+
+    @property
+    def _fate(self) -> str:
+        """Say what becomes of a photo that cannot be decoded."""
+        measured = "image measured as a grey picture, its objects count as missed"
+        return measured if self.augmentation is None else "image left out"
 
     def _letterboxed(self, row: int, image: np.ndarray) -> Sample:
         letterbox = self._fit(row)
@@ -236,7 +247,7 @@ class DetectionDataset(Dataset):
         except ImageError as error:
             if not self._undecodable[row]:
                 self._undecodable[row] = True
-                log.warning("image left out: %s", in_users_words(printable(error)))
+                log.warning("%s: %s", self._fate, in_users_words(printable(error)))
             raise
         return fit.resize(photo, cv2.INTER_AREA if self.augmentation is None else cv2.INTER_LINEAR)
 

@@ -18,6 +18,7 @@ from utils.drawing.draw import draw_boxes, image_grid, write_image
 from utils.drawing.plots import plot_confusion_matrix, plot_f1, plot_labels, plot_precision_recall, plot_results
 from utils.errors import UserError, printable
 from utils.metrics.coco_metrics import Metrics
+from utils.metrics.truths import Truths
 from utils.progress import clock
 from utils.run_folder import ResultsCsv, write_atomically, write_csv, write_env, write_json
 
@@ -59,6 +60,16 @@ def with_truths(batch: Batch, names: tuple[str, ...]) -> list[np.ndarray]:
         draw_boxes(image, targets.boxes[rows].numpy(), targets.labels[rows].numpy(), names)
         for image, rows in zip(images, own, strict=True)
     ]
+
+
+def with_measured(batch: Batch, truths: Truths, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Return the images of a batch with the truths drawn that they are measured against."""
+    drawn = []
+    for image, row, letterbox in zip(pixels_of(batch), batch.index.tolist(), batch.letterboxes, strict=False):
+        assert letterbox is not None  # only augmented images have none
+        own = slice(truths.starts[row], truths.starts[row + 1])
+        drawn.append(draw_boxes(image, letterbox.boxes(truths.boxes[own]), truths.labels[own], names))
+    return drawn
 
 
 def with_detections(batch: Batch, detections: list[dict], names: tuple[str, ...]) -> list[np.ndarray]:
@@ -131,7 +142,10 @@ class Board:
 
 
 class Records:
-    """The records of a training run; `rows` are those of results.csv that its checkpoint holds."""
+    """The records of a training run; `rows` are those of results.csv that its checkpoint holds.
+
+    Pictures of the validation show `truths`, or else the labels.
+    """
 
     def __init__(
         self,
@@ -142,8 +156,9 @@ class Records:
         protocol: str,
         cpu_kernels: Sequence[str] = (),
         rows: Sequence[Mapping[str, object]] | None = None,
+        truths: Truths | None = None,
     ) -> None:
-        self.folder, self.config, self.protocol = folder, config, protocol
+        self.folder, self.config, self.protocol, self.truths = folder, config, protocol, truths
         self.results = taken_up(folder / "results.csv", start_epoch, rows)
         self.seconds = float(self.results.rows[-1]["seconds"]) if self.results.rows else 0.0
         self.board = Board(folder, start_epoch + 1)
@@ -163,7 +178,7 @@ class Records:
     def val_batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
         """Draw the first batches of the final validation, with truths and with detections."""
         if number < PICTURES and self.config.run.plots:
-            write_val_batch(self.folder, number, batch, detections, self.config.names)
+            write_val_batch(self.folder, number, batch, detections, self.config.names, self.truths)
 
     def epoch(self, epoch: int, row: dict[str, float | None], metrics: Metrics, seconds: float) -> str:
         """Add an epoch to results.csv and TensorBoard; return its line for the terminal."""
@@ -232,24 +247,34 @@ class NoRecords(Records):
 
 
 class ValRecords:
-    """The records of a validation run."""
+    """The records of a validation run, whose pictures show `truths`, or else the labels."""
 
-    def __init__(self, folder: Path, config: Config, protocol: str):
-        self.folder, self.config, self.protocol = folder, config, protocol
+    def __init__(self, folder: Path, config: Config, protocol: str, truths: Truths | None = None):
+        self.folder, self.config, self.protocol, self.truths = folder, config, protocol, truths
         self.plots = config.run.plots
 
     def batch(self, number: int, batch: Batch, detections: list[dict]) -> None:
         """Draw the first batches, with truths and with detections."""
         if number < PICTURES and self.plots:
-            write_val_batch(self.folder, number, batch, detections, self.config.names)
+            write_val_batch(self.folder, number, batch, detections, self.config.names, self.truths)
 
     def finish(self, metrics: Metrics) -> None:
         """Write the metrics, curves and config."""
         write_evaluation(self.folder, metrics, self.plots, self.protocol)
 
 
-def write_val_batch(folder: Path, number: int, batch: Batch, detections: list[dict], names: tuple[str, ...]) -> None:
-    """Write val_batch<n>.jpg with detections and val_batch<n>_truth.jpg with truths."""
+def write_val_batch(
+    folder: Path,
+    number: int,
+    batch: Batch,
+    detections: list[dict],
+    names: tuple[str, ...],
+    truths: Truths | None = None,
+) -> None:
+    """Write val_batch<n>.jpg with detections and val_batch<n>_truth.jpg with truths, or labels if none are given."""
     found, truth = folder / f"val_batch{number}.jpg", folder / f"val_batch{number}_truth.jpg"
     attempt(found.name, lambda: picture(found, with_detections(batch, detections, names)))
-    attempt(truth.name, lambda: picture(truth, with_truths(batch, names)))
+    attempt(
+        truth.name,
+        lambda: picture(truth, with_measured(batch, truths, names) if truths else with_truths(batch, names)),
+    )

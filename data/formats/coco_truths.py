@@ -16,10 +16,21 @@ from utils.metrics.truths import Federated, Truths, plain_truths, ragged
 
 
 def split_truths(spec: DataSpec, split: str, index: LabelIndex) -> Truths:
-    """Load the truths of a split's images, in the order of the index; UserError if the file does not fit the images."""
+    """Load the truths of a split's images, in the order of the index; UserError if the file does not fit the images.
+
+    What of the file is left out, or of another size, is printed.
+    """
+    truths, notes = noted_truths(spec, split, index)
+    for note in notes:
+        print(f"{split} truths: {note}", file=sys.stderr)
+    return truths
+
+
+def noted_truths(spec: DataSpec, split: str, index: LabelIndex) -> tuple[Truths, list[str]]:
+    """Load the truths as `split_truths` does; the notes are returned."""
     path = spec.annotations.get(split)
     if path is None:
-        return plain_truths(index.starts, index.boxes, index.labels, spec.num_classes)
+        return plain_truths(index.starts, index.boxes, index.labels, spec.num_classes), []
     if not path.is_file():
         raise UserError(
             f"{printable(spec.shown)}: annotations: {split}: no such file: {printable(path)} "
@@ -31,9 +42,7 @@ def split_truths(spec: DataSpec, split: str, index: LabelIndex) -> Truths:
     if other:
         said = f"{len(other)} photos are of another size than {path.name} says, whose boxes are scaled"
         notes.append(f"{said}: {some(other)}")
-    for note in notes:
-        print(f"{split} truths: {note}", file=sys.stderr)
-    return truths
+    return truths, notes
 
 
 def _scaled(truths: Truths, file: CocoFile, index: LabelIndex) -> tuple[Truths, list[str]]:

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,17 +24,21 @@ from data.labels.read_files import cache_folder, in_threads, stamp
 from data.labels.tool_faults import tool_faults
 from data.photo_files import in_users_words
 from data.pixel_limit import part_of_key
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.hardware import usable_cores
 from utils.regular_file import read_regular
 
-SCHEMA = 3
+SCHEMA = 4
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
 ALL = 2**31  # as `decode`: all photos
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.
 KINDS = {
     "malformed line": "error",
     "class id": "error",
+    "key points or polygons": "error",
+    "no label file": "error",
+    "no usable label": "error",
+    "annotations": "error",
     "out of range": "error",
     "unreadable photo": "error",
     "shared photo": "warning",
@@ -55,6 +59,12 @@ KINDS = {
     "empty label file": "note",
     "tool": "note",
 }
+
+
+# Errors that cost a training or a measurement no more than the box or the photo: it stops at the others.
+LEFT_OUT = ("out of range", "unreadable photo")
+# What loads the truths of a split from its annotation file, or raises UserError (data/formats/coco_truths.py).
+TruthsOf = Callable[[DataSpec, str, LabelIndex], object]
 
 
 class Finding(NamedTuple):
@@ -85,11 +95,16 @@ class Checkup:
 
 
 class Settings(NamedTuple):
-    """What the data set is looked at for: (height, width) of the network input, anchors (K, 2), the largest ratio."""
+    """What the data set is looked at for: (height, width) of the network input, anchors (K, 2), the largest ratio.
+
+    There are no anchors where the model brings its own: then nothing is said about them. `bad_labels` is what is done
+    about boxes beyond their photo: mend, clip or skip.
+    """
 
     image_size: tuple[int, int]
     anchors: tuple[tuple[float, float], ...]
     anchor_t: float
+    bad_labels: str = "mend"
 
 
 class Split(NamedTuple):
@@ -113,21 +128,24 @@ def examine(
     cached: bool = True,
     loaded: Mapping[str, LabelIndex] | None = None,
     decode: int = 0,
+    truths_of: TruthsOf | None = None,
 ) -> Checkup:
     """Look at all splits; the result is kept until a file or a setting changes. UserError without any image.
 
     Splits that are `loaded` already are not read again; the others may hold anything. Up to `decode` photos of each
-    split, spread over it, are decoded as training would.
+    split, spread over it, are decoded as training would. Annotation files are opened by `truths_of`, if it is given.
     """
     loaded = loaded or {}
     absent = [name for name in spec.splits if name == "test" and len(spec.splits) > 1 and not is_there(spec, name)]
     splits = [_open(spec, name) for name in spec.splits if name not in absent]
-    key = _key(spec, settings, splits, {name: index.report.policy for name, index in loaded.items()}, decode)
+    policies = {name: index.report.policy for name, index in loaded.items()}
+    opened = [(name, stamp(path)) for name, path in spec.annotations.items() if truths_of]
+    key = _key(spec, settings, splits, policies, (decode, opened))
     folder = cache_folder(cache_dir)
     cache = folder / f"check-{hashlib.sha256(os.fsencode(spec.yaml)).hexdigest()[:24]}.json" if folder else None
     found = _load(cache, key) if cached else None
     if found is None:
-        findings, facts = _examine_all(spec, settings, splits, loaded)
+        findings, facts = _examine_all(spec, settings, splits, loaded, truths_of)
         for split in splits if decode else ():
             facts[split.name]["decoded"] = _decode(split, decode, findings)
         for name in absent:
@@ -192,6 +210,7 @@ def _examine_all(
     settings: Settings,
     splits: Sequence[Split],
     loaded: Mapping[str, LabelIndex],
+    truths_of: TruthsOf | None,
 ) -> tuple[list[Finding], dict[str, dict[str, Any]]]:
     findings: list[Finding] = []
     facts = {}
@@ -200,8 +219,10 @@ def _examine_all(
         findings += [Finding("missing photo", split.name, path) for path in split.orphans if path not in claimed]
         index = loaded.get(split.name)
         if index is None:
-            index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints)
+            index = look_at_labels(split.images, split.labels, spec.num_classes, spec.keypoints, settings.bad_labels)
         facts[split.name] = _examine_split(spec, settings, split, index, findings)
+        if truths_of and split.name in spec.annotations and len(index):
+            findings += _annotation_findings(spec, split.name, index, truths_of)
     findings += _shared(splits)
     findings += _class_findings(spec, facts)
     return findings, facts
@@ -213,7 +234,7 @@ def _examine_split(
     """Add what was found in a split's labels, and what the network's size and anchors tell; return its numbers."""
     for kind, where, details in index.report.findings:
         # A split that is measured against an annotation file needs no labels.
-        if kind != "missing label" or split.name not in spec.annotations:
+        if kind not in ("missing label", "no label file") or split.name not in spec.annotations:
             findings.append(Finding(kind, split.name, where, details))
     sides = _network_sides(index, settings)
     tiny = np.flatnonzero((sides < 2).any(axis=1)).tolist()
@@ -225,7 +246,7 @@ def _examine_split(
         findings.append(Finding("below 2 pixels", split.name, where, details))
     ratio = sides.max(1, initial=0) / np.maximum(sides.min(1, initial=np.inf), 1e-9)
     recall = _best_possible_recall(sides, settings)
-    if len(sides) and recall < 0.98:
+    if recall is not None and recall < 0.98:
         details = f"only {recall:.1%} of the labels are within {settings.anchor_t:g} x of an anchor (--autoanchor)"
         findings.append(Finding("anchors", split.name, printable(spec.shown), details))
     per_class = np.bincount(index.labels, minlength=spec.num_classes).tolist()
@@ -238,8 +259,18 @@ def _examine_split(
             "2 to 4": int(((ratio >= 2) & (ratio < 4)).sum()),
             "from 4": int((ratio >= 4).sum()),
         },
-        "best_possible_recall": round(recall, 6) if len(sides) else None,
+        "best_possible_recall": None if recall is None else round(recall, 6),
     }
+
+
+def _annotation_findings(spec: DataSpec, split: str, index: LabelIndex, truths_of: TruthsOf) -> list[Finding]:
+    """Say why a split cannot be measured against its annotation file; nothing where it can."""
+    path = spec.annotations[split]
+    try:
+        truths_of(spec, split, index)
+    except UserError as error:
+        return [Finding("annotations", split, str(path), str(error).removeprefix(f"{printable(path)}: "))]
+    return []
 
 
 def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
@@ -249,14 +280,19 @@ def _network_sides(index: LabelIndex, settings: Settings) -> np.ndarray:
     return (boxes[:, 2:] - boxes[:, :2]) * np.repeat(scale, np.diff(index.starts))[:, None]
 
 
-def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float:
-    """Return the share of labels (M, 2) whose sides are within the largest ratio of an anchor's."""
+def _best_possible_recall(sides: np.ndarray, settings: Settings) -> float | None:
+    """Return the share of labels (M, 2) whose sides are within the largest ratio of an anchor's.
+
+    None without labels or anchors.
+    """
+    if not len(sides) or not settings.anchors:
+        return None
     reached = np.zeros(len(sides), bool)
     for anchor in settings.anchors:
         with np.errstate(divide="ignore"):
             ratio = sides / np.array(anchor)
             reached |= np.maximum(ratio, 1 / ratio).max(axis=1, initial=0) < settings.anchor_t
-    return float(reached.mean()) if len(sides) else 1.0
+    return float(reached.mean())
 
 
 def _shared(splits: Sequence[Split]) -> list[Finding]:
@@ -321,13 +357,13 @@ def _key(
     settings: Settings,
     splits: Sequence[Split],
     policies: dict[str, str],
-    decode: int,
+    also: object,
 ) -> str:
     """Make a digest of all that the findings depend on, by the files' names, sizes and times."""
     # Boxes left out by another policy than the doctor's own count otherwise.
     other = sorted((name, policy) for name, policy in policies.items() if policy != "mend")
     orphans = {split.name: split.orphans for split in splits}
-    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, decode)
+    choices = (part_of_key(), SCHEMA, spec.names, spec.annotations, spec.keypoints, settings, orphans, other, also)
     digest = hashlib.sha256(repr(choices).encode("utf-8", "replace"))
     for split in splits:
         digest.update(

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from data.labels.yolo_text import (
     check_kinds,
     one_based,
     parse_labels,
+    unclear_kinds,
     wrong_classes,
 )
 from data.pixel_limit import part_of_key
@@ -112,19 +113,35 @@ def load_labels(
 
 
 def look_at_labels(
-    images: Sequence[Path], label_paths: Sequence[Path], num_classes: int, keypoints: int = NO_KEYPOINTS
+    images: Sequence[Path],
+    label_paths: Sequence[Path],
+    num_classes: int,
+    keypoints: int = NO_KEYPOINTS,
+    bad_labels: str = "mend",
 ) -> LabelIndex:
-    """Read all labels as `load_labels` does, but never refuse: what training would stop at is among the findings."""
+    """Read all labels as `load_labels` does, but never refuse: what training would stop at is among the findings.
+
+    Boxes beyond the photo are mended, clipped or skipped; `error` is no choice here.
+    """
     wrong: list[tuple[int, int, str]] = []
     texts = in_threads(_text_or_none, label_paths)
     rows = parse_labels(texts, label_paths, wrong, keypoints)
     findings = [("malformed line", f"{label_paths[i]}:{line}", why) for i, line, why in wrong]
+    if unclear := unclear_kinds(rows, keypoints):
+        findings.append(("key points or polygons", rows.where(label_paths, unclear[0]), unclear[1]))
     bad = wrong_classes(rows, num_classes)
     for row in np.flatnonzero(bad).tolist():
         details = f"{_values(rows, row)}, valid are 0 to {num_classes - 1}{one_based(rows, num_classes)}"
         findings.append(("class id", rows.where(label_paths, row), details))
     sizes, unreadable = _read_sizes(images)
-    return _index(images, label_paths, texts, rows.only(~bad), sizes, unreadable, "mend", findings)
+    index = _index(images, label_paths, texts, rows.only(~bad), sizes, unreadable, bad_labels, findings)
+    if index.report.dropped and not index.report.boxes:
+        findings.append(("no usable label", index.report.dropped[0][0], _no_usable_box(index.report)))
+    if all(text is None for text in texts):
+        # One error in place of a warning for each photo.
+        findings = [finding for finding in findings if finding[0] != "missing label"]
+        findings.append(("no label file", str(label_paths[0].parent), _no_labels(images, label_paths)))
+    return replace(index, report=replace(index.report, findings=tuple(findings)))
 
 
 def _strict_index(

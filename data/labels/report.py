@@ -29,14 +29,17 @@ class LabelReport:
     policy: str = "mend"
     turned: int = 0
 
-    def summary(self) -> str:
-        """Say in one paragraph all that a person should know about the labels; empty when there is nothing."""
+    def summary(self, needed: bool = True) -> str:
+        """Say in one paragraph all that a person should know about the labels; empty when there is nothing.
+
+        Photos without a label file are not worth a word where a split has other truths and `needed` is false.
+        """
         parts = []
         if self.unreadable:
             path, reason = self.unreadable[0]
             example = printable(f"{path}: {reason}")
             parts.append(f"{count(len(self.unreadable), 'image')} cannot be read and left out, the first: {example}")
-        if self.missing:
+        if self.missing and needed:
             parts.append(f"{self.missing} of {count(self.images, 'image')} without a label file (used as background)")
         if shared := [place for kind, place, _ in self.findings if kind == "shared label"]:
             verb = "shares its" if len(shared) == 1 else "share their"
@@ -46,7 +49,8 @@ class LabelReport:
             shown = count(self.turned, "rotated box", "rotated boxes")
             parts.append(f"{shown} (4 corners a row) taken as the upright box around them")
         if self.clipped:
-            parts.append(f"{count(self.clipped, 'box', 'boxes')} clipped, up to 1 % beyond the image")
+            how_far = "up to 1 % beyond the image" if self.policy == "mend" else "beyond the image"
+            parts.append(f"{count(self.clipped, 'box', 'boxes')} clipped, {how_far}")
         if self.skipped:
             parts.append(f"{count(self.skipped, 'box', 'boxes')} skipped, beyond the image{self.pixels_hint()}")
         if self.no_area:

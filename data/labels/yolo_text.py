@@ -142,16 +142,24 @@ def _like_pose(numbers: list[float]) -> bool:
     return inside(pairs) or bool(seen and inside(triples))
 
 
-def check_kinds(rows: Rows, paths: Sequence[Path], keypoints: int) -> None:
-    """Refuse labels whose rows of many numbers could all be key points as well as polygons."""
+def unclear_kinds(rows: Rows, keypoints: int) -> tuple[int, str] | None:
+    """Return the first row and what to say where all rows of many numbers could be key points as well as polygons."""
     many = np.flatnonzero(rows.kind & POLYGON)
     if keypoints or not len(many) or not (rows.kind[many] & LIKE_POSE).all():
-        return
-    raise UserError(
-        f"{printable(rows.where(paths, int(many[0])))}: this row, as all {len(many)} of more than 5 numbers, could be "
+        return None
+    return int(many[0]), (
+        f"this row, as all {len(many)} of more than 5 numbers, could be "
         "a box with key points or a polygon: say `kpt_shape: [points, 2 or 3]` or `task: segment` (or obb) in the "
         "data YAML"
     )
+
+
+def check_kinds(rows: Rows, paths: Sequence[Path], keypoints: int) -> None:
+    """Refuse labels whose rows of many numbers could all be key points as well as polygons."""
+    unclear = unclear_kinds(rows, keypoints)
+    if unclear:
+        row, why = unclear
+        raise UserError(f"{printable(rows.where(paths, row))}: {why}")
 
 
 def wrong_classes(rows: Rows, num_classes: int) -> np.ndarray:

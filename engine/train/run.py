@@ -148,7 +148,7 @@ def trained(
         detector = trainer.detector
         kernels = cpu_kernels_in_use(detector.network, device, config.hyper.cpu_kernels, detector.loss)
         rows = (resumed or {}).get("results")
-        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows)
+        records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows, trainer.val_truths)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
     if resumed and not trainer.ended:
         done = trainer.start_epoch
@@ -222,8 +222,9 @@ def claimed(folder: Path) -> Iterator[None]:
 def checked_split(data: DataSpec, split: str, bad_labels: str) -> LabelIndex:
     """Return a split's images and labels; says what is wrong with them."""
     index = load_split(data, split, bad_labels=bad_labels)
-    if index.report.summary():
-        print(f"{split} {index.report.summary()}", file=sys.stderr)
+    # Training learns from labels, whatever annotation file there is.
+    if said := index.report.summary(needed=split == "train" or split not in data.annotations):
+        print(f"{split} {said}", file=sys.stderr)
     return index
 
 

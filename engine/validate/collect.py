@@ -56,6 +56,7 @@ def collect(
                 on_batch(number, batch, detections)
             progress.advance(len(detections))
     progress.close()
+    metrics.note_undecodable(getattr(loader.dataset, "undecodable_rows", ()))
     if group is not None:
         metrics.take_over(group.gather(metrics))
     return metrics

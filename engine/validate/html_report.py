@@ -22,10 +22,14 @@ GALLERY = 12
 FULL_WIDTH_FROM = 20  # classes, of a readable confusion matrix
 SHOWN_SIDE = 440
 SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
-BINS_NOTE = "percent; side ratio: long over short side; sizes are COCO's, with limits at 32 x 32 and 96 x 96 pixels"
+BINS_NOTE = (
+    "percent; side ratio: long over short side; sizes are COCO's, with limits at 32 x 32 and 96 x 96 pixels; "
+    "by COCO's rule an object exactly on a limit counts in both rows"
+)
 ERRORS_NOTE = (
     "AP50 lost: percentage points that AP50 would gain if all errors of the kind were mended, each kind by itself; "
-    "counts are over all confidences"
+    "counts are over all confidences; a class of which every object is missed has none left once misses are mended, "
+    "drops out of the mean and costs nothing under missed: see the count"
 )
 MEANINGS = {
     "classification": "IoU of .5 or more with an object of another class",
@@ -129,11 +133,11 @@ def _bins_table(collected: CocoMetrics, metrics: Metrics) -> Table:
     truths, rows = collected.details, []
     ratio, counts = side_ratios(truths.xywh), ~truths.ignored
     for name, (low, high) in RATIO_BINS.items():
-        inside = (ratio >= low) & (ratio < high) & counts
+        inside = (ratio >= low) & (ratio <= high) & counts
         cells = (_percent(metrics.overall[f"{column}_{name}"]) for column in ("ap", "ap50", "ap75"))
         rows.append((f"side {name.replace('_', ' ')}", f"{inside.sum():,}", *cells))
     for name, (low, high) in SIZE_BINS.items():
-        inside = (truths.area >= low) & (truths.area < high) & counts
+        inside = (truths.area >= low) & (truths.area <= high) & counts
         rows.append((f"size {name}", f"{inside.sum():,}", _percent(metrics.overall[f"ap_{name}"]), "", ""))
     return Table("AP by side ratio and by size", BINS_NOTE, ("objects", "labels", "AP", "AP50", "AP75"), rows)
 

@@ -59,8 +59,8 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     if classes != tuple(config.names):
         config = replace(config, names=classes)
     index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
-    if index.report.summary():
-        print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
+    if said := index.report.summary(needed=settings.split not in spec.annotations):
+        print(f"{settings.split} {said}", file=sys.stderr)
     truths = split_truths(spec, settings.split, index)
     dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, photo_bits=config.run.photo_bits)
     workers, _ = loading_processes(settings.workers, config.run.batch_size, config.run.image_size)
@@ -69,7 +69,7 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
     protocol = protocol_line(config, settings.split, len(index), truths, measured.precision)
     print(f"weights {printable(weights)} ({measured.source})\n{protocol}")
-    records = ValRecords(folder, config, protocol)
+    records = ValRecords(folder, config, protocol, truths)
     start = time.perf_counter()
     names = (index, config.names, device)
     with explained(lambda: f"at --batch-size {config.run.batch_size}"), freed_memory_kept() as keep:

@@ -215,13 +215,16 @@ def test_a_broken_photo_is_replaced_in_training_and_named_once(broken_index, cac
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_broken_photo_stays_in_evaluation_with_its_truths(broken_index, cache):
+def test_a_broken_photo_stays_in_evaluation_with_its_truths(broken_index, cache, caplog):
     dataset = DetectionDataset(broken_index, SIZE, cache=cache)
     image, boxes, labels, row, letterbox = dataset[1]
     assert (image == PADDING).all()
     assert (len(boxes), labels.tolist(), row) == (1, [1], 1)
     assert letterbox == Letterbox.fit(SHAPES[1], SIZE)
     assert dataset.undecodable == [broken_index.images[1]]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("image measured as a grey picture, its objects count as missed: ")
+    assert broken_index.images[1] in said
 
 
 def test_a_photo_that_has_changed_its_size_counts_as_broken(index, caplog):

@@ -22,7 +22,7 @@ ERROR_KINDS = {
     "Miss": "missed",
 }
 IN_NO_RANGE = -1.0  # an area below all ranges
-# Long over short side.
+# Long over short side; as COCO's areas, both limits belong to a bin: an object of exactly 2 counts in two of them.
 RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, 1e10)}
 
 

@@ -1,7 +1,7 @@
 """COCO's metrics on any data set, by hotcoco; precision, recall and F1 at the best confidence."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -29,6 +29,7 @@ IOU_COLUMNS = ("ap50", "ap55", "ap60", "ap65", "ap70", "ap75", "ap80", "ap85", "
 ERROR_COLUMNS = tuple(f"tide_{name}" for name in ERROR_KINDS.values())
 AREA_COLUMNS = ("ap_small", "ap_medium", "ap_large")
 COLUMNS = ("ap", *IOU_COLUMNS, *AREA_COLUMNS, "ar", "precision", "recall", "f1")
+ALL = "all"  # the mean over classes, in tables and files
 MATCH_IOU = 0.5  # for precision, recall, F1 and the confusion matrix
 CURVE_CONFIDENCES = np.linspace(0, 1, 1001)
 TABLE_HEADS = ("AP", "50", "55", "60", "65", "70", "75", "80", "85", "90", "95", "S", "M", "L", "AR", "P", "R", "F1")
@@ -80,7 +81,7 @@ class Metrics:
 
     def rows(self) -> list[dict]:
         """Return one row for all classes and one per class, for a CSV file; None where undefined."""
-        overall = {"class": "all", "labels": self.counts["labels"], **self.overall}
+        overall = {"class": ALL, "labels": self.counts["labels"], **self.overall}
         return [_plain(row) for row in (overall, *({"class": name, **row} for name, row in self.per_class.items()))]
 
     def table(self, per_class: bool = True) -> str:
@@ -88,7 +89,7 @@ class Metrics:
         lines = [_table_line("class", "labels", TABLE_HEADS)]
         if per_class:
             lines += [_table_line(name, row["labels"], _percents(row)) for name, row in self.per_class.items()]
-        lines.append(_table_line("all", self.counts["labels"], _percents(self.overall)))
+        lines.append(_table_line(ALL, self.counts["labels"], _percents(self.overall)))
         where = (
             "no detection of a class that has labels"
             if self.confidence is None
@@ -106,7 +107,7 @@ class Metrics:
         lines += [f"AP by side ratio: {', '.join(shown)}"] if shown else []
         costs = [f"{name} {_percent(self.overall[f'tide_{name}'])}" for name in self.error_counts]
         lines += [f"AP50 lost by error: {', '.join(costs)}"] if costs else []
-        lines += [f"AP at IoU {iou}: {_percent(row['all'])}" for iou, row in self.at_iou.items()]
+        lines += [f"AP at IoU {iou}: {_percent(row[ALL])}" for iou, row in self.at_iou.items()]
         return "\n".join(lines)
 
     @property
@@ -151,6 +152,7 @@ class CocoMetrics:
         self.details, self.ious = truths, tuple(ious)
         self.truths = Boxes(truths.image, truths.boxes, truths.labels, np.ones(len(truths.labels)))
         self._parts: dict[int, Boxes] = {}
+        self._undecodable: set[int] = set()
 
     @property
     def num_classes(self) -> int:
@@ -169,10 +171,15 @@ class CocoMetrics:
             raise ValueError(f"image {image}: labels must be 0 to {len(self.names) - 1}")
         self._parts[image] = part
 
+    def note_undecodable(self, images: Iterable[int]) -> None:
+        """Note the images that could not be decoded, whose objects nothing could find; metrics count them."""
+        self._undecodable.update(images)
+
     def take_over(self, others: Sequence["CocoMetrics"]) -> None:
         """Add what other processes have collected of the same data set; an image that is here already stays."""
         for other in others:
             self._parts = {**other._parts, **self._parts}
+            self._undecodable |= other._undecodable
 
     def detections_of(self, image: int) -> Boxes:
         """Return the detections of one image."""
@@ -215,7 +222,7 @@ class CocoMetrics:
             curves=_curves(_of_all(precision[0, :, :, 0].T, measured, num_classes), matches),
             matches=matches,
             at_iou={
-                f"{iou:g}": {"all": mean, **dict(zip(self.names, column, strict=True))}
+                f"{iou:g}": {ALL: mean, **dict(zip(self.names, column, strict=True))}
                 for iou, mean, column in zip(
                     self.ious, _mean_of_defined(at_list).tolist(), at_list.T.tolist(), strict=True
                 )
@@ -227,6 +234,7 @@ class CocoMetrics:
         """Count what there is: labels (C,) that count, and which detections (D,) are finite."""
         return {
             "images": self.num_images,
+            "undecodable_images": len(self._undecodable),
             "labels": int(labels.sum()),
             "detections": len(finite),
             "non_finite_detections": int(np.count_nonzero(~finite)),
@@ -524,8 +532,8 @@ def _int64(values: ArrayLike) -> NDArray:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names, with the class number appended to those that occur more than once."""
-    count = Counter(names)
+    """Return the names, with the class number appended to those that occur more than once or name the mean."""
+    count = Counter([ALL, *names])
     return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 

@@ -16,6 +16,7 @@ import pytest
 import data.labels.doctor
 from data.check import main
 from data.data_yaml import read_data_yaml
+from data.formats.coco_truths import noted_truths
 from data.labels.doctor import ALL, Settings, examine
 from data.split import load_split
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
@@ -106,7 +107,14 @@ def contents(root):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", data.labels.doctor.KINDS)
+WHOLE = ("key points or polygons", "no label file", "no usable label", "annotations")
+
+
+def test_every_kind_has_its_example():
+    assert {*EXPECTED, *WHOLE} == set(data.labels.doctor.KINDS)
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
 def test_every_kind_is_found_where_it_is(kind, sick, tmp_path):
     found = [finding for finding in checkup(sick, tmp_path, decode=ALL).findings if finding.kind == kind]
     assert any(EXPECTED[kind] in finding.where for finding in found), found
@@ -257,6 +265,76 @@ def test_photos_that_nobody_can_decode_are_found_as_training_would_find_them(tmp
     with monkeypatch.context() as patch:
         patch.setattr("data.labels.doctor.used_bits", None)
         assert checkup(tmp_path, tmp_path, decode=ALL).errors, "from the cache"
+
+
+def test_a_model_without_anchors_of_its_own_has_no_recall_and_no_finding(sick, tmp_path):
+    spec = read_data_yaml(str(sick / "data.yaml"), tmp_path)
+    found = examine(spec, Settings((640, 640), (), 4.0), tmp_path / "cache")
+    assert "anchors" not in found.counts()
+    assert [numbers["best_possible_recall"] for numbers in found.splits.values()] == [None, None]
+
+
+def found_in(root, tmp_path, split):
+    """What the doctor finds in one split: kind, where and details."""
+    found = checkup(root, tmp_path, cached=False).findings
+    return {each.kind: each[2:] for each in found if each.split == split}
+
+
+POSE = "0 .5 .5 .2 .3 .45 .4 2 .55 .4 2 .55 .6 2 0 0 0\n"
+
+
+def test_rows_that_training_refuses_as_unclear_are_an_error_once_a_split(sick, tmp_path):
+    for name in ("fine", "copy"):
+        (sick / "labels" / "val" / f"{name}.txt").write_text(f"0 .5 .5 .2 .2\n{POSE}")
+    where, details = found_in(sick, tmp_path, "val")["key points or polygons"]
+    assert where.endswith("copy.txt:2")
+    assert details.startswith("this row, as all 2 of more than 5 numbers, could be a box with key points or a polygon")
+    assert "key points or polygons" not in found_in(sick, tmp_path, "train"), "its long row is none"
+    (sick / "data.yaml").write_text((sick / "data.yaml").read_text() + "task: segment\n")
+    assert "key points or polygons" not in found_in(sick, tmp_path, "val")
+
+
+@pytest.mark.parametrize(("bad_labels", "text"), [("mend", "0 .5 .5 0 .2\n"), ("skip", "0 .1 .5 .21 .2\n")])
+def test_a_split_without_any_usable_label_is_an_error(bad_labels, text, sick, tmp_path):
+    for file in (sick / "labels" / "val").iterdir():
+        file.write_text(text)
+    spec = read_data_yaml(str(sick / "data.yaml"), tmp_path)
+    found = examine(spec, SETTINGS._replace(bad_labels=bad_labels), cached=False)
+    (where,) = [each.where for each in found.errors if each.split == "val"]
+    assert where.endswith("copy.txt:1")
+    with pytest.raises(UserError, match=r"none of the 2 boxes in the label files can be used: .*copy.txt:1"):
+        load_split(spec, "val", tmp_path / "index", bad_labels)
+
+
+def test_a_split_without_label_files_is_one_error_unless_it_has_annotations(sick, tmp_path):
+    shutil.rmtree(sick / "labels" / "val")
+    found = found_in(sick, tmp_path, "val")
+    where, details = found["no label file"]
+    assert where.endswith("labels/val")
+    assert details.startswith("no label file found for any of 2 images")
+    assert "missing label" not in found, "one line in place of one a photo"
+    (sick / "data.yaml").write_text((sick / "data.yaml").read_text() + "annotations:\n  val: val.json\n")
+    assert not {"no label file", "missing label"} & set(found_in(sick, tmp_path, "val"))
+
+
+def test_an_annotation_file_that_cannot_be_measured_against_is_an_error_until_it_is_mended(sick, tmp_path):
+    def found(**options):
+        return [each[1:] for each in checkup(sick, tmp_path, **options).findings if each.kind == "annotations"]
+
+    path = sick / "val.json"
+    (sick / "data.yaml").write_text((sick / "data.yaml").read_text() + "annotations:\n  val: val.json\n")
+    ((split, where, details),) = found(truths_of=noted_truths)
+    assert (split, where) == ("val", str(path))
+    assert "annotations: val: no such file" in details
+    photos = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate(("fine", "copy"))]
+    document = {"images": photos, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    path.write_text(json.dumps(document))
+    ((_, _, details),) = found(truths_of=noted_truths)
+    assert details.startswith("no category is called dog")
+    assert found() == [], "a training opens the file itself"
+    document["categories"] = [{"id": number, "name": name} for number, name in enumerate(("cat", "dog", "cow", "owl"))]
+    path.write_text(json.dumps(document))
+    assert found(truths_of=noted_truths) == [], "the cache knows the file's size and time"
 
 
 def test_ids_that_are_counted_from_one_are_told(sick, tmp_path):

@@ -157,6 +157,17 @@ def test_overshoot_up_to_one_percent_is_clipped_and_more_costs_the_box_only(spli
     assert "pixels" not in report.summary()
 
 
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("mend", "1 box clipped, up to 1 % beyond the image;"), ("clip", "2 boxes clipped, beyond the image;")],
+)
+def test_how_far_clipped_boxes_may_lie_beyond_is_said_by_the_policy(policy, said, split):
+    split.add("0 .1 .5 .21 .2\n0 .1 .5 .8 .2\n")
+    index = load_labels(split.images, split.labels, 3, split.folder / "cache", bad_labels=policy)
+    assert said in f"{index.report.summary()};"
+    assert ("up to 1 %" in index.report.summary()) == (policy == "mend")
+
+
 def test_labels_in_pixels_are_recognised(split):
     split.add("0 .5 .5 .1 .1\n0 960 540 1920 80\n0 90 50 20 80\n")
     assert "values up to 1920: pixels?" in split.load().report.summary()

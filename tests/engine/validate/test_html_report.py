@@ -86,3 +86,24 @@ def test_ap_by_side_ratio_is_the_ap_where_only_such_objects_are(tmp_path):
     assert np.isnan(overall["ap_ratio_2_to_4"])
     assert "AP by side ratio: below 2 100, from 4 100" in metrics.compute(by_ratio=True).table()
     assert not any("ratio" in column for column in metrics.compute().overall)
+
+
+def test_an_object_on_a_limit_is_counted_in_both_rows_as_in_ap(tmp_path):
+    """Sides of 2 : 1 and an area of 32 x 32: COCO's rule, by which AP is computed, takes both limits."""
+    photo, label = tmp_path / "a.png", tmp_path / "a.txt"
+    write_image(photo, np.full((128, 128, 3), 90, np.uint8))
+    label.write_text("0 .25 .25 .25 .25\n0 .5 .75 .5 .25\n")
+    index = load_labels([photo], [label], 1, tmp_path / "cache")
+    metrics = CocoMetrics(index.sizes, index.starts, index.boxes, index.labels, ["cat"])
+    metrics.add(0, index.boxes, [0.9, 0.8], [0, 0])
+    scored = metrics.compute(by_ratio=True, errors=True)
+    write_report(tmp_path / "report.html", metrics, scored, index, "split val")
+    texts = [part.strip() for part in Page((tmp_path / "report.html").read_text()).texts if part.strip()]
+    for row, labels, key in (
+        ("side ratio below 2", "2", "ap_ratio_below_2"),
+        ("side ratio 2 to 4", "1", "ap_ratio_2_to_4"),
+        ("size small", "1", "ap_small"),
+        ("size medium", "2", "ap_medium"),
+    ):
+        assert texts[texts.index(row) + 1] == labels
+        assert scored.overall[key] == pytest.approx(1)

@@ -14,9 +14,13 @@ from pycocotools.cocoeval import COCOeval
 import engine.validate.run
 import models.kernels.kept_memory
 from data.data_yaml import read_data_yaml
+from data.dataset import DetectionDataset
 from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_coco, convert_voc, convert_yolo
+from data.images import read_image
+from data.loader import build_loader
 from data.split import load_split
+from engine.run_files import ValRecords, with_measured, with_truths
 from engine.validate.weights import Measured
 from tests.data.formats.coco_files import make_coco
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -197,6 +201,30 @@ def test_a_split_with_a_coco_file_needs_no_labels(coco, tmp_path):
     spec = read_data_yaml(str(data), tmp_path)
     truths = split_truths(spec, "val", load_split(spec, "val"))
     assert len(truths.labels) == len(document["annotations"])
+
+
+def test_pictures_show_the_truths_of_the_file_and_missing_labels_are_no_news(coco, tmp_path):
+    """Its boxes are not in the label files, which a measurement against a file does not need."""
+    _, _, data = coco
+    spec = read_data_yaml(str(data), tmp_path)
+    for label in (tmp_path / "yolo" / "labels").rglob("*.txt"):
+        label.unlink()
+    index = load_split(spec, "val")
+    assert "without a label file" in index.report.summary()
+    assert "without a label file" not in index.report.summary(needed=False)
+    truths = split_truths(spec, "val", index)
+    batch = next(iter(build_loader(DetectionDataset(index, (160, 160)), 4, 0, shuffle=False, seed=0)))
+    shown = {}
+    for name, given in (("labels", ()), ("file", (truths,))):
+        (tmp_path / name).mkdir()
+        config = types.SimpleNamespace(run=types.SimpleNamespace(plots=True), names=spec.names)
+        ValRecords(tmp_path / name, config, "split val", *given).batch(0, batch, [])
+        shown[name] = read_image(str(tmp_path / name / "val_batch0_truth.jpg"))
+    assert np.abs(shown["file"].astype(int) - shown["labels"]).max() > 100
+    bare, drawn = with_truths(batch, spec.names), with_measured(batch, truths, spec.names)
+    changed = [not np.array_equal(one, other) for one, other in zip(bare, drawn, strict=True)]
+    assert changed == [bool(count) for count in np.diff(truths.starts)[:4]]
+    assert any(changed)
 
 
 BOX = [10, 10, 60, 60]

@@ -322,6 +322,25 @@ def test_rows_for_a_csv():
     assert list(rows[0]) == ["class", "labels", *COLUMNS]
 
 
+def test_photos_that_cannot_be_decoded_are_counted_once_whichever_process_met_them():
+    metrics, other = (CocoMetrics([[9, 9]] * 3, [0] * 4, np.zeros((0, 4)), [], ["a"]) for _ in range(2))
+    assert metrics.compute().counts["undecodable_images"] == 0
+    metrics.note_undecodable([0, 2])
+    other.note_undecodable([1, 2])
+    metrics.take_over([metrics, other])
+    assert metrics.compute().counts["undecodable_images"] == 3
+
+
+def test_a_class_called_all_is_not_taken_for_the_mean():
+    """Its number is appended, as to names that occur twice: the mean keeps its row and its place."""
+    metrics = CocoMetrics([[100, 100]] * 2, [0, 1, 2], [[0, 0, 40, 20]] * 2, [0, 1], ["all", "b"], ious=(0.3,))
+    metrics.add(0, [[0, 0, 40, 20]], [0.9], [0])
+    scored = metrics.compute()
+    assert scored.at_iou["0.3"] == {"all": pytest.approx(0.5), "all (0)": pytest.approx(1), "b": 0}
+    assert [row["class"] for row in scored.rows()] == ["all", "all (0)", "b"]
+    assert "AP at IoU 0.3: 50.0" in scored.table()
+
+
 def test_table_fits_a_terminal_and_says_what_the_mean_is_over():
     names = ["ok", "a name far longer than the column\x1b[31m", "犬", "犬"]
     metrics = CocoMetrics([[100, 100]], [0, 1], [BOX], [0], names)
