@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from alignyolo.gaussian_iou import ggiou, log_ggiou
+from alignyolo.choices import require_choice
+from alignyolo.gaussian_iou import SIGMAS, ggiou, log_ggiou
 from alignyolo.similarities.geometry import full_precision, intersection_and_union
 
 
@@ -26,6 +27,9 @@ class Metric:
     alpha: float = 0.3
     beta: float = 1 / 6
     sigma: str = "overlap"
+
+    def __post_init__(self) -> None:
+        require_choice("sigma", self.sigma, SIGMAS)
 
     def values(self, anchors: Tensor, truths: Tensor) -> Tensor:
         """Return the metric in [0, 1]."""

@@ -9,6 +9,7 @@ import torch
 
 from alignyolo.anchors import Anchors, build_anchors
 from alignyolo.assign.assignment import Assignment
+from alignyolo.assign.dense import match_boxes
 from alignyolo.assign.forcing import Candidates, preferred
 from alignyolo.gaussian_iou import ggiou, log_ggiou
 from alignyolo.registry import ASSIGNERS
@@ -108,6 +109,24 @@ def test_ggiou_equals_the_scalar_formula(sigma, alpha, beta):
     assert (value > 0.01).float().mean() > 0.05
     logs = log_ggiou(anchors, truths, alpha=alpha, beta=beta, sigma=sigma)
     torch.testing.assert_close(logs.exp(), value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", ["truht", "Truth", ""])
+def test_an_unknown_sigma_is_refused_wherever_it_is_given(wrong):
+    targets = Targets(torch.tensor([[50.0, 18.0, 110.0, 78.0]]), torch.zeros(1).long(), torch.zeros(1).long())
+    anchors = build_anchors((96, 128), [32], [[(60, 60)]])
+    calls = [
+        lambda: ggiou(UNIT, UNIT, sigma=wrong),
+        lambda: ggiou(UNIT, UNIT, alpha=0, sigma=wrong),
+        lambda: log_ggiou(UNIT, UNIT, sigma=wrong),
+        lambda: match_boxes(UNIT[None], UNIT[:0].view(0, 4), sigma=wrong),
+        lambda: assign("ggiou", anchors, targets, 1, sigma=wrong),
+        lambda: assign("atss_ggiou", anchors, targets, 1, sigma=wrong),
+        lambda: assign("tal_ggiou", anchors, targets, 1, gaussian_sigma=wrong),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"sigma must be 'overlap' or 'truth', not '{wrong}'"):
+            call()
 
 
 def test_ggiou_is_at_most_iou_to_the_power_of_1_minus_alpha():
