@@ -93,11 +93,12 @@ class DenseThreshold:
         """Assign a batch's targets to anchors that are the same in every image; the metric given is IoU."""
         anchors, targets = context.anchors.boxes, context.targets
         boxes = targets.boxes.to(anchors.dtype)
-        pairs, ignored = [], []
+        pairs = [Pairs.none(anchors.device)]
+        ignored = torch.zeros(context.batch_size, len(anchors), dtype=torch.bool, device=anchors.device)
         for image in range(context.batch_size):
             truths = (targets.image == image).nonzero().flatten()
             matches = self.match(anchors, boxes[truths])
             row = (matches >= 0).nonzero().flatten()
             pairs.append(Pairs(truths[matches[row]], row))
-            ignored.append(matches == IGNORED)
-        return assignment_of(context, Pairs.join(pairs), torch.stack(ignored))
+            ignored[image] = matches == IGNORED
+        return assignment_of(context, Pairs.join(pairs), ignored)

@@ -56,8 +56,8 @@ class Metric:
         return ranking.exp() if self.alpha > 0 else ranking.clamp(min=0)
 
     def least_iou(self, lowest: float) -> float:
-        """Return the IoU below which the metric is below `lowest`."""
-        return lowest ** (1 / (1 - self.alpha))
+        """Return the IoU below which the metric is below `lowest`, above 0; 0 for alpha 1, a metric without IoU."""
+        return lowest ** (1 / (1 - self.alpha)) if self.alpha < 1 else 0.0
 
     def largest_offset(self, lowest: float) -> float:
         """Return the distance of the centres per axis, in sides of the sigma box, above which it is below `lowest`."""

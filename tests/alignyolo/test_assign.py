@@ -216,6 +216,19 @@ def test_threshold_assigner_settings_equal_the_oracle(settings):
             compare(scene, "iou", **SETTINGS[settings])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"alpha": 1.0}, {"alpha": 1.0, "beta": 2.0, "negative": 0.01}, {"negative": 0.0}, {"alpha": 0.0}],
+    ids=str,
+)
+def test_the_ends_of_the_settings_equal_the_oracle(settings):
+    """The Gaussian alone, and a threshold below which nothing is, not even a pair without overlap."""
+    for scene in scenes(20, seed=250):
+        compare(scene, "ggiou", **settings)
+        if "alpha" not in settings:
+            compare(scene, "iou", **settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_every_setting_equals_the_oracle_on_1000_scenes(settings):
@@ -376,7 +389,7 @@ def test_alpha_0_ggiou_assigner_equals_the_iou_assigner():
 
 
 @pytest.mark.parametrize("name", sorted(ASSIGNERS))
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [0, 1, 3])
 def test_no_truths_give_an_empty_assignment(name, batch_size):
     anchors = build_anchors((96, 160), *FAMILIES["yolov3"])
     targets = Targets(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())
