@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignyolo.registry import METRICS, Entry
+from alignyolo.choices import look_up
+from alignyolo.registry import METRICS
 from alignyolo.similarities.bound import Similarity
 
 
@@ -71,6 +72,5 @@ class Balance:
 
 
 def metric(name: str, **settings: Any) -> Similarity:
-    """Bind settings to a registered metric, as in `metric("ggiou", alpha=0.5)`; KeyError for an unknown name."""
-    entry: Entry = METRICS[name]
-    return Similarity(entry, **settings)
+    """Bind settings to a registered metric, as in `metric("ggiou", alpha=0.5)`; ValueError for an unknown name."""
+    return Similarity(look_up("metric", name, METRICS), **settings)

@@ -1,7 +1,10 @@
 """Words that a setting may have, and names that a table may hold: what is not among them is refused with what is."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def require_choice(setting: str, value: object, choices: Collection[str]) -> None:
@@ -10,7 +13,14 @@ def require_choice(setting: str, value: object, choices: Collection[str]) -> Non
         raise ValueError(f"{setting} must be {' or '.join(map(repr, choices))}, not {value!r}")
 
 
+def look_up(kind: str, name: str, table: Mapping[str, Value], shown: Iterable[str] = ()) -> Value:
+    """Return what a table holds under a name; ValueError with the nearest name and those `shown`, by default all."""
+    if name not in table:
+        raise ValueError(f"no {kind} {name!r}{nearest(name, table)} Names: {', '.join(shown or table)}")
+    return table[name]
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Say which of the names a misspelt one is nearest to, as ", did you mean ...?", or nothing where none is near."""
+    """Return a full stop, or a question after the name that a misspelt one is nearest to."""
     found = get_close_matches(name, list(names), 1)
-    return f", did you mean {found[0]!r}?" if found else ""
+    return f": did you mean {found[0]!r}?" if found else "."
