@@ -96,7 +96,14 @@ def build_anchors(
 
     Returns:
         All anchors, level by level, each in the order (anchor, row, column).
+
+    Raises:
+        ValueError: A side of the image is not divisible by a stride.
     """
+    for stride in strides:
+        if any(side % stride for side in image_size):
+            height, width = image_size
+            raise ValueError(f"image_size {height} x {width} must be divisible by every stride, and is not by {stride}")
     levels, parts, start = [], [], 0
     for stride, level_sizes in zip(strides, sizes, strict=True):
         rows, columns = (side // stride for side in image_size)

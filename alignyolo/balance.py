@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignyolo.registry import METRICS, Entry
+from alignyolo.choices import look_up
+from alignyolo.registry import METRICS
 from alignyolo.similarities.bound import Similarity
 
 
@@ -27,15 +28,25 @@ def balanced_weight(
 
     Returns:
         Weights (P,), or 1 with `gamma` 0.
+
+    Raises:
+        ValueError: `wloc` is a word other than `auto`.
     """
+    require_wloc(wloc)
     if gamma == 0:
         return 1.0
     weight = value**gamma
-    if isinstance(wloc, str):  # auto
+    if isinstance(wloc, str):
         # The floors keep an empty batch, and one whose boxes all miss, from dividing by zero.
         total, count = over_ranks(torch.stack([weight.sum(), weight.new_full((), len(weight))]))
         return weight / (total / count.clamp(min=1)).clamp(min=1e-6)
     return weight * wloc
+
+
+def require_wloc(wloc: float | str) -> None:
+    """Refuse a word other than `auto`: ValueError."""
+    if isinstance(wloc, str) and wloc != "auto":
+        raise ValueError(f"wloc must be a number or 'auto', not {wloc!r}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,9 @@ class Balance:
     wloc: float | str = "auto"
     metric: Similarity = field(default_factory=lambda: metric("ggiou"))
 
+    def __post_init__(self) -> None:
+        require_wloc(self.wloc)
+
     def __call__(self, boxes: Tensor, truths: Tensor, **around: Any) -> Tensor | float:
         """Return the weights (P,) of boxes (P, 4) without gradient, or 1 where the balance is off."""
         if self.gamma == 0:
@@ -58,6 +72,5 @@ class Balance:
 
 
 def metric(name: str, **settings: Any) -> Similarity:
-    """Bind settings to a registered metric, as in `metric("ggiou", alpha=0.5)`; KeyError for an unknown name."""
-    entry: Entry = METRICS[name]
-    return Similarity(entry, **settings)
+    """Bind settings to a registered metric, as in `metric("ggiou", alpha=0.5)`; ValueError for an unknown name."""
+    return Similarity(look_up("metric", name, METRICS), **settings)

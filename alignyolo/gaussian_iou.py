@@ -5,8 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from alignyolo.choices import require_choice
 from alignyolo.similarities.geometry import full_precision
 from alignyolo.similarities.iou import iou
+
+SIGMAS = ("overlap", "truth")
+"""Whose sides the width of the Gaussian is a part of."""
 
 
 @torch.no_grad()
@@ -25,7 +29,11 @@ def log_ggiou(
 
     Returns:
         Logarithms (...), at most 0; -inf without overlap.
+
+    Raises:
+        ValueError: `sigma` is neither of the two.
     """
+    require_choice("sigma", sigma, SIGMAS)
     (anchor_low, anchor_high), (low, high) = anchors.split(2, dim=-1), truths.split(2, dim=-1)
     overlap = torch.minimum(anchor_high, high) - torch.maximum(anchor_low, low)
     spread = beta * (overlap if sigma == "overlap" else high - low)
@@ -49,7 +57,11 @@ def ggiou(anchors: Tensor, truths: Tensor, alpha: float = 0.3, beta: float = 1 /
 
     Returns:
         Metrics (...) in [0, 1]; 0 without overlap.
+
+    Raises:
+        ValueError: `sigma` is neither of the two.
     """
+    require_choice("sigma", sigma, SIGMAS)
     if alpha == 0:
         return iou(anchors, truths).detach()
     return log_ggiou(anchors, truths, alpha, beta, sigma).exp()

@@ -81,6 +81,7 @@ ROOMS = {
         {"gaussian_iou"},
         {"similarities"},
         {"anchors", "registry", "targets"},
+        {"choices"},
     ],
 }
 LARGEST_ROOM = 12

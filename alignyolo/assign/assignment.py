@@ -59,7 +59,7 @@ class Assignment(NamedTuple):
     unmatched: Tensor
     served: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Assignment":
+    def to(self, device: torch.device | str) -> "Assignment":
         """Copy the assignment to `device` without blocking."""
         return Assignment._make(None if part is None else sent(part, device) for part in self)
 

@@ -53,13 +53,13 @@ def match_boxes(
         Numbers of truths (A,) int64; BACKGROUND, -1, or IGNORED, -2, where there is none.
 
     Raises:
-        ValueError: `metric` or `forced` is unknown.
+        ValueError: `metric`, `forced` or `sigma` is unknown.
     """
     if metric not in ("iou", "ggiou") or forced not in DENSE_FORCING:
         raise ValueError(f"expected metric iou or ggiou and forced {', '.join(DENSE_FORCING)}: {metric!r}, {forced!r}")
+    measure = Metric(alpha if metric == "ggiou" else 0.0, beta, sigma)
     if len(truths) == 0 or len(anchors) == 0:
         return anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.long)
-    measure = Metric(alpha if metric == "ggiou" else 0.0, beta, sigma)
     thresholds = Thresholds(positive, negative)
     ranking = torch.cat([measure.ranking(anchors, part[:, None]) for part in truths.split(ROWS)])
     best, owner = ranking.max(0)
@@ -93,11 +93,12 @@ class DenseThreshold:
         """Assign a batch's targets to anchors that are the same in every image; the metric given is IoU."""
         anchors, targets = context.anchors.boxes, context.targets
         boxes = targets.boxes.to(anchors.dtype)
-        pairs, ignored = [], []
+        pairs = [Pairs.none(anchors.device)]
+        ignored = torch.zeros(context.batch_size, len(anchors), dtype=torch.bool, device=anchors.device)
         for image in range(context.batch_size):
             truths = (targets.image == image).nonzero().flatten()
             matches = self.match(anchors, boxes[truths])
             row = (matches >= 0).nonzero().flatten()
             pairs.append(Pairs(truths[matches[row]], row))
-            ignored.append(matches == IGNORED)
-        return assignment_of(context, Pairs.join(pairs), torch.stack(ignored))
+            ignored[image] = matches == IGNORED
+        return assignment_of(context, Pairs.join(pairs), ignored)

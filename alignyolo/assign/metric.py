@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from alignyolo.gaussian_iou import ggiou, log_ggiou
+from alignyolo.choices import require_choice
+from alignyolo.gaussian_iou import SIGMAS, ggiou, log_ggiou
 from alignyolo.similarities.geometry import full_precision, intersection_and_union
 
 
@@ -26,6 +27,9 @@ class Metric:
     alpha: float = 0.3
     beta: float = 1 / 6
     sigma: str = "overlap"
+
+    def __post_init__(self) -> None:
+        require_choice("sigma", self.sigma, SIGMAS)
 
     def values(self, anchors: Tensor, truths: Tensor) -> Tensor:
         """Return the metric in [0, 1]."""
@@ -52,8 +56,8 @@ class Metric:
         return ranking.exp() if self.alpha > 0 else ranking.clamp(min=0)
 
     def least_iou(self, lowest: float) -> float:
-        """Return the IoU below which the metric is below `lowest`."""
-        return lowest ** (1 / (1 - self.alpha))
+        """Return the IoU below which the metric is below `lowest`, above 0; 0 for alpha 1, a metric without IoU."""
+        return lowest ** (1 / (1 - self.alpha)) if self.alpha < 1 else 0.0
 
     def largest_offset(self, lowest: float) -> float:
         """Return the distance of the centres per axis, in sides of the sigma box, above which it is below `lowest`."""

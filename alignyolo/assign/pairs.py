@@ -25,6 +25,12 @@ class Pairs(NamedTuple):
         """Join the pairs of every level."""
         return Pairs(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
+    @staticmethod
+    def none(device: torch.device) -> "Pairs":
+        """Return no pairs; first in a list, they let `join` take one that is otherwise empty."""
+        nothing = torch.zeros(0, dtype=torch.long, device=device)
+        return Pairs(nothing, nothing)
+
     def where(self, keep: Tensor) -> "Pairs":
         """Keep the pairs that a mask (N,) marks."""
         return Pairs(self.truth[keep], self.anchor[keep])
@@ -65,6 +71,8 @@ def near_pairs(anchors: Anchors, boxes: Tensor, lowest: float, metric: Metric) -
     IoU >= u = lowest^(1 / (1 - alpha)) asks for an overlap of u max(areas) / min(heights) in x, hence bounds |dx|;
     the Gaussian factor bounds |dx| by beta sqrt(-2 ln lowest / alpha) sigma widths.
     """
+    if lowest <= 0:
+        return all_pairs(anchors, boxes)
     center, size = center_and_size(boxes)
     least_iou, spread = metric.least_iou(lowest), metric.largest_offset(lowest)
     parts = []
@@ -78,6 +86,13 @@ def near_pairs(anchors: Anchors, boxes: Tensor, lowest: float, metric: Metric) -
         radius = torch.where(least_overlap <= smaller * 1.001, radius + 1e-3 * size[:, None] + 1e-3, -math.inf)
         parts.append(cells_within(level, center, radius))
     return Pairs.join(parts)
+
+
+def all_pairs(anchors: Anchors, boxes: Tensor) -> Pairs:
+    """Return every truth (T, 4) with every anchor, also those that do not overlap."""
+    count = len(anchors.centers)
+    truth = torch.arange(len(boxes), device=boxes.device).repeat_interleave(count)
+    return Pairs(truth, torch.arange(count, device=boxes.device).repeat(len(boxes)))
 
 
 def cells_within(level: Level, center: Tensor, radius: Tensor) -> Pairs:

@@ -1,11 +1,13 @@
 """A box similarity with its settings bound, called the same way whatever it asks for besides two boxes."""
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignyolo.registry import SIMILARITIES, Entry
+from alignyolo.choices import look_up, nearest
+from alignyolo.registry import BASE_SIMILARITIES, SIMILARITIES, WRAPPERS, Entry
 
 AROUND = ("image_size", "over_ranks", "training")
 
@@ -20,9 +22,12 @@ class Similarity:
     - `training`: whether this is a training step, in which running statistics move.
 
     A similarity that keeps a running statistic is a class; its `state_dict()` goes into the checkpoint.
+
+    Raises TypeError for a setting that the similarity does not have.
     """
 
     def __init__(self, entry: Entry, **settings: Any):
+        require_settings(entry, settings)
         found = entry.load()
         self.needs = entry.needs
         self.settings = {**entry.fixed, **settings}
@@ -53,6 +58,31 @@ class Similarity:
             self.function.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
 
 
+def settings_of(entry: Entry) -> list[str] | None:
+    """Return the names of the settings of an entry's function or class; None for one that takes any."""
+    found = entry.load()
+    parameters = list(inspect.signature(found).parameters.values())
+    # A function is handed two boxes first.
+    own = parameters if isinstance(found, type) else parameters[2:]
+    names = [each.name for each in own if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    if any(each.kind == each.VAR_KEYWORD for each in own):
+        # `inner_` and `focaler_` pass on what is not theirs.
+        below = settings_of(SIMILARITIES[entry.fixed["over"]]) if "over" in entry.fixed else None
+        if below is None:
+            return None
+        names += below
+    return [name for name in names if name not in entry.needs and name != "over"]
+
+
+def require_settings(entry: Entry, settings: dict[str, Any]) -> None:
+    """Refuse a setting that an entry does not have: TypeError with those it has."""
+    known = settings_of(entry)
+    unknown = [] if known is None else [name for name in settings if name not in known]
+    if known is not None and unknown:
+        listed = f"Settings: {', '.join(known)}" if known else "It has none"
+        raise TypeError(f"this similarity has no setting {unknown[0]!r}{nearest(unknown[0], known)} {listed}")
+
+
 def similarity(name: str, **settings: Any) -> Similarity:
     """Bind settings to a registered similarity, as in `similarity("sca", alpha=1.0)`.
 
@@ -64,6 +94,8 @@ def similarity(name: str, **settings: Any) -> Similarity:
         A function of boxes `(pred, target)`, xyxy (..., 4), that gives similarities (...).
 
     Raises:
-        KeyError: There is no similarity of this name.
+        ValueError: There is no similarity of this name.
+        TypeError: The similarity has no such setting.
     """
-    return Similarity(SIMILARITIES[name], **settings)
+    shown = [*BASE_SIMILARITIES, *(f"any of these after {prefix}_" for prefix in WRAPPERS)]
+    return Similarity(look_up("similarity", name, SIMILARITIES, shown), **settings)

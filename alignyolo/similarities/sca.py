@@ -6,6 +6,7 @@ Every function computes in float32 or wider with autocast off, and has a finite 
 
 from torch import Tensor
 
+from alignyolo.choices import require_choice
 from alignyolo.similarities.geometry import EPSILON, full_precision, spans
 from alignyolo.similarities.iou import iou
 
@@ -23,8 +24,7 @@ def corner_distance(pred: Tensor, target: Tensor, corner: str) -> Tensor:
     distances = (pred - target).square().unflatten(-1, (2, 2)).sum(-1)
     if corner == "squared":
         return distances.sum(-1) / (diagonal + EPSILON)
-    if corner != "euclidean":
-        raise ValueError(f"corner must be 'euclidean' or 'squared', not {corner!r}")
+    require_choice("corner", corner, ("euclidean", "squared"))
     # The epsilon under the root keeps the gradient finite, and zero, where the corners meet.
     return ((distances + EPSILON**2).sqrt() - EPSILON).sum(-1) / (diagonal + EPSILON).sqrt()
 

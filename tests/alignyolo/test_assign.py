@@ -9,6 +9,7 @@ import torch
 
 from alignyolo.anchors import Anchors, build_anchors
 from alignyolo.assign.assignment import Assignment
+from alignyolo.assign.dense import match_boxes
 from alignyolo.assign.forcing import Candidates, preferred
 from alignyolo.gaussian_iou import ggiou, log_ggiou
 from alignyolo.registry import ASSIGNERS
@@ -110,6 +111,24 @@ def test_ggiou_equals_the_scalar_formula(sigma, alpha, beta):
     torch.testing.assert_close(logs.exp(), value, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", ["truht", "Truth", ""])
+def test_an_unknown_sigma_is_refused_wherever_it_is_given(wrong):
+    targets = Targets(torch.tensor([[50.0, 18.0, 110.0, 78.0]]), torch.zeros(1).long(), torch.zeros(1).long())
+    anchors = build_anchors((96, 128), [32], [[(60, 60)]])
+    calls = [
+        lambda: ggiou(UNIT, UNIT, sigma=wrong),
+        lambda: ggiou(UNIT, UNIT, alpha=0, sigma=wrong),
+        lambda: log_ggiou(UNIT, UNIT, sigma=wrong),
+        lambda: match_boxes(UNIT[None], UNIT[:0].view(0, 4), sigma=wrong),
+        lambda: assign("ggiou", anchors, targets, 1, sigma=wrong),
+        lambda: assign("atss_ggiou", anchors, targets, 1, sigma=wrong),
+        lambda: assign("tal_ggiou", anchors, targets, 1, gaussian_sigma=wrong),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"sigma must be 'overlap' or 'truth', not '{wrong}'"):
+            call()
+
+
 def test_ggiou_is_at_most_iou_to_the_power_of_1_minus_alpha():
     anchors, truths = metric_pairs()
     iou = BOX_SIMILARITIES["iou"](anchors, truths)
@@ -195,6 +214,19 @@ def test_threshold_assigner_settings_equal_the_oracle(settings):
         compare(scene, "ggiou", **SETTINGS[settings])
         if not {"alpha", "sigma"} & SETTINGS[settings].keys():
             compare(scene, "iou", **SETTINGS[settings])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"alpha": 1.0}, {"alpha": 1.0, "beta": 2.0, "negative": 0.01}, {"negative": 0.0}, {"alpha": 0.0}],
+    ids=str,
+)
+def test_the_ends_of_the_settings_equal_the_oracle(settings):
+    """The Gaussian alone, and a threshold below which nothing is, not even a pair without overlap."""
+    for scene in scenes(20, seed=250):
+        compare(scene, "ggiou", **settings)
+        if "alpha" not in settings:
+            compare(scene, "iou", **settings)
 
 
 @pytest.mark.slow
@@ -357,7 +389,7 @@ def test_alpha_0_ggiou_assigner_equals_the_iou_assigner():
 
 
 @pytest.mark.parametrize("name", sorted(ASSIGNERS))
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [0, 1, 3])
 def test_no_truths_give_an_empty_assignment(name, batch_size):
     anchors = build_anchors((96, 160), *FAMILIES["yolov3"])
     targets = Targets(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())

@@ -139,6 +139,22 @@ def test_positives_are_in_reach_and_serving_leaves_out_no_truth_that_has_an_anch
                 assert len(set(rows) & set(found.target.tolist())) == largest_matching(wanted)
 
 
+@pytest.mark.parametrize("batch_size", [0, 2])
+@pytest.mark.parametrize("serve", ["off", "on"])
+@pytest.mark.parametrize("name", DENSE_ASSIGNERS)
+def test_dense_anchors_of_a_batch_without_truths_give_an_empty_assignment(name, serve, batch_size):
+    scene = random_scene(np.random.default_rng(5), "yolov3-tiny", batch_size=1)
+    dense = DenseAnchors(scene.anchors.boxes, scene.anchors.counts, scene.anchors.image_size, (16.0, 32.0))
+    none = Targets.stack([], [])
+    settings = {"serve": serve} if "serve" in DENSE_ASSIGNERS[name].keys else {}
+    context = Context(dense, none, batch_size, drawn(scene.anchors, none, batch_size))
+    found = DENSE_ASSIGNERS[name].bind(**settings)(context)
+    assert [len(part) for part in found[:4]] == [0, 0, 0, 0]
+    assert found.ignored.shape == (batch_size, len(dense.boxes)) and not found.ignored.any()
+    assert found.ignored.dtype == torch.bool
+    assert found.unmatched.shape == (0,)
+
+
 def test_without_predictions_it_says_so():
     context = scene_context(np.random.default_rng(1), "yolov3-tiny", dense=False)
     for name in ("tal", "simota"):

@@ -205,6 +205,28 @@ def test_degenerate_boxes_give_finite_values_and_gradients(name, case):
     assert truth.grad.isfinite().all()
 
 
+CROSSED = {
+    "both boxes far": ((50, 20, 40, 90), (210, 20, 250, 90)),
+    "width": ((50, 20, 40, 90), (10, 20, 50, 90)),
+    "height": ((10, 90, 50, 20), (10, 20, 50, 90)),
+    "both sides": ((50, 90, 40, 20), (10, 20, 50, 90)),
+    "a little": ((30, 20, 29.5, 90), (10, 20, 50, 90)),
+}
+
+
+@every_similarity
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("case", sorted(CROSSED))
+def test_predicted_boxes_with_crossed_corners_give_finite_values_and_gradients(name, dtype, case):
+    """A head without bounds can predict a right edge that lies left of the left one."""
+    pred, target = (torch.tensor(box, dtype=dtype) for box in CROSSED[case])
+    leaf = pred.requires_grad_()
+    value = BOX_SIMILARITIES[name](leaf, target)
+    value.backward()
+    assert value.isfinite()
+    assert leaf.grad.isfinite().all()
+
+
 @every_similarity
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", sorted(DEGENERATE))
@@ -277,6 +299,34 @@ def test_gradients_equal_finite_differences(name):
         pred = target + torch.tensor([3.0, 4.0, 3.0, 4.0])
     leaf = pred.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda boxes: BOX_SIMILARITIES[name](boxes, target), leaf, eps=1e-5, atol=1e-5)
+
+
+@every_similarity
+def test_second_derivatives_are_right_or_refused(name):
+    """Also of losses that are linear in IoU, whose written-out gradient autograd takes for a constant."""
+    target = random_boxes(6, seed=33)
+    # Of the truths' shape: CIoU's detached weight does not change there.
+    pred = target + torch.tensor([3.0, 4.0, 3.0, 4.0])
+
+    def value(boxes):
+        return BOX_SIMILARITIES[name](boxes, target).sum()
+
+    try:
+        found = torch.autograd.functional.hessian(value, pred).view(24, 24)
+    except NotImplementedError as error:
+        assert "second derivatives" in str(error)
+        return
+    step = 1e-4
+    moves = step * torch.eye(24, dtype=torch.float64).view(24, 6, 4)
+    slopes = [gradient(BOX_SIMILARITIES[name], pred + sign * move, target) for move in moves for sign in (-1, 1)]
+    expected = (torch.stack(slopes[::2]) - torch.stack(slopes[1::2])).view(24, 24) / (2 * step)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_papers_losses_have_second_derivatives():
+    pred, target = (boxes[:2] for boxes in pairs(4, seed=35))
+    for name in ("iou", "giou", "diou", "ciou", "sca"):
+        torch.autograd.functional.hessian(lambda boxes, f=BOX_SIMILARITIES[name]: f(boxes, target).sum(), pred)
 
 
 @every_similarity

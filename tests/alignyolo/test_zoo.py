@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from alignyolo.balance import metric
 from alignyolo.registry import BASE_SIMILARITIES, SIMILARITIES, WRAPPERS
 from alignyolo.similarities.bound import similarity
 from tests.alignyolo.registered import AROUND
@@ -102,6 +103,38 @@ def test_mpdiou_asks_for_the_image_it_is_measured_against():
         similarity("mpdiou")(boxes, boxes)
     apart = similarity("mpdiou")(boxes, boxes + 30, image_size=(90, 120))
     assert apart.item() == pytest.approx(-2 * 2 * 30**2 / 150**2)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("giou", {"alpha": 0.5}, "no setting 'alpha'. It has none"),
+        ("sca", {"alph": 0.5}, "no setting 'alph': did you mean 'alpha'. Settings: alpha, corner"),
+        ("inner_sca", {"ratoi": 0.5}, "did you mean 'ratio'. Settings: ratio, alpha, corner"),
+        ("focaler_giou", {"alpha": 0.5}, "no setting 'alpha'. Settings: low, high"),
+        ("wiou_v3", {"delt": 1.0}, "Settings: alpha, delta, momentum"),
+        ("mpdiou", {"image_size": (90, 120)}, "no setting 'image_size'"),
+        ("inner_giou", {"over": "iou"}, "no setting 'over'"),
+    ],
+)
+def test_a_setting_that_a_loss_does_not_have_is_refused_before_the_first_step(name, settings, message):
+    with pytest.raises(TypeError, match=message):
+        similarity(name, **settings)
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_every_setting_of_the_configuration_is_one_of_the_loss(name):
+    keys = SIMILARITIES[name].keys
+    assert similarity(name, **dict.fromkeys(keys, 0.5)).settings.keys() >= set(keys)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one_and_all():
+    with pytest.raises(ValueError, match="no similarity 'gio': did you mean 'giou'.* Names: iou, .* after focaler_"):
+        similarity("gio")
+    with pytest.raises(ValueError, match="no metric 'ggio': did you mean 'ggiou'.* Names: iou, ggiou"):
+        metric("ggio")
+    with pytest.raises(TypeError, match="no setting 'alfa': did you mean 'alpha'"):
+        metric("ggiou", alfa=0.5)
 
 
 TRAINING = {**AROUND, "training": True}

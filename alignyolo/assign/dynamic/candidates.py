@@ -24,7 +24,7 @@ def pairs_around(context: Context, boxes: Tensor, reach: float) -> Pairs:
         for start in range(0, len(boxes), ROWS):
             truth, anchor = inside(anchors.centers, boxes[start : start + ROWS, None]).nonzero(as_tuple=True)
             parts.append(Pairs(truth + start, anchor))
-        return Pairs.join(parts) if parts else nothing(boxes)
+        return Pairs.join([Pairs.none(boxes.device), *parts])
     if math.isinf(reach):
         center, size = center_and_size(boxes)
         # Rounding may not lose an anchor at the edge; what is too many goes below.
@@ -108,9 +108,3 @@ def reaches(anchors: Anchors | DenseAnchors, boxes: Tensor, pairs: Pairs, reach:
     center, size = center_and_size(boxes[pairs.truth])
     near = (anchors.centers[pairs.anchor] - center).abs() < (0.5 + reach) * anchors.strides[pairs.anchor, None]
     return (near & (size < MAX_SIDE_RATIO * anchors.sizes[pairs.anchor])).all(-1)
-
-
-def nothing(boxes: Tensor) -> Pairs:
-    """Return no pairs, where the boxes are."""
-    none = torch.zeros(0, dtype=torch.long, device=boxes.device)
-    return Pairs(none, none)

@@ -69,7 +69,7 @@ class SimOTA:
             centers, stride = anchors.centers[pairs.anchor], strides[pairs.anchor]
             in_box, in_square = self.near(centers, stride, boxes[pairs.truth])
             return pairs.where(in_box | in_square), (in_box & in_square)[in_box | in_square]
-        parts, good = [], []
+        parts, good = [Pairs.none(image.device)], [image.new_zeros(0, dtype=torch.bool)]
         for each in range(context.batch_size):
             rows = (image == each).nonzero().flatten()
             in_box, in_square = self.near(anchors.centers, strides, boxes[rows, None])
