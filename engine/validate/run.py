@@ -50,8 +50,8 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     """Return the validation of weights that are open."""
     config, device = measured.config, measured.device
 
-    # A held-out split belongs to the data it was taken from.
-    share = 0.0 if settings.data else config.run.val
+    # A held-out split belongs to the data it was taken from, and leaves the test split as it is.
+    share = 0.0 if settings.data or settings.split == "test" else config.run.val
     root = data_root(config.run.data_root)
     spec = open_data(config.run.data, root, share, config.run.seed, weights.absolute().parent.parent)
     classes = names_on(config.names, spec.names)
