@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
-from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
+from utils.config.knobs import BAD_LABELS, LARGEST_PHOTO, MAX_PIXELS_MEANING
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(
         "--bad-labels",
-        choices=("mend", "clip", "skip", "error"),
+        choices=BAD_LABELS,
         default="mend",
         help="what is done about boxes beyond the photo",
     )

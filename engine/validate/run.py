@@ -58,7 +58,7 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     spec.check_classes(classes, str(weights))
     if classes != tuple(config.names):
         config = replace(config, names=classes)
-    index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
+    index = load_split(spec, settings.split, bad_labels=config.run.bad_labels)
     if index.report.summary():
         print(f"{settings.split} {index.report.summary()}", file=sys.stderr)
     truths = split_truths(spec, settings.split, index)

@@ -73,7 +73,7 @@ def validate(monkeypatch, folder, data, split="test", detector=None, cpu_kernels
     size = (160, 160)
     run = types.SimpleNamespace(
         data=str(data), data_root="", image_size=size, batch_size=16, seed=0, conf=0.001, nms_iou=0.65, max_det=300,
-        plots=False, val=0.0, max_pixels=LARGEST_PHOTO, photo_bits=0,
+        plots=False, val=0.0, max_pixels=LARGEST_PHOTO, photo_bits=0, bad_labels="mend",
     )  # fmt: skip
     model, hyper = types.SimpleNamespace(strides=(32,)), Hyperparameters(cpu_kernels=cpu_kernels)
     config = types.SimpleNamespace(run=run, names=spec.names, model=model, hyper=hyper)
