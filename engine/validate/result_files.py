@@ -13,10 +13,14 @@ from utils.run_folder import json_text
 
 
 def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
-    """Write detections.json (COCO results) and, where truths are labels, ground_truth.json with their ids."""
+    """Write detections.json (COCO results) and, where truths are labels, ground_truth.json with their ids.
+
+    Boxes are in pixels of that file, or of the original one that the truths are from.
+    """
     truths, found = collected.details, _finite(collected.detections())
+    boxes = found.boxes if truths.factors is None else found.boxes / np.tile(truths.factors[found.image], 2)
     images, categories = truths.image_ids[found.image].tolist(), np.array(truths.category_ids)[found.labels].tolist()
-    columns = (images, categories, to_xywh(found.boxes).tolist(), found.scores.tolist())
+    columns = (images, categories, to_xywh(boxes).tolist(), found.scores.tolist())
     results = [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
         for image, category, box, score in zip(*columns, strict=True)

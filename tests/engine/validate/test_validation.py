@@ -108,6 +108,28 @@ def test_bccd_gives_the_same_number_by_three_routes(bccd, monkeypatch, tmp_path)
     assert not (tmp_path / "coco" / "ground_truth.json").exists(), "the original file is the truth"
 
 
+def test_detections_fit_a_file_that_knows_photos_in_another_size(bccd, monkeypatch, tmp_path):
+    """Every other photo has twice the sides that the file says."""
+    document = json.loads((bccd / "coco" / "annotations" / "test.json").read_text())
+    smaller = {image["id"] for image in document["images"][::2]}
+    for image in document["images"]:
+        if image["id"] in smaller:
+            image |= {side: image[side] // 2 for side in ("width", "height")}
+    for item in document["annotations"]:
+        if item["image_id"] in smaller:
+            item |= {"bbox": [number / 2 for number in item["bbox"]], "area": item["area"] / 4}
+    file = tmp_path / "smaller.json"
+    file.write_text(json.dumps(document))
+    data = tmp_path / "data.yaml"
+    named = str(bccd / "coco" / "annotations" / "test.json")
+    data.write_text((bccd / "coco" / "data.yaml").read_text().replace(named, str(file)))
+    metrics = validate(monkeypatch, tmp_path, data, save_json=True, report=False)
+    stats = pycocotools_stats(file, tmp_path / "exp" / "detections.json")
+    assert 0.1 < metrics.overall["ap"] < 0.9
+    for position, key in ((0, "ap"), (1, "ap50"), (2, "ap75"), (8, "ar")):
+        assert stats[position] == pytest.approx(metrics.overall[key], abs=1e-9), key
+
+
 def test_the_text_files_and_the_protocol(bccd, monkeypatch, tmp_path, capsys):
     metrics = validate(
         monkeypatch,
