@@ -32,15 +32,14 @@ POLICIES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; UserError where the data set cannot be read, or has errors with `--bad-labels error`."""
     options = _parser().parse_args(arguments)
-    from data.data_yaml import data_root
     from data.labels.doctor import ALL, examine
-    from data.open.any_layout import open_data_set
+    from data.open.any_layout import open_data_set, root_for
     from data.pixel_limit import pixels_allowed
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
     with pixels_allowed(options.max_pixels):
-        spec = open_data_set(options.data, data_root(options.data_root))
+        spec = open_data_set(options.data, root_for(options.data, options.data_root))
         checkup = examine(spec, settings, cached=options.cache, decode=decode)
     print("\n".join(text(checkup)))
     try:

@@ -1,10 +1,14 @@
-"""val.py scores a checkpoint by the settings of its own run, unless a flag says otherwise."""
+"""val.py scores a checkpoint by the settings of its own run, unless a flag says otherwise.
+
+A flag without effect is refused.
+"""
 
 import json
 
 import pytest
 
 from data.data_yaml import read_data_yaml
+from data.formats.convert import convert_yolo
 from data.shapes.demo_set import make_shapes
 from export import export
 from tests.lively import lively_checkpoint
@@ -83,3 +87,19 @@ def test_what_is_not_given_is_no_value():
     for name, text in (("conf", "2"), ("max_det", "0"), ("max_det", "many"), ("bad_labels", "")):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is"):
             validate(**{name: text})
+
+
+def test_what_to_do_about_bad_labels_is_refused_where_none_are_measured(best, data, measured, tmp_path):
+    convert_yolo(read_data_yaml(str(data), tmp_path), tmp_path / "coco")
+    named = str(tmp_path / "coco" / "data.yaml")
+    with pytest.raises(
+        UserError, match=r"--bad-labels skip: val is measured against .*val.json, .* leave the flag out"
+    ):
+        measured(best, data=named, bad_labels="skip")
+    assert "truths: val.json)" in measured(best, data=named)[1], "the run's own is no flag"
+
+
+def test_a_folder_of_built_in_sets_is_refused_for_other_data(best, data, measured, tmp_path):
+    for flags in ({"data": str(data)}, {}):
+        with pytest.raises(UserError, match="--data-root .*: for built-in data sets and archives"):
+            measured(best, data_root=str(tmp_path), **flags)
