@@ -20,7 +20,7 @@ from engine.run_files import ValRecords, attempt
 from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
-from engine.validate.result_files import write_coco_files, write_texts
+from engine.validate.result_files import remove_results, write_coco_files, write_texts
 from engine.validate.weights import Measured, open_measured
 from models.kernels.kept_memory import freed_memory_kept, share_one_heap
 from models.weights.class_rows import names_on
@@ -81,6 +81,7 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
+    remove_results(folder, settings.save_txt, spec.annotations.values())
     protocol = protocol_line(config, settings.split, len(index), truths, measured.precision)
     print(f"weights {printable(weights)} ({measured.source})\n{protocol}")
     records = ValRecords(folder, config, protocol)
@@ -99,12 +100,12 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     print(metrics.table(settings.per_class))
     if not metrics.overall["ap50"] > 0:
         print(diagnose(collected, measured.precision))
-    records.finish(metrics)
     if settings.report:
         attempt("report.html", write_report, folder / "report.html", collected, metrics, index, protocol)
     if settings.save_json:
         write_coco_files(folder, collected, index)
     if settings.save_txt:
         write_texts(folder / "labels", collected, index)
+    records.finish(metrics)
     print(f"{speed:.1f} images/s, metrics included; written to {printable(folder)}")
     return metrics
