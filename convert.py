@@ -154,11 +154,10 @@ def _run_tool(options: argparse.Namespace) -> None:
 
 
 def _run_yolo(options: argparse.Namespace) -> None:
-    from data.data_yaml import data_root
     from data.formats.convert import convert_yolo
-    from data.open.any_layout import open_data_set
+    from data.open.any_layout import open_data_set, root_for
 
-    spec = open_data_set(options.source, data_root(options.data_root))
+    spec = open_data_set(options.source, root_for(options.source, options.data_root))
     found = convert_yolo(spec, _target(options), options.exist_ok, options.to)
     _report(options, found, "val.py" if options.to == "coco" else "train.py")
 

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.measuring.exported import PEER_RUNS, PEER_WEIGHTS, peer_file, peer_session, untrained_weights
 from benchmarks.measuring.side_by_side import PACKAGES, conclude, flags, in_turns, silence, spread
-from data.data_yaml import data_root
+from data.open.any_layout import root_for
 from data.split import load_split
 from engine.export.check import batches, photos
 from engine.export.runtimes import open_backend
@@ -181,7 +181,7 @@ def measure(settings: Namespace, folder: Path) -> list[dict[str, Any]]:
     weights = Path(settings.weights) if settings.weights else untrained_weights(folder, settings.imgsz, CLASSES)
     names = open_backend(weights).names
     if settings.data:  # a mistake in it is no property of a runtime
-        spec = open_data(settings.data, data_root(settings.data_root))
+        spec = open_data(settings.data, root_for(settings.data, settings.data_root))
         spec.check_classes(names_on(names, spec.names), str(weights))
         load_split(spec, settings.split)
     rows: Rows = {}

@@ -22,7 +22,8 @@ from typing import NamedTuple
 from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
 from benchmarks.measuring.side_by_side import conclude, flags, training_flags
 from benchmarks.measuring.watch import run_watched, tree_seconds
-from data.data_yaml import data_root, read_data_yaml
+from data.data_yaml import read_data_yaml
+from data.open.any_layout import root_for
 from utils.errors import run_command
 
 PEER = "ultralytics "  # and the name of one of its models
@@ -150,7 +151,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for split in ("train", "val"):
             copy_photos(open_split(settings, split), Path(folder), split)
-        names = read_data_yaml(settings.data, data_root(settings.data_root)).names
+        names = read_data_yaml(settings.data, root_for(settings.data, settings.data_root)).names
         data = write_data_yaml(Path(folder), len(names))
         for side in (*OURS, *(f"{PEER}{model}" for model in settings.models)):
             task = vars(settings) | {"side": side, "data": str(data), "project": tempfile.mkdtemp(dir=folder)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.config.flags import Parser
-from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING, Hyperparameters, RunConfig, checked
+from utils.config.knobs import BAD_LABELS, LARGEST_PHOTO, MAX_PIXELS_MEANING, Hyperparameters, RunConfig, checked
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -33,10 +33,9 @@ POLICIES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; UserError where the data set cannot be read, or has errors with `--bad-labels error`."""
     options = _parser().parse_args(arguments)
-    from data.data_yaml import data_root
     from data.formats.coco_truths import noted_truths
     from data.labels.doctor import ALL, examine
-    from data.open.any_layout import open_data_set
+    from data.open.any_layout import open_data_set, root_for
     from data.pixel_limit import pixels_allowed
 
     settings = doctor_settings(options.imgsz, options.cfg, options.anchor_t)
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = settings._replace(bad_labels=options.bad_labels)
     decode = {True: ALL, False: 0}.get(options.decode, SAMPLE)
     with pixels_allowed(checked(RunConfig, {"max_pixels": options.max_pixels}, "--max-pixels")["max_pixels"]):
-        spec = open_data_set(options.data, data_root(options.data_root))
+        spec = open_data_set(options.data, root_for(options.data, options.data_root))
         checkup = examine(spec, settings, cached=options.cache, decode=decode, truths_of=noted_truths)
     print("\n".join(text(checkup)))
     try:
@@ -115,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="look again even if nothing changed")
     parser.add_argument(
         "--bad-labels",
-        choices=("mend", "clip", "skip", "error"),
+        choices=BAD_LABELS,
         default="mend",
         help="what is done about boxes beyond the photo",
     )

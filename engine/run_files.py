@@ -25,6 +25,11 @@ from utils.run_folder import ResultsCsv, write_atomically, write_csv, write_env,
 PICTURES = 3
 PER_PICTURE = 16
 SHOWN_SCORE = 0.25
+CURVES = {
+    "pr_curve.png": plot_precision_recall,
+    "f1_curve.png": plot_f1,
+    "confusion_matrix.png": plot_confusion_matrix,
+}
 
 
 def attempt(what: str, action: Callable[..., object], *arguments: object) -> None:
@@ -90,11 +95,7 @@ def write_evaluation(folder: Path, metrics: Metrics, plots: bool, protocol: str)
     """
     write_csv(folder / "metrics.csv", metrics.rows())
     if plots:
-        for name, plot in (
-            ("pr_curve.png", plot_precision_recall),
-            ("f1_curve.png", plot_f1),
-            ("confusion_matrix.png", plot_confusion_matrix),
-        ):
+        for name, plot in CURVES.items():
             attempt(name, plot, metrics, folder / name)
     write_json(folder / "metrics.json", {**metrics.to_json(), "protocol": protocol})
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.data_yaml import data_root
+from data.open.any_layout import root_for
 from engine.parent_process import end_with_parent
 from engine.settings.configure import open_data
 from utils.config.flags import Parser, add_knobs, parsed
@@ -71,7 +71,7 @@ def plan(config: PluginConfig) -> "DataSpec":
         raise UserError(f"--model {printable(config.model)}: expected a model YAML, such as yolo26n.yaml")
     if config.imgsz % STRIDE:
         raise UserError(f"--imgsz {config.imgsz}: expected a multiple of {STRIDE}")
-    spec = open_data(config.data, data_root(config.data_root))
+    spec = open_data(config.data, root_for(config.data, config.data_root))
     if spec.labels_dir:
         raise UserError(f"{printable(spec.shown)}: labels_dir: Ultralytics looks in labels/, beside images/, alone")
     return spec

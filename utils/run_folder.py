@@ -50,13 +50,17 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a UTF-8 text file as a whole: a crash leaves the old one or the new one."""
+def write_atomically(path: Path, text: str, synced: bool = True) -> None:
+    """Replace a UTF-8 text file as a whole: a crash leaves the old one or the new one.
+
+    Of the whole machine too if it is `synced`, which takes some milliseconds: too long for thousands of files.
+    """
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(encoded(text))
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 

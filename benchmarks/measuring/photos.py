@@ -4,14 +4,15 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data.data_yaml import data_root, read_data_yaml
+from data.data_yaml import read_data_yaml
 from data.labels.index import LabelIndex
+from data.open.any_layout import root_for
 from data.split import load_split
 
 
 def open_split(settings: argparse.Namespace, split: str = "train") -> LabelIndex:
     """Return the photos and labels that a benchmark runs on; UserError where they are not at hand."""
-    return load_split(read_data_yaml(settings.data, data_root(settings.data_root)), split)
+    return load_split(read_data_yaml(settings.data, root_for(settings.data, settings.data_root)), split)
 
 
 def copy_photos(index: LabelIndex, folder: Path, split: str, count: int = 0) -> Path:

@@ -67,7 +67,8 @@ def _scaled(truths: Truths, file: CocoFile, index: LabelIndex) -> tuple[Truths, 
         return truths, other
     scale = np.tile(np.repeat(factors, np.diff(truths.starts), axis=0), 2)
     area = truths.area * scale[:, 0] * scale[:, 1]
-    return replace(truths, boxes=truths.boxes * scale, xywh=truths.xywh * scale, area=area), other
+    boxes, xywh = truths.boxes * scale, truths.xywh * scale
+    return replace(truths, boxes=boxes, xywh=xywh, area=area, factors=factors), other
 
 
 def truths_of(file: CocoFile, images: Sequence[str], names: Sequence[str]) -> tuple[Truths, list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from data.data_yaml import BUILT_IN, DataSpec, data_yaml_values, read_data_yaml
+from data.data_yaml import BUILT_IN, DataSpec, data_root, data_yaml_values, read_data_yaml
 from data.open.archive import is_archive, unpack
 from data.open.darknet_data import read_darknet_data
 from data.photo_files import exists, is_photo_name, walk
@@ -23,6 +23,26 @@ SCHEMA = 4  # one more whenever something else is made of the same files
 NOT_CONTENT = (".DS_Store", "Thumbs.db")
 
 
+def root_for(name: str, flag: str) -> Path:
+    """Return the datasets root, which `--data-root` moves; UserError where that has no effect on the data set `name`.
+
+    Built-in sets lie there, and archives are unpacked there.
+    """
+    path = Path(name).expanduser()
+    elsewhere = exists(path) and not is_archive(path.name) and path.resolve().parent != BUILT_IN
+    if flag and name and elsewhere and not _is_built_in(name):
+        raise UserError(
+            f"--data-root {printable(flag)}: for built-in data sets and archives; {printable(path)} lies where it is: "
+            "leave the flag out"
+        )
+    return data_root(flag)
+
+
+def _is_built_in(name: str) -> bool:
+    """Tell whether a short name is that of a built-in data set."""
+    return not Path(name).suffix and "/" not in name and "\\" not in name and (BUILT_IN / f"{name}.yaml").is_file()
+
+
 def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataSpec:
     """Open a data set by its built-in name, its YAML, or its folder, archive or annotation file; UserError if unknown.
 
@@ -30,9 +50,7 @@ def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataS
     the cache folder, both once for as long as nothing changes. What was recognised is said on stderr.
     """
     path = Path(os.path.normpath(Path(name).expanduser().absolute()))
-    short = not Path(name).suffix and "/" not in name and "\\" not in name
-    built_in = short and (BUILT_IN / f"{name}.yaml").is_file()
-    if built_in or path.suffix.lower() in YAML_SUFFIXES or not exists(path):
+    if _is_built_in(name) or path.suffix.lower() in YAML_SUFFIXES or not exists(path):
         return read_data_yaml(name, root)
     named = path
     if exists(path, Path.is_file) and is_archive(path.name):

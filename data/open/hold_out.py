@@ -35,9 +35,16 @@ SPLITS = "splits"  # in the cache folder
 def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = None) -> DataSpec:
     """Take a share of the photos of `train` as `val`; UserError for a set that has a `val`, or too few photos.
 
-    A run that has written its split down (`keep_split`) keeps that one. The same set, share and seed give the same.
+    The same set, share and seed give the same. With `run_folder`, that of a run which exists, it is the split that the
+    run has written down (`keep_split`); UserError where that is gone: another may hold out photos that it trained on.
     """
-    if run_folder is not None and (run_folder / FOLDER / "data.yaml").is_file():
+    if run_folder is not None:
+        written = run_folder / FOLDER / "data.yaml"
+        if not written.is_file():
+            raise UserError(
+                f"{printable(written)}: no such file; it lists the photos that --val {share:g} held out of this run: "
+                "keep the weights in their run folder, or validate with --data"
+            )
         return _read(run_folder / FOLDER, spec)
     if "val" in spec.splits:
         raise UserError(f"--val {share:g}: {printable(spec.shown)} has a validation split already; leave --val out")
@@ -114,11 +121,12 @@ def _part(file: CocoFile, names: set[str]) -> CocoFile:
 
 
 def keep_split(spec: DataSpec, run_folder: Path) -> None:
-    """Write a held-out split down in its run's folder, so that --resume and val.py use the same."""
+    """Write a held-out split down in its run's folder, instead of one of an earlier run, for --resume and val.py."""
     cache = cache_folder(None)
     # A data set of the user's own may lie in a folder called splits, with all its photos.
     held_out = cache is not None and spec.yaml.parent.parent.resolve() == (cache / SPLITS).resolve()
-    if held_out and not (run_folder / FOLDER).exists():
+    if held_out:
+        shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
         shutil.copytree(spec.yaml.parent, run_folder / FOLDER)
 
 

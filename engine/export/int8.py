@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.data_yaml import data_root
 from data.dataset import DetectionDataset
 from data.formats.coco_truths import split_truths
 from data.images import ImageError, read_image
 from data.labels.index import LabelIndex
 from data.loader import build_loader
+from data.open.any_layout import root_for
 from data.split import load_split
 from engine.export.backend import Backend
 from engine.export.check import batches
@@ -52,7 +52,7 @@ class Trial:
 def with_calibration(job: Job) -> tuple[Job, Trial]:
     """Take photos of the training split into the job, and the validation split to measure on; UserError for both."""
     settings, config = job.settings, job.config
-    spec = open_data(settings.calibrate, data_root(settings.data_root))
+    spec = open_data(settings.calibrate, root_for(settings.calibrate, settings.data_root))
     spec.check_classes(names_on(config.names, spec.names), settings.weights or "the newest best.pt")
     train, val = load_split(spec, "train"), load_split(spec, "val")
     boxed = list(itertools.islice(_readable(train, job), CALIBRATION_PHOTOS))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.data_yaml import DataSpec, data_root
-from data.open.any_layout import open_data_set
+from data.data_yaml import DataSpec
+from data.open.any_layout import open_data_set, root_for
 from data.pixel_limit import pixels_allowed
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
@@ -64,7 +64,7 @@ def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | 
     if before_data:
         before_data(choices)
     with pixels_allowed(run.max_pixels):
-        spec = open_data(run.data, data_root(run.data_root), run.val, run.seed)
+        spec = open_data(run.data, root_for(run.data, run.data_root), run.val, run.seed)
     missing = {"train", "val"} - set(spec.splits)
     if missing:
         hint = " (--val .2 takes a fifth of train)" if missing == {"val"} else ""

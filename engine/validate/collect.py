@@ -12,7 +12,7 @@ from data.labels.index import LabelIndex
 from data.loader import Batch
 from engine.batches import to_device
 from engine.validate.batches_ahead import detected
-from utils.config.knobs import Config
+from utils.config.knobs import Config, RunConfig
 from utils.distributed import Group
 from utils.metrics.coco_metrics import CocoMetrics
 from utils.metrics.truths import Truths, plain_truths
@@ -70,6 +70,8 @@ def protocol_line(
     height, width = flags.image_size
     source = truths.source if truths else "labels"
     kind = "LVIS" if truths and truths.federated else "COCO"
+    if source == "labels" and flags.bad_labels != RunConfig.bad_labels:
+        source += f", --bad-labels {flags.bad_labels}"
     return (
         f"split {split} ({images} images, truths: {source})  imgsz {height}x{width} letterbox, rect off  "
         f"conf {flags.conf:g}  NMS IoU {flags.nms_iou:g} per class  max_det {flags.max_det}  {precision}  "

@@ -17,6 +17,7 @@ from utils.drawing.draw import draw_boxes
 from utils.drawing.plots import plot_confusion_matrix, plot_f1, plot_precision_recall
 from utils.metrics.coco_eval import ERROR_KINDS, RATIO_BINS, counted_detections, side_ratios
 from utils.metrics.coco_metrics import COLUMNS, TABLE_HEADS, CocoMetrics, Matches, Metrics, match_truths
+from utils.run_folder import write_atomically
 
 GALLERY = 12
 FULL_WIDTH_FROM = 20  # classes, of a readable confusion matrix
@@ -86,7 +87,7 @@ def write_report(path: Path, collected: CocoMetrics, metrics: Metrics, index: La
             for title, cases in galleries.items()
         ],
     )
-    path.write_text(page, "utf-8", "replace")
+    write_atomically(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _cards(metrics: Metrics) -> list[tuple[str, str]]:

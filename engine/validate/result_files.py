@@ -1,29 +1,62 @@
 """Detections as files that other programs read: COCO results and YOLO text."""
 
 import os
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.labels.index import LabelIndex
+from engine.run_files import CURVES, PICTURES
+from utils.errors import UserError, printable
 from utils.metrics.coco_eval import Boxes
 from utils.metrics.coco_metrics import CocoMetrics
 from utils.metrics.truths import to_xywh
-from utils.run_folder import json_text
+from utils.run_folder import json_text, write_atomically
+
+# What a validation writes into its folder, besides labels/. metrics.json is the first to go and the last to come.
+WRITTEN = ("metrics.json", "metrics.csv", "report.html", "detections.json", "ground_truth.json", *CURVES)
+WRITTEN += tuple(f"val_batch{number}{part}.jpg" for number in range(PICTURES) for part in ("", "_truth"))
+COLUMNS = 6  # of a text file's rows; labels have five, those with key points or polygons seven or more
+
+
+def remove_results(folder: Path, writes_texts: bool, truths: Collection[Path]) -> None:
+    """Remove what an earlier validation has written into a folder: beside another's numbers it would mislead.
+
+    The files of `truths` stay. UserError where texts are to be written among labels that are no validation's.
+    """
+    texts = sorted((folder / "labels").rglob("*.txt"))
+    rows = [row for text in texts if (row := text.read_bytes().partition(b"\n")[0].split())]
+    foreign = any(len(row) != COLUMNS for row in rows)
+    if foreign and writes_texts:
+        raise UserError(
+            f"--save-txt: {printable(folder / 'labels')} holds labels that are not from val.py: choose another --name"
+        )
+    kept = {path.resolve() for path in truths}
+    for path in (folder / name for name in WRITTEN):
+        if path.resolve() not in kept:
+            path.unlink(missing_ok=True)
+    for text in texts if rows and not foreign else ():
+        text.unlink()
 
 
 def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
-    """Write detections.json (COCO results) and, where truths are labels, ground_truth.json with their ids."""
+    """Write detections.json (COCO results) and, where truths are labels, ground_truth.json with their ids.
+
+    Boxes are in pixels of that file, or of the original one that the truths are from.
+    """
     truths, found = collected.details, _finite(collected.detections())
+    boxes = found.boxes if truths.factors is None else found.boxes / np.tile(truths.factors[found.image], 2)
     images, categories = truths.image_ids[found.image].tolist(), np.array(truths.category_ids)[found.labels].tolist()
-    columns = (images, categories, to_xywh(found.boxes).tolist(), found.scores.tolist())
+    columns = (images, categories, to_xywh(boxes).tolist(), found.scores.tolist())
     results = [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
         for image, category, box, score in zip(*columns, strict=True)
     ]
-    _write(folder / "detections.json", results)
+    write_atomically(folder / "detections.json", json_text(results))
     if truths.source == "labels":
-        _write(folder / "ground_truth.json", _ground_truth(collected, index))
+        write_atomically(folder / "ground_truth.json", json_text(_ground_truth(collected, index)))
 
 
 def _ground_truth(collected: CocoMetrics, index: LabelIndex) -> dict:
@@ -61,15 +94,24 @@ def write_texts(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None
     height, width = index.sizes[found.image].T
     x1, y1, x2, y2 = found.boxes.T
     rows = np.column_stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
-    for row, name in enumerate(_relative(index.images)):
-        path = folder / name.with_suffix(".txt")
+    for row, name in enumerate(text_names(_relative(index.images))):
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         own = slice(bounds[row], bounds[row + 1])
         lines = [
             f"{label} {x:.7f} {y:.7f} {w:.7f} {h:.7f} {score:.6f}\n"
             for label, (x, y, w, h), score in zip(found.labels[own], rows[own], found.scores[own], strict=True)
         ]
-        path.write_text("".join(lines), "utf-8")
+        write_atomically(path, "".join(lines), synced=False)
+
+
+def text_names(photos: Sequence[Path]) -> list[Path]:
+    """Name the text file of each photo, with the photo's suffix where another one has the same stem."""
+    count = Counter(photo.with_suffix("") for photo in photos)
+    return [
+        photo.with_name(f"{photo.name}.txt") if count[photo.with_suffix("")] > 1 else photo.with_suffix(".txt")
+        for photo in photos
+    ]
 
 
 def _finite(found: Boxes) -> Boxes:
@@ -80,7 +122,3 @@ def _relative(images: tuple[str, ...]) -> list[Path]:
     """Return the images relative to the folder that holds all of them."""
     common = os.path.commonpath([str(Path(image).parent) for image in images]) if images else ""
     return [Path(image).relative_to(common) for image in images]
-
-
-def _write(path: Path, document: object) -> None:
-    path.write_text(json_text(document), "utf-8")

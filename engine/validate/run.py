@@ -5,10 +5,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from data.data_yaml import data_root
+from data.data_yaml import DataSpec, data_root
 from data.dataset import DetectionDataset
 from data.formats.coco_truths import split_truths
+from data.labels.index import LabelIndex
 from data.loader import Batch, build_loader
+from data.open.any_layout import root_for
 from data.pixel_limit import pixels_allowed
 from data.split import load_split
 from engine.failures import explained
@@ -18,15 +20,16 @@ from engine.run_files import ValRecords, attempt
 from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
-from engine.validate.result_files import write_coco_files, write_texts
+from engine.validate.result_files import remove_results, write_coco_files, write_texts
 from engine.validate.weights import Measured, open_measured
 from models.kernels.kept_memory import freed_memory_kept, share_one_heap
 from models.weights.class_rows import names_on
 from utils.checkpoint import newest
 from utils.config.knobs import ValConfig
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
+from utils.metrics.truths import Truths
 from utils.run_folder import new_run_folder
 
 
@@ -46,27 +49,39 @@ def run(settings: ValConfig) -> Metrics:
         over.set()
 
 
+def opened_split(spec: DataSpec, settings: ValConfig, bad_labels: str) -> tuple[LabelIndex, Truths]:
+    """Return the photos of the split and what it is measured against; UserError for a flag that has no effect on it."""
+    file = spec.annotations.get(settings.split)
+    if settings.bad_labels is not None and file:
+        raise UserError(
+            f"--bad-labels {bad_labels}: {settings.split} is measured against {printable(file)}, whose boxes are taken "
+            "as they are: leave the flag out"
+        )
+    index = load_split(spec, settings.split, bad_labels=bad_labels)
+    if said := index.report.summary(needed=file is None):
+        print(f"{settings.split} {said}", file=sys.stderr)
+    return index, split_truths(spec, settings.split, index)
+
+
 def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics:
     """Return the validation of weights that are open."""
     config, device = measured.config, measured.device
 
-    # A held-out split belongs to the data it was taken from.
-    share = 0.0 if settings.data else config.run.val
-    root = data_root(config.run.data_root)
+    # A held-out split belongs to the data it was taken from, and leaves the test split as it is.
+    share = 0.0 if settings.data or settings.split == "test" else config.run.val
+    root = root_for(config.run.data, settings.data_root) if settings.data_root else data_root(config.run.data_root)
     spec = open_data(config.run.data, root, share, config.run.seed, weights.absolute().parent.parent)
     classes = names_on(config.names, spec.names)
     spec.check_classes(classes, str(weights))
     if classes != tuple(config.names):
         config = replace(config, names=classes)
-    index = load_split(spec, settings.split, bad_labels=settings.bad_labels)
-    if said := index.report.summary(needed=settings.split not in spec.annotations):
-        print(f"{settings.split} {said}", file=sys.stderr)
-    truths = split_truths(spec, settings.split, index)
+    index, truths = opened_split(spec, settings, config.run.bad_labels)
     dataset = DetectionDataset(index, config.run.image_size, None, config.run.seed, photo_bits=config.run.photo_bits)
     workers, _ = loading_processes(settings.workers, config.run.batch_size, config.run.image_size)
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
+    remove_results(folder, settings.save_txt, spec.annotations.values())
     protocol = protocol_line(config, settings.split, len(index), truths, measured.precision)
     print(f"weights {printable(weights)} ({measured.source})\n{protocol}")
     records = ValRecords(folder, config, protocol, truths)
@@ -85,12 +100,12 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     print(metrics.table(settings.per_class))
     if not metrics.overall["ap50"] > 0:
         print(diagnose(collected, measured.precision))
-    records.finish(metrics)
     if settings.report:
         attempt("report.html", write_report, folder / "report.html", collected, metrics, index, protocol)
     if settings.save_json:
         write_coco_files(folder, collected, index)
     if settings.save_txt:
         write_texts(folder / "labels", collected, index)
+    records.finish(metrics)
     print(f"{speed:.1f} images/s, metrics included; written to {printable(folder)}")
     return metrics

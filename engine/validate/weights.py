@@ -84,8 +84,8 @@ def _open_exported(weights: Path, settings: ValConfig, name: str) -> Measured:
 def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:
     """Limit the settings to what a file with NMS allows; those of the file are what is reported."""
     asked = {name: getattr(run, name) for name in ("conf", "nms_iou", "max_det")}
-    kept = within_limits(backend, asked, vars(ValConfig()), weights)
-    if kept["conf"] > ValConfig().conf:
+    kept = within_limits(backend, asked, vars(RunConfig()), weights)
+    if kept["conf"] > RunConfig.conf:
         print(
             f"warning: {printable(weights)} leaves out what scores below {kept['conf']:g}, so its AP is lower than "
             "that of the weights; --layout decoded exports a file that can be measured in full",
@@ -107,6 +107,7 @@ def with_flags(config: Config, settings: ValConfig) -> Config:
     stride = max(config.model.strides)
     if any(side % stride for side in settings.imgsz):
         raise UserError(f"--imgsz {' '.join(map(str, settings.imgsz))}: expected multiples of {stride}")
-    changes |= {"conf": settings.conf, "nms_iou": settings.nms_iou, "max_det": settings.max_det}
+    own = {name: getattr(settings, name) for name in ("conf", "nms_iou", "max_det", "bad_labels")}
+    changes |= {name: value for name, value in own.items() if value is not None}
     changes["plots"] = settings.plots
     return replace(config, run=replace(config.run, **changes))

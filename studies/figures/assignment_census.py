@@ -15,8 +15,9 @@ from alignyolo.gaussian_iou import ggiou
 from alignyolo.registry import ASSIGNERS
 from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
+from data.open.any_layout import root_for
 from data.split import load_split
-from engine.settings.configure import data_root, open_data
+from engine.settings.configure import open_data
 from engine.train.matched_gain import letterboxed_targets
 from studies.charts import finish, markdown, new_figure, save_figure, save_rows
 from utils.config.knobs import StudyConfig
@@ -270,7 +271,7 @@ def open_splits(settings: StudyConfig) -> tuple[str, list[LabelIndex]]:
 
     What was asked for, else coco128, else the shapes.
     """
-    root = data_root(settings.data_root)
+    root = root_for(settings.data, settings.data_root)
     name = settings.data or ("coco128" if (root / "coco128").is_dir() else "shapes")
     spec = open_data(name, root)
     return name, [load_split(spec, split) for split in ("train", "val") if split in spec.splits]

@@ -53,9 +53,10 @@ def add_knobs(parser: argparse.ArgumentParser, kind: type, aliases: Mapping[str,
             metavar = "|".join(knob.metadata["shown"]) or "N"
             parser.add_argument(*names, nargs="+", metavar=metavar, help=meaning + default, **shared)
         else:
-            default = "" if knob.default == "" else f" (default {knob.default})"
+            default = "" if knob.default in ("", None) else f" (default {knob.default})"
             choices = knob.metadata["shown"]
-            metavar = "|".join(choices) if choices else hints[knob.name].__name__.upper()
+            kind_of_value = (*typing.get_args(hints[knob.name]), hints[knob.name])[0]
+            metavar = "|".join(choices) if choices else kind_of_value.__name__.upper()
             parser.add_argument(*names, metavar=metavar, help=meaning + default, **shared)
 
 

@@ -34,6 +34,7 @@ LARGEST_PHOTO, MOST_PIXELS = 178_956_970, 2**30  # Pillow's limit, and what Open
 MAX_PIXELS_MEANING = "pixels that a photo may have; larger ones are left out and named"
 PRECISIONS = ("float32", "bf16", "auto")
 PRECISION_MEANING = "arithmetic of weights and OpenVINO files: auto = bf16 where the device computes in it"
+BAD_LABELS = ("mend", "clip", "skip", "error")
 ASSIGNER_NAMES = tuple(ASSIGNERS | DENSE_ASSIGNERS)
 PLUGIN_ASSIGNERS = (*DYNAMIC_ASSIGNERS, "ggiou")  # of heads without anchors of fixed size
 HALF_FORMATS = tuple(name for name, entry in EXPORT_FORMATS.items() if entry.half)
@@ -353,7 +354,7 @@ class RunConfig:
     bad_labels: str = knob(
         "mend",
         "boxes beyond their photo: mend = clip up to 1 %, else leave out",
-        choices=("mend", "clip", "skip", "error"),
+        choices=BAD_LABELS,
     )
     project: str = knob("runs/train", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
@@ -393,14 +394,14 @@ class ValConfig:
     precision: str = knob("float32", PRECISION_MEANING, choices=PRECISIONS)
     device: str = knob("", "cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     workers: int = knob(-1, "data loading processes, -1 = as many as help here", -1, 1024)
-    conf: float = knob(0.001, "lowest score that counts", 0, 1)
-    nms_iou: float = knob(0.65, "NMS threshold", 0, 1)
-    max_det: int = knob(300, "detections per image", 1, 10000)
+    conf: float | None = knob(None, "lowest score that counts (default: as in training, else .001)", 0, 1)
+    nms_iou: float | None = knob(None, "NMS threshold (default: as in training, else .65)", 0, 1)
+    max_det: int | None = knob(None, "detections per image (default: as in training, else 300)", 1, 10000)
     max_pixels: int = knob(0, f"{MAX_PIXELS_MEANING}, 0 = as in training", 0, MOST_PIXELS)
-    bad_labels: str = knob(
-        "mend",
-        "boxes beyond their photo: mend = clip up to 1 %, else leave out",
-        choices=("mend", "clip", "skip", "error"),
+    bad_labels: str | None = knob(
+        None,
+        "boxes beyond their photo: mend = clip up to 1 %, else leave out (default: as in training, else mend)",
+        choices=BAD_LABELS,
     )
     project: str = knob("runs/val", "folder of the run folders")
     name: str = knob("exp", "name of the run folder")
@@ -694,6 +695,8 @@ EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str
 def convert(hint: Any, value: Any, place: str) -> Any:
     """Return the value as the type `hint` says; `1e-3`, text to PyYAML, becomes a number."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if types.NoneType in arguments:  # a knob that may be left to another config
+        return None if value is None else convert(arguments[0], value, place)
     if origin in (Union, types.UnionType):
         try:
             return convert(arguments[0], value, place)

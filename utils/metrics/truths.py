@@ -24,8 +24,9 @@ class Federated:
 class Truths:
     """Of image i the rows starts[i] to starts[i + 1]: boxes (M, 4) xyxy original pixels, labels (M,).
 
-    xywh (M, 4) and area (M,) as the file holds them; crowd (M,) regions and difficult (M,) objects count neither as
-    found nor as missed. image_ids (N,) and category_ids (C,) are the file's own; source says where all of it is from.
+    xywh (M, 4) and area (M,) as the file holds them, times `factors` (N, 2): pixels of each photo for one of the file,
+    across and down, None where all are 1; crowd (M,) regions and difficult (M,) objects count neither as found nor as
+    missed. image_ids (N,) and category_ids (C,) are the file's own; source says where all of it is from.
     """
 
     starts: NDArray
@@ -39,6 +40,7 @@ class Truths:
     category_ids: tuple[int, ...]
     source: str = "labels"
     federated: Federated | None = None
+    factors: NDArray | None = None
 
     @property
     def image(self) -> NDArray:

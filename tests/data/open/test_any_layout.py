@@ -4,17 +4,24 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from data.data_yaml import list_images, read_data_yaml
+import convert
+from benchmarks.measuring.photos import open_split
+from data import check
+from data.data_yaml import BUILT_IN, data_root, list_images, read_data_yaml
 from data.formats.convert import convert_coco, convert_voc, convert_yolo
 from data.labels.doctor import Settings, examine
-from data.open.any_layout import open_data_set
+from data.open.any_layout import open_data_set, root_for
 from data.split import load_split
+from studies import in_ultralytics
+from studies.figures.assignment_census import open_splits
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
 from tests.paths import SHARED_DATA, needs_shared_data
 from train import train
+from utils.config.knobs import PluginConfig, StudyConfig
 from utils.errors import UserError
 from val import validate
 
@@ -362,3 +369,30 @@ def test_the_same_weights_have_the_same_ap_by_each_route(name, tmp_path, monkeyp
     assert measured[0]["ap50"] > 0
     for number in measured:
         assert measured[number] == measured[0], number
+
+
+def test_a_datasets_root_is_refused_where_nothing_reads_it(tmp_path):
+    """In every program that has --data-root; what is not there is told later, by another message."""
+    folder = tmp_path / "set"
+    photo(folder / "images" / "a.jpg")
+    yaml = folder / "data.yaml"
+    yaml.write_text("train: images\nval: images\nnames: [thing]\n")
+    root = str(tmp_path / "sets")
+    programs = [
+        lambda: train(data=str(yaml), data_root=root),
+        lambda: check.main([str(folder), "--data-root", root]),
+        lambda: convert.main(["yolo", str(yaml), str(tmp_path / "out"), "--data-root", root]),
+        lambda: open_splits(StudyConfig(data=str(yaml), data_root=root)),
+        lambda: in_ultralytics.plan(PluginConfig(data=str(yaml), data_root=root)),
+        lambda: open_split(SimpleNamespace(data=str(yaml), data_root=root)),
+    ]
+    for program in programs:
+        with pytest.raises(
+            UserError, match="--data-root .*sets: for built-in data sets and archives; .* leave the flag"
+        ):
+            program()
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(yaml, "data.yaml")
+    named = ["coco128", str(BUILT_IN / "coco128.yaml"), str(tmp_path / "set.zip"), "nowhere/data.yaml", ""]
+    assert {root_for(name, root) for name in named} == {Path(root)}
+    assert root_for(str(yaml), "") == data_root("")

@@ -153,8 +153,7 @@ def test_weights_without_names_take_those_of_the_data(flags, data):
 def a_job(flags):
     contents = read_weights(flags["weights"])
     config = Config.from_dict(contents["config"], "best.pt")
-    settings = ExportConfig(weights=flags["weights"], int8=True, calibrate=flags["calibrate"])
-    return Job(load_detector(contents, config, "best.pt"), config, contents, settings, (96, 96))
+    return Job(load_detector(contents, config, "best.pt"), config, contents, ExportConfig(**flags), (96, 96))
 
 
 @pytest.mark.parametrize(
@@ -189,3 +188,8 @@ def test_real_weights_keep_their_ap(fmt, tmp_path, capsys):
     settings |= {"imgsz": [320], "project": str(tmp_path / "runs")}
     exact, rounded = (validate(weights=str(each), **settings).overall["ap"] for each in (weights, file))
     assert exact - rounded < 0.005
+
+
+def test_a_folder_of_built_in_sets_is_refused_for_other_data(flags, tmp_path):
+    with pytest.raises(UserError, match="--data-root .*: for built-in data sets and archives"):
+        int8.with_calibration(a_job({**flags, "data_root": str(tmp_path)}))

@@ -1,5 +1,6 @@
 """train.py --val: a set without a validation split gets one, and --resume and val.py use the run's own."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,34 @@ def test_the_runs_own_split_is_used_again(flags, tmp_path):
     assert resumed == folder
     assert torch.load(folder / "weights" / "last.pt", weights_only=True)["epoch"] == 2
     assert [Path(line).name for line in (folder / "split" / "val.txt").read_text().splitlines()] == held
+
+
+def test_no_other_split_is_drawn_for_weights_away_from_their_run(flags, tmp_path):
+    """It would hold out photos that the weights were trained on."""
+    photo(tmp_path / "set" / "tests" / "t.jpg")
+    (tmp_path / "set" / "tests" / "t.txt").write_text("0 .5 .5 .5 .5\n")
+    Path(flags["data"]).write_text("train: images\ntest: tests\nnames: [thing]\n")
+    folder = train(**flags, val=0.2)
+    copied = shutil.copy(folder / "weights" / "best.pt", tmp_path / "copied.pt")
+    shown = {"project": str(tmp_path / "val"), "plots": False, "report": False, "workers": 0}
+    for split in ("val", "train"):
+        with pytest.raises(UserError, match="split/data.yaml: no such file; .* that --val 0.2 held out .* with --data"):
+            validate(weights=str(copied), split=split, **shown)
+    assert validate(weights=str(copied), split="test", **shown).counts["images"] == 1
+    named = str(folder / "split" / "data.yaml")
+    assert validate(weights=str(copied), data=named, **shown).counts["images"] == 2
+    shutil.rmtree(folder / "split")
+    for again in (
+        lambda: validate(weights=str(folder / "weights" / "best.pt"), **shown),
+        lambda: train(resume=folder, epochs=2),
+    ):
+        with pytest.raises(UserError, match="split/data.yaml: no such file"):
+            again()
+
+
+def test_a_folder_that_is_used_again_holds_the_split_of_its_last_run(flags):
+    held = [
+        (train(**flags, val=share, exist_ok=True) / "split" / "val.txt").read_text().splitlines()
+        for share in (0.2, 0.4)
+    ]
+    assert list(map(len, held)) == [2, 4]

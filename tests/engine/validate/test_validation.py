@@ -77,7 +77,7 @@ def validate(monkeypatch, folder, data, split="test", detector=None, cpu_kernels
     size = (160, 160)
     run = types.SimpleNamespace(
         data=str(data), data_root="", image_size=size, batch_size=16, seed=0, conf=0.001, nms_iou=0.65, max_det=300,
-        plots=False, val=0.0, max_pixels=LARGEST_PHOTO, photo_bits=0,
+        plots=False, val=0.0, max_pixels=LARGEST_PHOTO, photo_bits=0, bad_labels="mend",
     )  # fmt: skip
     model, hyper = types.SimpleNamespace(strides=(32,)), Hyperparameters(cpu_kernels=cpu_kernels)
     config = types.SimpleNamespace(run=run, names=spec.names, model=model, hyper=hyper)
@@ -110,6 +110,28 @@ def test_bccd_gives_the_same_number_by_three_routes(bccd, monkeypatch, tmp_path)
         for position, key in ((0, "ap"), (1, "ap50"), (2, "ap75"), (4, "ap_medium"), (5, "ap_large"), (8, "ar")):
             assert stats[position] == pytest.approx(labels.overall[key], abs=1e-9), key
     assert not (tmp_path / "coco" / "ground_truth.json").exists(), "the original file is the truth"
+
+
+def test_detections_fit_a_file_that_knows_photos_in_another_size(bccd, monkeypatch, tmp_path):
+    """Every other photo has twice the sides that the file says."""
+    document = json.loads((bccd / "coco" / "annotations" / "test.json").read_text())
+    smaller = {image["id"] for image in document["images"][::2]}
+    for image in document["images"]:
+        if image["id"] in smaller:
+            image |= {side: image[side] // 2 for side in ("width", "height")}
+    for item in document["annotations"]:
+        if item["image_id"] in smaller:
+            item |= {"bbox": [number / 2 for number in item["bbox"]], "area": item["area"] / 4}
+    file = tmp_path / "smaller.json"
+    file.write_text(json.dumps(document))
+    data = tmp_path / "data.yaml"
+    named = str(bccd / "coco" / "annotations" / "test.json")
+    data.write_text((bccd / "coco" / "data.yaml").read_text().replace(named, str(file)))
+    metrics = validate(monkeypatch, tmp_path, data, save_json=True, report=False)
+    stats = pycocotools_stats(file, tmp_path / "exp" / "detections.json")
+    assert 0.1 < metrics.overall["ap"] < 0.9
+    for position, key in ((0, "ap"), (1, "ap50"), (2, "ap75"), (8, "ar")):
+        assert stats[position] == pytest.approx(metrics.overall[key], abs=1e-9), key
 
 
 def test_the_text_files_and_the_protocol(bccd, monkeypatch, tmp_path, capsys):
