@@ -43,3 +43,12 @@ def test_the_runs_own_split_is_used_again(flags, tmp_path):
     assert resumed == folder
     assert torch.load(folder / "weights" / "last.pt", weights_only=True)["epoch"] == 2
     assert [Path(line).name for line in (folder / "split" / "val.txt").read_text().splitlines()] == held
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_has_its_own_split(flags):
+    folder = train(**flags, val=0.2)
+    before = (folder / "split" / "val.txt").read_text()
+    assert train(**flags, val=0.4, exist_ok=True) == folder
+    held = (folder / "split" / "val.txt").read_text()
+    assert (len(before.splitlines()), len(held.splitlines())) == (2, 4)
+    assert train(resume=str(folder), epochs=2) == folder
