@@ -3,17 +3,19 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.run_files import Records
-from engine.train.resume import resume_path
+from engine.train.resume import changes, resume_path
 from engine.train.trainer import Trainer
 from tests.engine.train.test_stop_signals import rows_of
-from train import train
+from train import parse_flags, train
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config.knobs import Config
 from utils.errors import InterruptedRun, UserError
 
 # Nothing is learnt, so AP never rises.
@@ -240,6 +242,17 @@ def test_a_run_is_not_replaced_by_one_on_its_own_split(copied, flags, dies):
     with pytest.raises(UserError, match="--exist-ok: .* lies in the run that would be replaced; .* another --name"):
         train(**in_its_place(folder, {**flags, "data": str(own)}))
     assert own.is_file() and (folder / "weights" / "best.pt").is_file()
+
+
+def test_a_flag_that_switches_off_what_the_run_has_is_refused(made, copied):
+    config = Config.from_dict(load_checkpoint(made["whole"] / "weights" / "last.pt")["config"], "last.pt")
+    config = replace(config, run=replace(config.run, rect=True, cache="device"))
+    flags = parse_flags(["--resume", "x", "--no-rect", "--no-cos-lr", "--no-autoanchor", "--no-cache"])
+    assert changes(flags, config) == "--no-cache (the run has device), --no-rect (the run has True)"
+    assert changes({"patience": 0, "loss": None, "weights": ""}, config) == "--patience 0 (the run has 100)"
+    assert changes(parse_flags(["--resume"]), config) == ""
+    with pytest.raises(UserError, match=r"keeps the settings of its run; --plots True \(the run has False\) would"):
+        train(resume=str(copied("whole")), epochs=5, plots=True)
 
 
 def test_where_nothing_is_to_be_resumed_what_was_looked_for_is_said(made, tmp_path):
