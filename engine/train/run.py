@@ -125,7 +125,7 @@ def prepared(
     indices = (train_index, val_index, val_truths)
     trainer = Trainer(config, detector, observer, *indices, device, dtype, group, resources)
     if resumed:
-        require_same_data(resumed, train_index)
+        require_same_data(resumed, train_index, val_index)
         trainer.restore(resumed)
     else:
         for path in start_weights(config):
@@ -177,15 +177,22 @@ def start_weights(config: Config) -> list[str]:
     return [path for path in (config.model.backbone_weights, config.run.weights) if path]
 
 
-def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
-    """Raise UserError, with the difference, if the training split is not the one that the run began with."""
-    before, now = resumed["data"], fingerprint(index)
-    if before != now:
-        counts = (f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now))
-        raise UserError(
-            "--resume: the training split has changed since the run began ({}; now {}): start a new run with "
-            "--weights instead".format(*counts)
-        )
+def require_same_data(resumed: dict[str, Any], train_index: LabelIndex, val_index: LabelIndex) -> None:
+    """Raise UserError, with the difference, if a split is not the one that the run began with.
+
+    The best epoch would be chosen by AP on two different splits. Old checkpoints do not know their validation split.
+    """
+    for split, part, index in (("training", "data", train_index), ("validation", "val_data", val_index)):
+        now = fingerprint(index)
+        before = resumed.get(part, now)
+        if before != now:
+            then, here = (
+                f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now)
+            )
+            raise UserError(
+                f"--resume: the {split} split has changed since the run began ({then}; now {here}): start a new run "
+                "with --weights instead"
+            )
 
 
 def check_group(config: Config, group: Group, device: torch.device) -> None:

@@ -434,6 +434,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "data": fingerprint(self.train_index),
+            "val_data": fingerprint(self.val_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
             "results": records.rows(),
         }
