@@ -5,12 +5,12 @@ much, and every similarity has them. `iou`, `giou`, `diou`, `ciou` and the SCA f
 old runs were trained with.
 """
 
-from collections.abc import Callable
-from functools import cached_property, lru_cache, wraps
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from alignyolo.similarities.geometry import EPSILON, prepared
 
@@ -37,7 +37,7 @@ class Pair:
     def less_side_difference(self) -> Tensor:
         """-|w - W| / max(w, W), which is min / max - 1, and its like for the height, in (-1, 0]: (..., 2)."""
         # Through logarithms: the gradients of a minimum and a maximum take longer.
-        ratio = (_at_least_0(self.sides) + EPSILON) / (_at_least_0(self.wanted) + EPSILON)
+        ratio = (self.sides + EPSILON) / (self.wanted + EPSILON)
         return (-ratio.log().abs()).expm1()
 
     @cached_property
@@ -108,22 +108,6 @@ class Overlap(NamedTuple):
         return torch.ops.aten.threshold_backward(by_sides, self.sides, 0), by_area
 
 
-def first_derivatives_only(backward: Callable) -> Callable:
-    """Refuse `create_graph=True` in the backward pass of a function whose gradient is written out.
-
-    torch's `once_differentiable` says nothing where the loss is linear in the function: the gradient then counts as a
-    constant, and second derivatives lack a part of themselves.
-    """
-
-    @wraps(backward)
-    def wrapper(context: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise NotImplementedError("this box loss has no second derivatives: leave out create_graph=True")
-        return backward(context, *slopes)
-
-    return wrapper
-
-
 class _Terms(torch.autograd.Function):
     """IoU, enclosing sides, twice the offset, predicted and true sides of boxes (..., 4); no second derivatives."""
 
@@ -142,7 +126,7 @@ class _Terms(torch.autograd.Function):
         return overlap.iou[0], enclosing.movedim(0, -1), (high - low).movedim(0, -1), sides, wanted
 
     @staticmethod
-    @first_derivatives_only
+    @once_differentiable
     def backward(context: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of both boxes; of equal corners each has half."""
         boxes, overlap = Corners(*context.saved_tensors[:2]), Overlap(*context.saved_tensors[2:])
@@ -185,7 +169,7 @@ class _WeightedIoUs(torch.autograd.Function):
         return (column * overlap.iou).sum(0)
 
     @staticmethod
-    @first_derivatives_only
+    @once_differentiable
     def backward(context: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of both boxes; of equal corners each has half."""
         boxes, overlap = Corners(*context.saved_tensors[:2]), Overlap(*context.saved_tensors[2:])
@@ -204,11 +188,6 @@ class _WeightedIoUs(torch.autograd.Function):
                 slope -= insets.squeeze(1) * slope.sum(1, keepdim=True)
             found[number] = _of_boxes(slope.sum(0), context.shapes[number])
         return *found, None, None
-
-
-def _at_least_0(sides: Tensor) -> Tensor:
-    """Count the negative sides of a box whose corners have crossed as 0, with the gradient that 0 has."""
-    return sides - sides.detach().clamp(max=0)
 
 
 def _of_boxes(slope: Tensor, shape: torch.Size) -> Tensor:
