@@ -10,8 +10,9 @@ from typing import Any
 from data.data_yaml import data_root
 from data.pixel_limit import pixels_allowed
 from engine.settings.configure import Plan, open_data
+from engine.settings.epochs import closing_epochs
 from engine.train.run import claimed, run
-from engine.train.trainer import build_schedule, closing_epochs, ended
+from engine.train.trainer import build_schedule, ended
 from utils.checkpoint import load_checkpoint, newest, require_model, save_checkpoint
 from utils.config.flags import parsed
 from utils.config.knobs import Config, RunConfig, plain

@@ -18,12 +18,12 @@ from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
 from engine.settings.configure import plan_run
-from engine.train.banner import next_steps
+from engine.settings.epochs import closing_epochs
+from engine.train.banner import epochs_line, next_steps
 from engine.train.divergence import Guard
 from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
-from engine.train.trainer import closing_epochs
 from models.families import build_detector
 from models.kernels import compiled
 from models.kernels.compiled_winograd import bf16_pays
@@ -497,6 +497,13 @@ def test_a_single_class_trains(flags, tmp_path):
 )
 def test_the_last_quarter_is_without_mosaic_unless_asked_otherwise(epochs, close_mosaic, expected):
     assert closing_epochs(RunConfig(epochs=epochs, close_mosaic=close_mosaic)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"close_mosaic": 4}, "4, all without mosaic (--close-mosaic)"), ({"close_mosaic": 0}, "4")]
+)
+def test_the_banner_says_where_no_epoch_has_mosaics(changes, told, flags):
+    assert epochs_line(plan_run({**flags, "epochs": 4, **changes}).config) == told
 
 
 def test_the_next_steps_stay_with_the_model():
