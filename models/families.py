@@ -45,7 +45,8 @@ class Family:
 
     `builder` and `weights_reader` are "module:function", imported when they are used: (config, observe, group) ->
     detector, and path -> {model, config}. `keys` are the hyperparameters that the family itself reads, besides those
-    of its assigner and of its box loss. `exporting` says how export.py writes it. `one_size`: the network
+    of its assigner and of its box loss, `class_keys` those that it reads where a data set has several classes.
+    `exporting` says how export.py writes it. `one_size`: the network
     has one input size alone. `cpu_kernels`: models/kernels trains it on a CPU.
     """
 
@@ -59,6 +60,7 @@ class Family:
     fits_anchors: bool = False
     one_size: bool = False
     cpu_kernels: bool = False
+    class_keys: frozenset[str] = frozenset()
 
     @property
     def box_losses(self) -> tuple[str, ...]:
@@ -89,17 +91,18 @@ FAMILIES: dict[str, Family] = {
         "models.yolov3.build:build_yolov3",
         "models.weights.read:read_weights",
         ASSIGNERS,
-        frozenset({"obj", "obj_target", "obj_pw", "cls_pw", "fl_gamma", "label_smoothing"}),
+        frozenset({"obj", "obj_target", "obj_pw", "fl_gamma"}),
         Exporting("models.yolov3.export_network:export_network", any_form=True),
         fits_anchors=True,
         cpu_kernels=True,
+        class_keys=frozenset({"cls", "cls_pw", "label_smoothing"}),
     ),
     "retinanet": Family(
         "RetinaNet",
         f"{_TORCHVISION}:build_retinanet",
         _READ,
         DENSE_ASSIGNERS,
-        frozenset({"fl_gamma"}),
+        frozenset({"cls", "fl_gamma"}),
         Exporting(f"{_EXPORT}:dense_export", _GRAPHS),
         encoded_losses=ENCODED_LOSSES,
     ),
@@ -108,7 +111,7 @@ FAMILIES: dict[str, Family] = {
         f"{_TORCHVISION}:build_ssd",
         _READ,
         DENSE_ASSIGNERS,
-        frozenset(),
+        frozenset({"cls"}),
         Exporting(f"{_EXPORT}:dense_export", _GRAPHS),
         encoded_losses=ENCODED_LOSSES,
         one_size=True,
@@ -118,7 +121,7 @@ FAMILIES: dict[str, Family] = {
         f"{_TORCHVISION}:build_faster_rcnn",
         _READ,
         PROPOSAL_ASSIGNERS,
-        frozenset({"obj", "rpn_positive", "rpn_negative"}),
+        frozenset({"cls", "obj", "rpn_positive", "rpn_negative"}),
         Exporting(f"{_EXPORT}:two_stage_export", _GRAPHS, batches=False),
         encoded_losses=ENCODED_LOSSES,
     ),

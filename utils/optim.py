@@ -1,7 +1,6 @@
 """Optimiser, parameter groups and the schedule of learning rate, momentum and accumulation."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,11 +106,6 @@ class Schedule:
         after = " and ".join(str(milestone) for milestone in self.milestones if milestone < self.epochs)
         falls = f"times {self.drop:g} after epoch {after}" if after else "the same in all"
         return f"lr {self.lr0:g}, {falls} of {self.epochs} epochs"
-
-
-def step_milestones(steps: Sequence[float], epochs: int) -> tuple[int, ...]:
-    """Return whole epochs of a run: those below 1 are fractions of it, the others are epochs already."""
-    return tuple(round(step * epochs) if step < 1 else round(step) for step in steps)
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:

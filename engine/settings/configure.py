@@ -1,5 +1,6 @@
 """From flags to a checked plan of a run, without importing torch: a mistake is answered at once."""
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from data.data_yaml import DataSpec
 from data.open.any_layout import open_data_set, root_for
 from data.pixel_limit import pixels_allowed
+from engine.settings.epochs import step_milestones
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
@@ -48,11 +50,11 @@ def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | 
     """
     overrides = overrides_of(flags)
     choices = choices_of(flags, overrides)
-    run, model, hyper = choices
+    run, model, hyper = choices[:3]
     check_device(run)
     check_choices(run, model, hyper)
     check_steps(run, hyper, overrides)
-    check_settings(choices, overrides, flags)
+    require_read(given_keys(overrides, flags), choices)
     stride = max(model.strides)
     if any(side % stride for side in run.imgsz):
         sides = " ".join(str(max(round(side / stride), 1) * stride) for side in run.imgsz)
@@ -71,6 +73,7 @@ def plan_run(flags: Mapping[str, Any], before_data: Callable[[Choices], None] | 
         raise UserError(
             f"{printable(spec.shown)}: no split {' and '.join(sorted(missing))}: training needs train and val{hint}"
         )
+    check_settings(choices._replace(classes=len(spec.names)), overrides, flags)
     return Plan(Config(run, model, hyper, spec.names), spec)
 
 
@@ -138,6 +141,10 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
         raise UserError(f"--assign (assigner) {hyper.assigner}: not one of {model.detector}'s; expected {others}")
     if run.multi_scale and family.one_size:
         raise UserError(f"--multi-scale: {model.detector} has one input size, {max(model.strides)} px; leave it out")
+    if run.freeze and not any(part.strip() for part in run.freeze.split(",")):
+        raise UserError(f"--freeze {printable(run.freeze)!r}: names no part; expected one such as backbone")
+    if run.sync_bn and (model.backbone == "vgg16" or getattr(model, "norm", "batch") == "frozen"):
+        raise UserError(f"--sync-bn: this {model.detector} has no batch normalisation; leave it out")
     if family.fits_anchors:
         return
     if hyper.box_gain_match == "iou":
@@ -148,10 +155,14 @@ def check_choices(run: RunConfig, model: ModelConfig | TorchvisionConfig, hyper:
         raise UserError(f"--autoanchor: {model.detector} has anchors of its own; leave it out")
 
 
+def given_keys(overrides: Collection[str], flags: Mapping[str, Any]) -> list[str]:
+    """Return the keys that were given by themselves, not in a file, and that a run may leave unread."""
+    return [*overrides, *(name for name in ("close_mosaic",) if flags.get(name) is not None)]
+
+
 def check_settings(chosen: Choices, overrides: Collection[str], flags: Mapping[str, Any]) -> None:
     """Raise UserError for a key that is given and that nothing reads; print those of the `--hyp` file as a note."""
-    given = [*overrides, *(name for name in ("close_mosaic",) if flags.get(name) is not None)]
-    require_read(given, chosen)
+    require_read(given_keys(overrides, flags), chosen)
     if flags.get("hyp"):
         path = find_yaml(flags["hyp"], HYPS, "hyperparameter YAML")
         note = note_of_unread([key for key in read_mapping(path) if key not in FOREIGN_KEYS], chosen, str(path))
@@ -165,10 +176,23 @@ def check_steps(run: RunConfig, hyper: Hyperparameters, asked: Collection[str]) 
     unused = sorted({"lr_steps", "lr_drop"} & set(asked))
     if schedule != "steps" and unused:
         raise UserError(f"--set {unused[-1]}: the schedule is {schedule}; expected --set lr_schedule=steps beside it")
+    milestones = step_milestones(hyper.lr_steps, run.epochs)
     late = [step for step in hyper.lr_steps if step >= max(run.epochs, 1)]
     if schedule == "steps" and late:
         raise UserError(
             f"lr_steps {late[0]:g}: --epochs {run.epochs} ends before; expected earlier ones, or fractions below 1"
+        )
+    if schedule == "steps" and "lr_steps" in asked:
+        rising = all(first < second for first, second in itertools.pairwise((0, *milestones, run.epochs)))
+        if not rising:
+            falls = ", ".join(map(str, milestones))
+            raise UserError(
+                f"--set lr_steps: of --epochs {run.epochs} they are epochs {falls}; expected different ones from 1 to "
+                f"{run.epochs - 1}"
+            )
+    if schedule == "steps" and "lr_schedule" in asked and not any(0 < each < run.epochs for each in milestones):
+        raise UserError(
+            f"--set lr_schedule=steps: --epochs {run.epochs} ends before the first of lr_steps; expected more epochs"
         )
 
 

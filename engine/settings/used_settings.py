@@ -10,17 +10,19 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from alignyolo.registry import METRICS, SIMILARITIES
+from engine.settings.epochs import closing_epochs
 from models.families import FAMILIES, family_of
 from utils.config.knobs import Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig
 from utils.errors import UserError
 
 
 class Choices(NamedTuple):
-    """The resolved settings of a run."""
+    """The resolved settings of a run; `classes` are those of its data set, 0 before it is opened."""
 
     run: RunConfig
     model: ModelConfig | TorchvisionConfig
     hyper: Hyperparameters
+    classes: int = 0
 
     @property
     def schedule(self) -> str:
@@ -28,9 +30,14 @@ class Choices(NamedTuple):
         return "cosine" if self.run.cos_lr else self.hyper.lr_schedule
 
     @property
-    def has_mosaics(self) -> bool:
-        """Return whether a run makes mosaics at all."""
-        return self.hyper.mosaic > 0 and not self.run.rect
+    def may_have_mosaics(self) -> bool:
+        """Return whether a run has epochs in which images may be mosaics."""
+        return not self.run.rect and closing_epochs(self.run) < self.run.epochs
+
+    @property
+    def has_single_photos(self) -> bool:
+        """Return whether some images of a run are no mosaic."""
+        return self.hyper.mosaic < 1 or self.run.rect or closing_epochs(self.run) > 0
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,14 @@ class Reader:
 
 # What every run reads: optimiser and gains, the choices themselves, and the augmentation of single photos.
 _OPTIMISER = {"lr0", "momentum", "weight_decay", "warmup_epochs", "nominal_batch", "grad_clip", "ema_decay", "ema_tau"}
-_CHOSEN = {"box", "box_gain_match", "cls", "box_loss", "assigner", "ggiou_gamma", "cpu_kernels", "repeat_threshold"}
+_CHOSEN = {"box", "box_gain_match", "box_loss", "assigner", "ggiou_gamma", "cpu_kernels", "repeat_threshold"}
 _PHOTOS = {"hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"}
 _WINDOWS = {"zoom_out", "iou_crop"}
 
 
 def readers() -> Iterator[Reader]:
     """Yield every part that a run can have."""
-    yield Reader("every run", frozenset(_OPTIMISER | _CHOSEN | _PHOTOS | _WINDOWS), lambda chosen: True)
+    yield Reader("every run", frozenset(_OPTIMISER | _CHOSEN | _PHOTOS), lambda chosen: True)
     yield from _schedules()
     yield from _augmentation()
     yield from _models()
@@ -64,6 +71,8 @@ def readers() -> Iterator[Reader]:
         yield Reader(title, frozenset(entry.keys.values()), _is_balanced_by(name))
     for family in FAMILIES.values():
         yield Reader(family.title, family.keys, _is_family(family.title))
+        several = f"{family.title} with several classes"
+        yield Reader(several, family.class_keys, _has_classes(family.title))
         for name, entry in family.assigners.items():
             title = f"--assign {name} of {family.title}"
             yield Reader(title, frozenset(entry.keys.values()), _has_assigner(family.title, name))
@@ -78,14 +87,22 @@ def _schedules() -> Iterator[Reader]:
 
 
 def _augmentation() -> Iterator[Reader]:
-    yield Reader("a run without --rect", frozenset({"mosaic"}), lambda chosen: not chosen.run.rect)
-    made = frozenset({"mixup", "mosaic_from", "close_mosaic"})
-    yield Reader("mosaic above 0 without --rect", made, lambda chosen: chosen.has_mosaics)
+    title = "a run without --rect with epochs before those of --close-mosaic"
+    yield Reader(title, frozenset({"mosaic"}), lambda chosen: chosen.may_have_mosaics)
+    made = frozenset({"mixup", "mosaic_from"})
+    title = "mosaic above 0 without --rect, with epochs before those of --close-mosaic"
+    yield Reader(title, made, lambda chosen: chosen.hyper.mosaic > 0 and chosen.may_have_mosaics)
+    closing = frozenset({"close_mosaic"})
+    title = "mosaic above 0 without --rect"
+    yield Reader(title, closing, lambda chosen: chosen.hyper.mosaic > 0 and not chosen.run.rect)
+    title = "a run with images that are no mosaic (mosaic below 1, --rect, or last epochs by --close-mosaic)"
+    yield Reader(title, frozenset(_WINDOWS), lambda chosen: chosen.has_single_photos)
 
 
 def _models() -> Iterator[Reader]:
-    own = {each.name for each in fields(ModelConfig)} - {"xy_reach", "pool_padding"}
+    own = {each.name for each in fields(ModelConfig)} - {"xy_reach", "pool_padding", "anchors"}
     yield Reader("YOLOv3's model YAMLs", frozenset(own), lambda chosen: isinstance(chosen.model, ModelConfig))
+    yield Reader("YOLOv3's model YAMLs without --autoanchor", frozenset({"anchors"}), _has_given_anchors)
     theirs = frozenset(each.name for each in fields(TorchvisionConfig))
     yield Reader("torchvision's model YAMLs", theirs, lambda chosen: isinstance(chosen.model, TorchvisionConfig))
     yield Reader("decode bounded", frozenset({"xy_reach"}), lambda chosen: _model_has(chosen, "decode", "bounded"))
@@ -95,6 +112,14 @@ def _models() -> Iterator[Reader]:
 
 def _model_has(chosen: Choices, key: str, value: str) -> bool:
     return getattr(chosen.model, key, None) == value
+
+
+def _has_given_anchors(chosen: Choices) -> bool:
+    return isinstance(chosen.model, ModelConfig) and not chosen.run.autoanchor
+
+
+def _has_classes(title: str) -> Callable[[Choices], bool]:
+    return lambda chosen: family_of(chosen.model).title == title and chosen.classes != 1
 
 
 def _has_loss(name: str) -> Callable[[Choices], bool]:

@@ -9,7 +9,7 @@ import torch
 
 from data.data_yaml import DataSpec
 from data.labels.index import LabelIndex
-from engine.train.trainer import closing_epochs
+from engine.settings.epochs import closing_epochs
 from utils.config.knobs import Config, RunConfig, plain
 from utils.errors import printable
 from utils.optim import Schedule
@@ -26,11 +26,13 @@ def _settings(title: str, config: Any, skip: tuple[str, ...] = ()) -> str:
     return textwrap.fill("  ".join(pairs), 116, initial_indent=f"{title:<7}", subsequent_indent=" " * 7)
 
 
-def _epochs(config: Config) -> str:
+def epochs_line(config: Config) -> str:
     """Say how many epochs there are, and how many of them see whole photos after those with mosaics."""
     epochs, closing = config.run.epochs, closing_epochs(config.run)
-    if not config.hyper.mosaic or config.run.rect or not 0 < closing < epochs:
+    if not config.hyper.mosaic or config.run.rect or not closing:
         return str(epochs)
+    if closing >= epochs:
+        return f"{epochs}, all without mosaic (--close-mosaic)"
     return f"{epochs}, the last {closing} without mosaic (--close-mosaic)"
 
 
@@ -58,7 +60,7 @@ def banner(
         _settings("model", config.model),
         _settings("run", config.run),
         _settings("hyper", hyper),
-        f"epochs {_epochs(config)}",
+        f"epochs {epochs_line(config)}",
         f"device {device}, {precision}, {torch.get_num_threads()} threads, {workers} loading processes; "
         "* marks what differs from the default",
         f"folder {printable(folder)}",

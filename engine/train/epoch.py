@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -118,14 +118,20 @@ def train_one_epoch(
 
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float, guard: Guard) -> None:
     """Clip the norm of all gradients to `grad_clip` (0 = not at all), step, and clear them."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = None
     if grad_clip > 0:
         scaler.unscale_(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, grad_clip)
-    # A float16 scaler skips steps itself while it looks for its scale: only a bad loss counts there.
-    if not scaler.is_enabled():
-        guard.before_step(optimizer, norm)
+    elif not scaler.is_enabled():
+        norm = gradient_norm(parameters)
+    guard.before_step(optimizer, None if scaler.is_enabled() else norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the norm of all gradients together."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients)).norm()

@@ -10,8 +10,9 @@ from typing import Any
 from data.data_yaml import data_root
 from data.pixel_limit import pixels_allowed
 from engine.settings.configure import Plan, open_data
+from engine.settings.epochs import closing_epochs
 from engine.train.run import claimed, run
-from engine.train.trainer import build_schedule, closing_epochs, ended
+from engine.train.trainer import build_schedule, ended
 from utils.checkpoint import load_checkpoint, newest, require_model, save_checkpoint
 from utils.config.flags import parsed
 from utils.config.knobs import Config, RunConfig, plain
@@ -106,15 +107,18 @@ def changes(flags: Mapping[str, Any], config: Config) -> str:
     Empty where there is none.
     """
     run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
-    given = [name for name, value in flags.items() if value and name not in ("resume", *RESUME_FLAGS)]
+    asked = {name: value for name, value in flags.items() if name not in ("resume", *RESUME_FLAGS)}
+    # What was not given is empty, and so is `--no-rect`, which differs from a run with --rect.
+    given = [name for name, value in asked.items() if value or (value is not None and value != run.get(name, value))]
     # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
     if "device" in (flags.get("cache"), config.run.cache) and flags.get("cache", config.run.cache) != config.run.cache:
         given.append("cache")
     said = []
     for name in sorted(given):
         values = " ".join(flags["set"]) if name == "set" else flags[name]
+        flag = name.replace("_", "-")
         has = f" (the run has {printable(run[name])})" if name in run else ""
-        said.append(f"--{name.replace('_', '-')} {printable(values)}{has}")
+        said.append((f"--no-{flag}" if values is False else f"--{flag} {printable(values)}") + has)
     return ", ".join(said)
 
 

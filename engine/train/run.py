@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from data.data_yaml import DataSpec
 from data.formats.coco_truths import split_truths
 from data.labels.doctor import Settings, examine
 from data.labels.index import LabelIndex
+from data.open.hold_out import FOLDER as SPLIT
 from data.open.hold_out import keep_split
 from data.pixel_limit import pixels_allowed
 from data.sampling import repeated
@@ -45,6 +47,8 @@ from utils.run_folder import new_run_folder
 
 UNTOLD: tuple[str, ...] = ("shared photo", "shared label", "rotated boxes", "missing photo", "class without labels")
 UNTOLD += ("class not in train", "below 2 pixels")
+REPLACED: tuple[str, ...] = ("weights/last.pt", "weights/last_prev.pt", "weights/best.pt", "weights/best_damaged.pt")
+REPLACED += ("metrics.json", "metrics.csv", "nan_batch.pt")
 
 
 def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
@@ -121,7 +125,7 @@ def prepared(
     indices = (train_index, val_index, val_truths)
     trainer = Trainer(config, detector, observer, *indices, device, dtype, group, resources)
     if resumed:
-        require_same_data(resumed, train_index)
+        require_same_data(resumed, train_index, val_index)
         trainer.restore(resumed)
     else:
         for path in start_weights(config):
@@ -173,15 +177,22 @@ def start_weights(config: Config) -> list[str]:
     return [path for path in (config.model.backbone_weights, config.run.weights) if path]
 
 
-def require_same_data(resumed: dict[str, Any], index: LabelIndex) -> None:
-    """Raise UserError, with the difference, if the training split is not the one that the run began with."""
-    before, now = resumed["data"], fingerprint(index)
-    if before != now:
-        counts = (f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now))
-        raise UserError(
-            "--resume: the training split has changed since the run began ({}; now {}): start a new run with "
-            "--weights instead".format(*counts)
-        )
+def require_same_data(resumed: dict[str, Any], train_index: LabelIndex, val_index: LabelIndex) -> None:
+    """Raise UserError, with the difference, if a split is not the one that the run began with.
+
+    The best epoch would be chosen by AP on two different splits. Old checkpoints do not know their validation split.
+    """
+    for split, part, index in (("training", "data", train_index), ("validation", "val_data", val_index)):
+        now = fingerprint(index)
+        before = resumed.get(part, now)
+        if before != now:
+            then, here = (
+                f"{each['images']} images, {each['boxes']} boxes, {each['sha256'][:12]}" for each in (before, now)
+            )
+            raise UserError(
+                f"--resume: the {split} split has changed since the run began ({then}; now {here}): start a new run "
+                "with --weights instead"
+            )
 
 
 def check_group(config: Config, group: Group, device: torch.device) -> None:
@@ -200,14 +211,32 @@ def claim_folder(config: Config, group: Group, claims: contextlib.ExitStack) -> 
     """Make the run folder, keep others out of it until `claims` ends, and note it for a restart by torchrun."""
     folder = new_run_folder(Path(config.run.project), config.run.name, config.run.exist_ok)
     claims.enter_context(claimed(folder))
-    # Of a run that --exist-ok replaces: --resume would go on with it where this one stops in its first epoch.
-    for name in ("weights/last.pt", "weights/last_prev.pt", "metrics.json"):
-        (folder / name).unlink(missing_ok=True)
+    clear_old_run(folder, config)
     (folder / "weights").mkdir(exist_ok=True)
     note = restart_note(group, Path(config.run.project))
     if note is not None:
         note.write_text(str(folder.absolute()), encoding="utf-8")
     return folder
+
+
+def clear_old_run(folder: Path, config: Config) -> None:
+    """Remove what a run that `--exist-ok` replaces has left and others take for the new one's.
+
+    --resume would go on with its last.pt where this run stops in its first epoch, and val.py would measure on its
+    validation split, which may be what this run trains on. Weights that this run starts from stay until its first
+    epoch is saved.
+    """
+    split = folder / SPLIT
+    if split.resolve() in Path(config.run.data).resolve().parents:
+        raise UserError(
+            f"--exist-ok: {printable(config.run.data)} lies in the run that would be replaced; expected another --name"
+        )
+    starts = {Path(path).resolve() for path in start_weights(config)}
+    for name in REPLACED:
+        if (folder / name).resolve() not in starts:
+            (folder / name).unlink(missing_ok=True)
+    if split.is_dir() and not split.is_symlink():
+        shutil.rmtree(split)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from data.loader import EpochSampler, build_loader
 from data.split import fingerprint
 from engine.resources import Resources
 from engine.run_files import Records
+from engine.settings.epochs import closing_epochs, step_milestones
 from engine.train.divergence import Guard
 from engine.train.epoch import multi_scale_sizes, train_one_epoch
 from engine.train.epoch_report import EpochReport, Observer
@@ -38,20 +39,12 @@ from utils.errors import InterruptedRun, UserError, nearest, printable
 from utils.metrics.coco_metrics import Metrics
 from utils.metrics.diagnosis import diagnose
 from utils.metrics.truths import Truths
-from utils.optim import Schedule, build_optimizer, step_milestones
+from utils.optim import Schedule, build_optimizer
 from utils.progress import Progress, clock
 from utils.ultralytics_only import ModelEMA
 
-# Mosaics cut objects at their seams: the end of a run, where boxes get exact, does without (docs/results.md).
-CLOSING_SHARE, CLOSING_EPOCHS = 4, 10
 TOO_EARLY = "stopped before the first epoch was complete; nothing to resume"
 LEAST_GROUP = 16  # photos to make mosaics of, also where batches are smaller
-
-
-def closing_epochs(run_config: RunConfig) -> int:
-    """Return the last epochs of a run, which see whole photos: neither mosaic nor mixup."""
-    asked, epochs = run_config.close_mosaic, run_config.epochs
-    return min(epochs // CLOSING_SHARE, CLOSING_EPOCHS) if asked < 0 else asked
 
 
 def augmentation(config: Config) -> Augmentation:
@@ -434,6 +427,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "data": fingerprint(self.train_index),
+            "val_data": fingerprint(self.val_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
             "results": records.rows(),
         }

@@ -134,7 +134,7 @@ def is_read(key: str, settings: Mapping[str, Any], shared: Sequence[str]) -> boo
     if key in names_of(RunConfig) and key != "close_mosaic":
         return True
     config = half_set(shared, settings)
-    return not unread([key], Choices(config.run, config.model, config.hyper))
+    return not unread([key], Choices(config.run, config.model, config.hyper, len(config.names)))
 
 
 def half_set(shared: Sequence[str], settings: Mapping[str, Any]) -> Config:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optim import Schedule, apply_settings, build_optimizer, step_milestones
+from engine.settings.epochs import step_milestones
+from utils.optim import Schedule, apply_settings, build_optimizer
 
 
 def schedule(**changes):

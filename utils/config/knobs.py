@@ -342,7 +342,12 @@ class RunConfig:
     )
     freeze: str = knob("", "parts that keep their weights, e.g. backbone or backbone.stage1,backbone.stage2")
     patience: int = knob(100, "epochs without a better AP before the run stops, 0 = never", 0, 100000)
-    nan_patience: int = knob(10, "steps in a row whose loss or gradient is not finite before the run stops", 1, 100000)
+    nan_patience: int = knob(
+        10,
+        "optimiser steps in a row that are skipped, their loss or gradient not finite, before the run stops",
+        1,
+        100000,
+    )
     autoanchor: bool = knob(False, "fit new anchors to the data (this makes runs hard to compare)")
     conf: float = knob(0.001, "validation: lowest score that counts", 0, 1)
     nms_iou: float = knob(0.65, "validation: NMS threshold", 0, 1)

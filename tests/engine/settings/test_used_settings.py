@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import shutil
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,10 +19,12 @@ from engine.train.trainer import build_schedule
 from models.families import FAMILIES, build_detector
 from models.torchvision import build as torchvision_build
 from models.yolov3 import build as yolov3_build
+from studies.trials.space import is_read
 from utils.config.knobs import ENCODED_LOSSES, Config, Hyperparameters, RunConfig
-from utils.config.sources import hyperparameters, model_config
+from utils.config.sources import HYPS, hyperparameters, model_config
 from utils.errors import UserError
 
+ANCHORS = [[[10, 14], [23, 27], [37, 58]], [[81, 82], [135, 169], [344, 319]]]
 CFGS = {
     "yolov3": "yolov3-tiny",
     "retinanet": "retinanet_resnet18_fpn",
@@ -96,6 +100,15 @@ def described(part):
     if isinstance(part, (tuple, list)):
         return [described(each) for each in part]
     return getattr(part, "__qualname__", part) if callable(part) else part
+
+
+@pytest.fixture
+def one_class(tmp_path, flags):
+    """A data set of one class: the photos of the shapes without labels that count."""
+    root = tmp_path / "one"
+    shutil.copytree(Path(flags["data"]).parent, root)
+    (root / "one.yaml").write_text("train: images/train\nval: images/val\nnames: [shape]\n")
+    return str(root / "one.yaml")
 
 
 @pytest.fixture
@@ -192,12 +205,71 @@ def test_every_key_has_a_reader_and_no_reader_an_unknown_key():
         ({"rect": True, "close_mosaic": 3}, "--close-mosaic: .*read by mosaic above 0"),
         ({"cos_lr": True, "set": ["lr_schedule=linear"]}, "set lr_schedule: .*read by a run without --cos-lr"),
         ({"set": ["lr_schedule=steps", "lrf=.1"]}, "set lrf: .*read by lr_schedule linear and cosine"),
+        (
+            {"epochs": 4, "close_mosaic": 4, "set": ["mosaic=.5"]},
+            "set mosaic: .*epochs before those of --close-mosaic",
+        ),
+        (
+            {"epochs": 4, "close_mosaic": 9, "set": ["mixup=.5"]},
+            "set mixup: .*epochs before those of --close-mosaic",
+        ),
+        (
+            {"epochs": 4, "close_mosaic": 0, "set": ["zoom_out=.5", "mosaic=1"]},
+            "set zoom_out: .*mosaic below 1",
+        ),
+        ({"epochs": 3, "set": ["iou_crop=.5", "mosaic=1"]}, "set iou_crop: .*last epochs by --close-mosaic"),
+        ({"autoanchor": True, "set": [f"anchors={ANCHORS}"]}, "set anchors: .*read by .* without --autoanchor"),
         ({"set": ["warmup_epochs=0", "warmup_momentum=.5"]}, "set warmup_momentum: .*read by warmup_epochs above 0"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(flags, message, tmp_path):
     with pytest.raises(UserError, match=message):
         plan_run({"data_root": str(tmp_path), **flags})
+
+
+@pytest.mark.parametrize("key", ["cls=1", "cls_pw=2", "label_smoothing=.1"])
+def test_what_only_several_classes_read_is_refused_with_one(key, flags, one_class):
+    one = {**flags, "data": one_class, "set": [*flags["set"], key]}
+    with pytest.raises(UserError, match=f"set {key.partition('=')[0]}: .*read by YOLOv3 with several classes"):
+        plan_run(one)
+    assert plan_run({**one, "data": flags["data"]})
+    assert plan_run({**one, "cfg": CFGS["retinanet"], "set": ["cls=1"]})
+
+
+def test_a_search_leaves_out_what_a_single_class_does_not_read(flags, one_class):
+    shared = ["--data", one_class, "--imgsz", "64"]
+    assert [is_read(key, {}, shared) for key in ("cls", "obj")] == [False, True]
+    assert is_read("cls", {}, ["--data", flags["data"], "--imgsz", "64"])
+
+
+def test_in_a_file_what_a_single_class_does_not_read_is_one_line(flags, one_class, tmp_path, capsys):
+    file = tmp_path / "hyp.yaml"
+    file.write_text("box: .1\ncls: 1.0\n")
+    plan_run({**flags, "hyp": str(file), "data": one_class})
+    assert capsys.readouterr().err.count(f"note: {file}: nothing in this run reads cls\n") == 1
+
+
+@pytest.mark.parametrize("hyp", sorted(path.stem for path in HYPS.glob("*.yaml")))
+def test_shipped_files_are_read_by_what_they_are_for(hyp, flags, capsys):
+    family = next((name for name in CFGS if name in hyp), "yolov3")
+    side = 300 if family == "ssd" else 96
+    settings = ["lr_schedule=steps"] if hyp == "lvis" else []
+    plan_run({"data": flags["data"], "cfg": CFGS[family], "imgsz": [side], "hyp": hyp, "epochs": 12, "set": settings})
+    assert "nothing in this run reads" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze": " , "}, "--freeze ' , ': names no part"),
+        ({"sync_bn": True, "cfg": CFGS["ssd"]}, "--sync-bn: this ssd has no batch normalisation"),
+        ({"sync_bn": True, "cfg": CFGS["retinanet"], "set": ["norm=frozen"]}, "--sync-bn: this retinanet has no batch"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=message):
+        plan_run({"data_root": str(tmp_path), **changes})
 
 
 def test_the_same_in_a_file_is_one_line(flags, tmp_path, capsys):

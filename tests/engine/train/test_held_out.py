@@ -69,9 +69,10 @@ def test_no_other_split_is_drawn_for_weights_away_from_their_run(flags, tmp_path
             again()
 
 
-def test_a_folder_that_is_used_again_holds_the_split_of_its_last_run(flags):
-    held = [
-        (train(**flags, val=share, exist_ok=True) / "split" / "val.txt").read_text().splitlines()
-        for share in (0.2, 0.4)
-    ]
-    assert list(map(len, held)) == [2, 4]
+def test_a_new_run_in_the_folder_of_an_old_one_has_its_own_split(flags):
+    folder = train(**flags, val=0.2)
+    before = (folder / "split" / "val.txt").read_text()
+    assert train(**flags, val=0.4, exist_ok=True) == folder
+    held = (folder / "split" / "val.txt").read_text()
+    assert (len(before.splitlines()), len(held.splitlines())) == (2, 4)
+    assert train(resume=str(folder), epochs=2) == folder

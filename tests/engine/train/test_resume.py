@@ -3,17 +3,19 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.run_files import Records
-from engine.train.resume import resume_path
+from engine.train.resume import changes, resume_path
 from engine.train.trainer import Trainer
 from tests.engine.train.test_stop_signals import rows_of
-from train import train
+from train import parse_flags, train
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config.knobs import Config
 from utils.errors import InterruptedRun, UserError
 
 # Nothing is learnt, so AP never rises.
@@ -198,19 +200,59 @@ def test_the_metrics_of_an_earlier_end_do_not_pass_for_those_of_a_longer_run(cop
     assert (folder / "metrics.json").is_file()
 
 
-def test_a_new_run_in_the_folder_of_an_old_one_is_not_taken_for_it(copied, made, flags, monkeypatch):
-    folder = copied("whole")
+@pytest.fixture
+def dies(monkeypatch):
+    """Lets every run die in its first epoch."""
 
     def killed(self, *rest):
         raise Killed
 
     monkeypatch.setattr(Trainer, "train_epoch", killed)
+
+
+def in_its_place(folder, flags):
+    return {**flags, "project": str(folder.parent), "name": folder.name, "exist_ok": True}
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_is_not_taken_for_it(copied, flags, dies):
+    folder = copied("whole")
+    (folder / "split").mkdir()
+    (folder / "split" / "data.yaml").write_text("names: [other]\n")
     with pytest.raises(Killed):
-        train(**{**flags, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
+        train(**in_its_place(folder, flags))
     told = "neither weights/last.pt nor weights/last_prev.pt in .*: a run without a complete epoch leaves none"
     with pytest.raises(UserError, match=told):
         train(resume=str(folder))
-    assert not (folder / "metrics.json").exists()
+    assert not any((folder / each).exists() for each in ("metrics.json", "metrics.csv", "results.csv", "split"))
+    assert not list((folder / "weights").iterdir())
+
+
+def test_the_weights_that_a_new_run_starts_from_outlive_its_first_epoch(copied, flags, dies):
+    folder = copied("whole")
+    best = folder / "weights" / "best.pt"
+    with pytest.raises(Killed):
+        train(**in_its_place(folder, flags), weights=str(best))
+    assert [each.name for each in best.parent.iterdir()] == ["best.pt"]
+
+
+def test_a_run_is_not_replaced_by_one_on_its_own_split(copied, flags, dies):
+    folder = copied("whole")
+    shutil.copytree(Path(flags["data"]).parent, folder / "split")
+    own = folder / "split" / Path(flags["data"]).name
+    with pytest.raises(UserError, match="--exist-ok: .* lies in the run that would be replaced; .* another --name"):
+        train(**in_its_place(folder, {**flags, "data": str(own)}))
+    assert own.is_file() and (folder / "weights" / "best.pt").is_file()
+
+
+def test_a_flag_that_switches_off_what_the_run_has_is_refused(made, copied):
+    config = Config.from_dict(load_checkpoint(made["whole"] / "weights" / "last.pt")["config"], "last.pt")
+    config = replace(config, run=replace(config.run, rect=True, cache="device"))
+    flags = parse_flags(["--resume", "x", "--no-rect", "--no-cos-lr", "--no-autoanchor", "--no-cache"])
+    assert changes(flags, config) == "--no-cache (the run has device), --no-rect (the run has True)"
+    assert changes({"patience": 0, "loss": None, "weights": ""}, config) == "--patience 0 (the run has 100)"
+    assert changes(parse_flags(["--resume"]), config) == ""
+    with pytest.raises(UserError, match=r"keeps the settings of its run; --plots True \(the run has False\) would"):
+        train(resume=str(copied("whole")), epochs=5, plots=True)
 
 
 def test_where_nothing_is_to_be_resumed_what_was_looked_for_is_said(made, tmp_path):

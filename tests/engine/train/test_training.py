@@ -18,12 +18,12 @@ from data.dataset import DetectionDataset
 from data.loader import build_loader
 from data.split import load_split
 from engine.settings.configure import plan_run
-from engine.train.banner import next_steps
+from engine.settings.epochs import closing_epochs
+from engine.train.banner import epochs_line, next_steps
 from engine.train.divergence import Guard
 from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
-from engine.train.trainer import closing_epochs
 from models.families import build_detector
 from models.kernels import compiled
 from models.kernels.compiled_winograd import bf16_pays
@@ -241,7 +241,7 @@ def test_resuming_changes_nothing_with_photos_on_the_device(small_shapes, tmp_pa
     for part in ("network", "model"):
         assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
     assert comparable_rows(whole) == comparable_rows(resumed)
-    with pytest.raises(UserError, match=r"--cache False \(the run has device\) would change it"):
+    with pytest.raises(UserError, match=r"--no-cache \(the run has device\) would change it"):
         train(resume=str(resumed), epochs=3, cache=False)
 
 
@@ -313,18 +313,33 @@ def test_more_epochs_move_the_steps_that_are_fractions(flags):
     assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5)
 
 
-def test_changed_data_is_not_resumed(finished, tmp_path, monkeypatch):
-    weights = tmp_path / "run" / "weights"
-    shutil.copytree(finished / "weights", weights)
-    contents = torch.load(weights / "last.pt", weights_only=True)
-    source = Path(contents["config"]["run"]["data"]).parent
-    shutil.copytree(source, tmp_path / "data")
-    first = tmp_path / "data" / "labels" / "train" / "000000.txt"
-    first.write_text("\n".join(first.read_text().splitlines()[1:]) + "\n")
-    contents["config"]["run"]["data"] = str(tmp_path / "data" / "shapes.yaml")
-    torch.save(contents, weights / "last.pt")
-    with pytest.raises(UserError, match=r"has changed since the run began \(24 images, .*; now 24 images"):
-        train(resume=str(tmp_path / "run"), epochs=5)
+@pytest.fixture
+def with_changed_data(finished, tmp_path):
+    """A function that copies a run, with its data, and takes an object from a split's first photo."""
+
+    def changed(split, forget=()):
+        weights = tmp_path / "run" / "weights"
+        shutil.copytree(finished / "weights", weights)
+        contents = torch.load(weights / "last.pt", weights_only=True)
+        shutil.copytree(Path(contents["config"]["run"]["data"]).parent, tmp_path / "data")
+        first = min((tmp_path / "data" / "labels" / split).iterdir())
+        first.write_text("\n".join(first.read_text().splitlines()[1:]) + "\n")
+        contents["config"]["run"]["data"] = str(tmp_path / "data" / "shapes.yaml")
+        torch.save({name: value for name, value in contents.items() if name not in forget}, weights / "last.pt")
+        return tmp_path / "run"
+
+    return changed
+
+
+@pytest.mark.parametrize(("split", "told"), [("train", "training split"), ("val", "validation split")])
+def test_changed_data_is_not_resumed(split, told, with_changed_data):
+    with pytest.raises(UserError, match=rf"{told} has changed since the run began \(\d+ images, .*; now \d+ images"):
+        train(resume=str(with_changed_data(split)), epochs=5)
+
+
+def test_a_checkpoint_that_does_not_know_its_validation_split_goes_on(with_changed_data):
+    folder = train(resume=str(with_changed_data("val", forget=["val_data"])), epochs=5)
+    assert torch.load(folder / "weights" / "last.pt", weights_only=True)["epoch"] == 5
 
 
 def test_the_epochs_validation_equals_val(finished_family, monkeypatch, tmp_path):
@@ -482,6 +497,13 @@ def test_a_single_class_trains(flags, tmp_path):
 )
 def test_the_last_quarter_is_without_mosaic_unless_asked_otherwise(epochs, close_mosaic, expected):
     assert closing_epochs(RunConfig(epochs=epochs, close_mosaic=close_mosaic)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"close_mosaic": 4}, "4, all without mosaic (--close-mosaic)"), ({"close_mosaic": 0}, "4")]
+)
+def test_the_banner_says_where_no_epoch_has_mosaics(changes, told, flags):
+    assert epochs_line(plan_run({**flags, "epochs": 4, **changes}).config) == told
 
 
 def test_the_next_steps_stay_with_the_model():

@@ -179,5 +179,14 @@ def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
         plan_run({"epochs": 20, "set": ["lr_steps=[4, 11]"], "data_root": str(tmp_path)})
     with pytest.raises(UserError, match="--set lr_drop: the schedule is cosine"):
         plan_run({"cos_lr": True, "set": ["lr_schedule=steps", "lr_drop=.2"], "data_root": str(tmp_path)})
+    for steps, epochs, told in (
+        ("[.5, .52]", 12, "of --epochs 12 they are epochs 6, 6; expected different ones from 1 to 11"),
+        ("[.5, .99]", 10, "they are epochs 5, 10; expected"),
+        ("[.01, .5]", 10, "they are epochs 0, 5; expected"),
+    ):
+        with pytest.raises(UserError, match=f"--set lr_steps: .*{told}"):
+            plan_run({"epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"], "data_root": str(tmp_path)})
+    with pytest.raises(UserError, match="--set lr_schedule=steps: --epochs 1 ends before the first of lr_steps"):
+        plan_run({"epochs": 1, "set": ["lr_schedule=steps"], "data_root": str(tmp_path)})
     with pytest.raises(UserError, match="lr_steps 11: --epochs 8 ends before; expected earlier ones"):
         plan_run({"epochs": 8, "set": ["lr_schedule=steps", "lr_steps=[4, 11]"], "data_root": str(tmp_path)})
