@@ -87,7 +87,8 @@ def test_a_file_with_nms_measures_what_it_was_exported_with(best, measure, tmp_p
     assert "conf 0.2  NMS IoU 0.5 per class  max_det 50" in protocol
     assert "NMS in the file" in protocol
     assert "leaves out what scores below 0.2, so its AP is lower" in capsys.readouterr().err
-    for flags in ({"conf": 0.1}, {"nms_iou": 0.6}, {"max_det": 100}):
+    defaults = [{"conf": 0.001}, {"nms_iou": 0.65}, {"max_det": 300}]
+    for flags in ({"conf": 0.1}, {"nms_iou": 0.6}, {"max_det": 100}, *defaults):
         with pytest.raises(UserError, match=f"--{next(iter(flags)).replace('_', '-')} .*does its own NMS at"):
             measure(file, name="wrong", **flags)
     # What the file would keep may be left out.

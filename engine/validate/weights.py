@@ -75,16 +75,17 @@ def _open_exported(weights: Path, settings: ValConfig, name: str) -> Measured:
     config = with_flags(Config(run, model, Hyperparameters(), backend.names), settings)
     precision = f"{backend.precision} ({name} file)"
     if backend.final:
-        config = replace(config, run=_within(config.run, backend, weights))
+        config = replace(config, run=_within(config.run, settings, backend, weights))
         precision += ", NMS in the file"
     postprocess = Postprocess(config.run.conf, config.run.nms_iou, config.run.max_det)
     return Measured(BackendDetector(backend, postprocess), config, torch.device("cpu"), precision, "exported")
 
 
-def _within(run: RunConfig, backend: Backend, weights: Path) -> RunConfig:
-    """Limit the settings to what a file with NMS allows; those of the file are what is reported."""
+def _within(run: RunConfig, settings: ValConfig, backend: Backend, weights: Path) -> RunConfig:
+    """Limit what was not given to what a file with NMS allows; UserError for a flag that the file does not allow."""
     asked = {name: getattr(run, name) for name in ("conf", "nms_iou", "max_det")}
-    kept = within_limits(backend, asked, vars(RunConfig()), weights)
+    not_given = {name: value for name, value in asked.items() if getattr(settings, name) is None}
+    kept = within_limits(backend, asked, not_given, weights)
     if kept["conf"] > RunConfig.conf:
         print(
             f"warning: {printable(weights)} leaves out what scores below {kept['conf']:g}, so its AP is lower than "
