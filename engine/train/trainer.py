@@ -387,13 +387,13 @@ class Trainer:
             if on_batch:
                 on_batch(number, batch, detections)
 
-        if self.keeps_memory:
-            self.holes.begin("last validation" if final else "validation")
         if final:
             # What a training step takes would lie beside what a validation in float32 takes, the run's peak.
             release_scratch()
-            if self.keeps_memory:
-                self.holes.give_back()
+        if self.keeps_memory and final:
+            self.holes.give_back()
+        elif self.keeps_memory:
+            self.holes.begin("validation")
         collected = collect(detector, *split, after_batch, self.val_truths, group=self.group)
         if final and self.keeps_memory:
             self.holes.give_back()
@@ -451,6 +451,7 @@ class Trainer:
         self.average.ema.load_state_dict(self.group.share(best))
         # No epoch follows: what only training keeps, photos too, makes room for a validation in float32.
         del best, self.optimizer, self.train_loader
+        self.holes = HoleLimit()
         self.detector.network = self.average.ema
         metrics = self.validate(records.val_batch, final=True)
         print(metrics.table())
