@@ -121,12 +121,11 @@ def _part(file: CocoFile, names: set[str]) -> CocoFile:
 
 
 def keep_split(spec: DataSpec, run_folder: Path) -> None:
-    """Write a held-out split down in its run's folder, instead of one of an earlier run, for --resume and val.py."""
+    """Write a held-out split down in the folder of its run, which has none, for --resume and val.py."""
     cache = cache_folder(None)
     # A data set of the user's own may lie in a folder called splits, with all its photos.
     held_out = cache is not None and spec.yaml.parent.parent.resolve() == (cache / SPLITS).resolve()
     if held_out:
-        shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
         shutil.copytree(spec.yaml.parent, run_folder / FOLDER)
 
 

@@ -235,7 +235,9 @@ def clear_old_run(folder: Path, config: Config) -> None:
     for name in REPLACED:
         if (folder / name).resolve() not in starts:
             (folder / name).unlink(missing_ok=True)
-    if split.is_dir() and not split.is_symlink():
+    if split.is_symlink():
+        split.unlink()
+    elif split.is_dir():
         shutil.rmtree(split)
 
 
