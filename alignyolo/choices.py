@@ -6,6 +6,9 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
+SWITCH = ("on", "off")
+"""What a setting that is on or off takes, here as in a configuration file."""
+
 
 def require_choice(setting: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of the choices: ValueError that names them all."""

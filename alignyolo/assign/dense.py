@@ -14,8 +14,11 @@ from alignyolo.assign.forcing import DENSE_FORCING, Matching
 from alignyolo.assign.metric import Metric
 from alignyolo.assign.pairs import Pairs
 from alignyolo.assign.threshold import Thresholds
+from alignyolo.choices import require_choice
+from alignyolo.gaussian_iou import SIGMAS
 
 BACKGROUND, IGNORED = -1, -2
+METRICS = ("iou", "ggiou")
 ROWS = 16  # truths at a time: the intermediate tensors stay small with 300 truths and 200,000 anchors
 
 
@@ -55,8 +58,8 @@ def match_boxes(
     Raises:
         ValueError: `metric`, `forced` or `sigma` is unknown.
     """
-    if metric not in ("iou", "ggiou") or forced not in DENSE_FORCING:
-        raise ValueError(f"expected metric iou or ggiou and forced {', '.join(DENSE_FORCING)}: {metric!r}, {forced!r}")
+    require_choice("metric", metric, METRICS)
+    require_choice("forced", forced, DENSE_FORCING)
     measure = Metric(alpha if metric == "ggiou" else 0.0, beta, sigma)
     if len(truths) == 0 or len(anchors) == 0:
         return anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.long)
@@ -82,6 +85,11 @@ class DenseThreshold:
     sigma: str = "overlap"
 
     needs_predictions = False
+
+    def __post_init__(self) -> None:
+        require_choice("metric", self.metric, METRICS)
+        require_choice("forced", self.forced, DENSE_FORCING)
+        require_choice("sigma", self.sigma, SIGMAS)
 
     def match(self, anchors: Tensor, truths: Tensor) -> Tensor:
         """Return the matches (A,) of one image's anchors (A, 4) and truths (T, 4)."""

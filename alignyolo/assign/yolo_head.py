@@ -10,6 +10,8 @@ from alignyolo.assign.forcing import Candidates, candidates_of, force_at_least, 
 from alignyolo.assign.metric import Metric
 from alignyolo.assign.pairs import near_pairs, reachable_pairs
 from alignyolo.assign.threshold import Thresholds
+from alignyolo.choices import require_choice
+from alignyolo.gaussian_iou import SIGMAS
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class MetricThreshold:
     reach: float = 0.5
 
     needs_predictions = False
+
+    def __post_init__(self) -> None:
+        require_choice("sigma", self.sigma, SIGMAS)
 
     @torch.no_grad()
     def __call__(self, context: Context) -> Assignment:

@@ -5,13 +5,13 @@ much, and every similarity has them. `iou`, `giou`, `diou`, `ciou` and the SCA f
 old runs were trained with.
 """
 
-from collections.abc import Callable
-from functools import cached_property, lru_cache, wraps
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from alignyolo.derivatives import first_derivatives_only
 from alignyolo.similarities.geometry import EPSILON, prepared
 
 
@@ -106,22 +106,6 @@ class Overlap(NamedTuple):
         by_area = by_intersection * self.iou
         by_sides = by_intersection.add_(by_area).div_(2)[:, None] * self.sides.clamp(min=0).flip(1)
         return torch.ops.aten.threshold_backward(by_sides, self.sides, 0), by_area
-
-
-def first_derivatives_only(backward: Callable) -> Callable:
-    """Refuse `create_graph=True` in the backward pass of a function whose gradient is written out.
-
-    torch's `once_differentiable` says nothing where the loss is linear in the function: the gradient then counts as a
-    constant, and second derivatives lack a part of themselves.
-    """
-
-    @wraps(backward)
-    def wrapper(context: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise NotImplementedError("this box loss has no second derivatives: leave out create_graph=True")
-        return backward(context, *slopes)
-
-    return wrapper
 
 
 class _Terms(torch.autograd.Function):

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from alignyolo.derivatives import first_derivatives_only
 from models.kernels import compiled
 from models.kernels.kept_memory import scratch
 from models.kernels.work_order import WorkOrder
@@ -67,7 +67,7 @@ class _Winograd(torch.autograd.Function):
         return _to_images("tile_loops.output_of_tiles", products, x.shape)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from alignyolo.derivatives import first_derivatives_only
 from models.kernels import compiled
 from models.kernels.norm_silu_pool import saves_memory
 from models.kernels.work_order import WorkOrder
@@ -127,7 +127,7 @@ class _NormAct(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, table, deviations, *pooled = ctx.saved_tensors
         batch, channels, height, width = x.shape

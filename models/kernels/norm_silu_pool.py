@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from alignyolo.derivatives import first_derivatives_only
 
 # Bytes of the images that are normalised and pooled together.
 PART = 1 << 23
@@ -76,7 +77,7 @@ class _NormSiLU(torch.autograd.Function):
         return functional.silu(y, inplace=True)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse_std = ctx.saved_tensors
         y = _normalised(x, weight, bias, mean, inverse_std)
@@ -106,7 +107,7 @@ class _NormSiLUPool(torch.autograd.Function):
         return pooled
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse_std, places = ctx.saved_tensors
         inner = torch.empty_like(x)
@@ -127,7 +128,7 @@ class _MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
         # Of the input only the layout is read.

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from alignyolo.derivatives import first_derivatives_only
 from models.kernels import compiled_winograd
 from utils.device import mkl_is_slow
 
@@ -86,7 +86,7 @@ class _Winograd(torch.autograd.Function):
         return _output_of_tiles(products, x.shape)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from alignyolo.anchors import Anchors, take
 from alignyolo.assign.assignment import Assigner, Assignment, Context, LogitScores, Predictions
 from alignyolo.balance import Balance
+from alignyolo.derivatives import first_derivatives_only
 from alignyolo.similarities.iou import iou
 from alignyolo.targets import Targets, occurrences
 from models.yolov3.decoding import Decoding
@@ -90,7 +90,7 @@ class SigmoidEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Return the gradient of the logits; the target has none."""
         (slope,) = ctx.saved_tensors

@@ -1,12 +1,14 @@
 """GGIoU against its vectors, and every assigner against its slow twin on random scenes and on real labels."""
 
 import math
+from dataclasses import fields
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from alignyolo import registry
 from alignyolo.anchors import Anchors, build_anchors
 from alignyolo.assign.assignment import Assignment
 from alignyolo.assign.dense import match_boxes
@@ -127,6 +129,24 @@ def test_an_unknown_sigma_is_refused_wherever_it_is_given(wrong):
     for call in calls:
         with pytest.raises(ValueError, match=f"sigma must be 'overlap' or 'truth', not '{wrong}'"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (table, name)
+        for table in ("ASSIGNERS", "PROPOSAL_ASSIGNERS", "DENSE_ASSIGNERS")
+        for name in getattr(registry, table)
+    ],
+)
+def test_an_assigner_refuses_a_misspelt_word_when_it_is_made(table, name):
+    entry = getattr(registry, table)[name]
+    words = [field.name for field in fields(entry.load()) if field.type in ("str", str)]
+    assert words or name in ("anchor_ratio", "best_anchor")
+    for setting in words:
+        for wrong in ("onn", True):  # True is what `on` is without quotes in YAML
+            with pytest.raises(ValueError, match=f"^{setting} must be '.*' or '.*', not {wrong!r}$"):
+                entry.load()(**{setting: wrong})
 
 
 def test_ggiou_is_at_most_iou_to_the_power_of_1_minus_alpha():

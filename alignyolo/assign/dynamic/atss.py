@@ -11,6 +11,8 @@ from alignyolo.assign.dynamic.candidates import inside, nearest_pairs, reaches
 from alignyolo.assign.dynamic.ranking import best_of_each, sum_of_each
 from alignyolo.assign.dynamic.serve import served
 from alignyolo.assign.metric import Metric
+from alignyolo.choices import SWITCH, require_choice
+from alignyolo.gaussian_iou import SIGMAS
 
 MARGIN = 0.01  # pixels by which an anchor's centre lies inside its truth
 
@@ -32,6 +34,10 @@ class ATSS:
     reach: float = math.inf
 
     needs_predictions = False
+
+    def __post_init__(self) -> None:
+        require_choice("sigma", self.sigma, SIGMAS)
+        require_choice("serve", self.serve, SWITCH)
 
     @torch.no_grad()
     def __call__(self, context: Context) -> Assignment:

@@ -13,6 +13,7 @@ from alignyolo.assign.dynamic.ranking import best_of_each, sum_of_each
 from alignyolo.assign.dynamic.serve import served
 from alignyolo.assign.metric import plain_iou
 from alignyolo.assign.pairs import Pairs, center_and_size, reachable_pairs
+from alignyolo.choices import SWITCH, require_choice
 
 OUTSIDE = 1e5  # cost of an anchor outside of the truth or of its centre's square
 LEAST_LOGARITHM = -100.0  # as torch's binary cross entropy
@@ -35,6 +36,9 @@ class SimOTA:
     reach: float = math.inf
 
     needs_predictions = True
+
+    def __post_init__(self) -> None:
+        require_choice("serve", self.serve, SWITCH)
 
     @torch.no_grad()
     def __call__(self, context: Context) -> Assignment:

@@ -15,7 +15,8 @@ from alignyolo.assign.dynamic.candidates import pairs_around
 from alignyolo.assign.dynamic.ranking import best_of_each, largest_of_each
 from alignyolo.assign.dynamic.serve import served
 from alignyolo.assign.pairs import Pairs, center_and_size
-from alignyolo.gaussian_iou import ggiou
+from alignyolo.choices import SWITCH, require_choice
+from alignyolo.gaussian_iou import SIGMAS, ggiou
 from alignyolo.similarities.iou import ciou
 
 
@@ -42,6 +43,12 @@ class TaskAligned:
     reach: float = math.inf
 
     needs_predictions = True
+
+    def __post_init__(self) -> None:
+        require_choice("enlarge", self.enlarge, SWITCH)
+        require_choice("overlap", self.overlap, ("ciou", "ggiou"))
+        require_choice("gaussian_sigma", self.gaussian_sigma, SIGMAS)
+        require_choice("serve", self.serve, SWITCH)
 
     @torch.no_grad()
     def __call__(self, context: Context) -> Assignment:

@@ -10,6 +10,7 @@ from models.families import build_detector
 from models.kernels.in_use import cpu_kernels_in_use
 from models.weights.read import load_detector
 from models.yolov3.build import build_network
+from models.yolov3.loss import CrossEntropy
 from utils.config.knobs import Config, Hyperparameters, RunConfig
 from utils.config.sources import model_config
 
@@ -49,6 +50,28 @@ def test_on_and_off_agree_to_the_bit_and_off_is_torchs_own(cfg, activation, monk
     assert not [kind for kind in kinds if kind.__module__.startswith("models.kernels")]
     assert nn.Conv2d in kinds
     assert on.state_dict().keys() == off.state_dict().keys()
+
+
+def test_second_derivatives_are_refused_by_the_kernels_and_are_there_without():
+    """Of a sum, too, which is linear: torch's own `once_differentiable` takes the gradient for a constant there."""
+    for network, refused in zip(networks("yolov3-tiny"), (True, False), strict=True):
+        raw = network(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+        parameters = list(network.parameters())
+        if refused:
+            with pytest.raises(NotImplementedError, match="second derivatives"):
+                torch.autograd.grad(raw.sum(), parameters, create_graph=True)
+        else:
+            slopes = torch.autograd.grad(raw.sum(), parameters, create_graph=True)
+            sum(slope.square().sum() for slope in slopes).backward()
+            assert any(parameter.grad.any() for parameter in parameters if parameter.grad is not None)
+
+
+def test_second_derivatives_are_refused_by_winograds_convolution_and_the_cross_entropy_by_log():
+    x, logits = torch.rand(1, 4, 8, 8, requires_grad=True), torch.randn(5, requires_grad=True)
+    convolved = models.kernels.winograd.winograd(x, torch.rand(6, 4, 3, 3))
+    for value, leaf in ((convolved, x), (CrossEntropy(by_log=True)(logits, torch.rand(5)), logits)):
+        with pytest.raises(NotImplementedError, match="second derivatives"):
+            torch.autograd.grad(value.sum(), leaf, create_graph=True)
 
 
 @pytest.mark.parametrize(("switch", "some"), [("on", True), ("off", False)])
