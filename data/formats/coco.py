@@ -9,8 +9,16 @@ from pathlib import Path, PurePosixPath
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
-from data.formats.photo_finder import NOT_FOUND, PhotoFinder
-from data.formats.reading import SAME_LABEL_FILE, TWICE, BadAnnotation, clipped_box, frame, place_in_set
+from data.formats.photo_finder import NOT_FOUND, PhotoFinder, PhotosBelow, folders_of_subset, foreign_to, own_first
+from data.formats.reading import (
+    SAME_LABEL_FILE,
+    TWICE,
+    BadAnnotation,
+    clipped_box,
+    frame,
+    note_shared,
+    place_in_set,
+)
 from data.formats.turned import TURNED
 from data.images import ImageError
 from data.labels.tool_faults import FAULTS
@@ -23,9 +31,12 @@ SPLIT_WORD = re.compile(
     r"(?:(train)(?:ing|[-_]?val)?|(val)(?:id|idation)?|(test)(?:ing)?)(?:set)?(?:[-_]?dev)?(\d*)(?![^\W_])"
 )
 SPLIT_PART = re.compile(r"(?:(train)(?:val)?|(val)(?:id)?|(test))(?:[-_]?dev)?(\d*)")
+BOTH = re.compile(r"train(ing)?[-_]?val")
 CROWD = "crowd region: no label, kept in the annotation file"
 DIFFICULT = "marked ignore: no label, kept in the annotation file"
 HEAD = 2**16
+BESIDE_PHOTOS = ("annotations", "annotation", "labels")  # folders of annotation files, beside those of the photos
+MOST_FOLDERS = 20_000  # that are searched for a photo that lies in none of the usual ones
 LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
@@ -57,14 +68,20 @@ def read_coco_set(
     named = _split_names(files, splits)
     root = source if source.is_dir() else source.parent
     found = AnnotationSet(source, (), [], [])
+    top = root.parent if root.name.lower() in BESIDE_PHOTOS else root
+    below = PhotosBelow(photos) if photos else PhotosBelow([top], MOST_FOLDERS)
     for path, split in zip(files, named, strict=True):
         file = read_coco(path)
-        folders = photos or _photo_folders(path, root, split)
-        finder = PhotoFinder((image.file_name for image in file.images), folders, deep=bool(photos))
+        known = split if splits or _says_split(path, files) else ""
+        alias = _own_name(path) if not known or BOTH.search(path.stem.lower()) else ""
+        foreign = foreign_to(known, {*named, *map(_own_name, files)} - {split, _own_name(path)}, alias)
+        folders = own_first(photos, foreign) if photos else _photo_folders(path, root, split)
+        finder = PhotoFinder((image.file_name for image in file.images), folders, below, foreign)
         if subset:
             total, file = len(file.images), _at_hand(file, finder)
             found.facts[f"{split}_photos"] = f"{len(file.images):,} at hand of {total:,} (--subset)"
         _add_file(found, file, split, finder)
+    note_shared(found.photos, found.findings)
     if not any(photo.objects for photo in found.photos):
         reason = found.reasons().most_common(1)
         why = f"; most often ({reason[0][1]} times): {reason[0][0][1]}" if reason else ""
@@ -120,6 +137,11 @@ def _split_by_name(path: Path, files: Sequence[Path]) -> str:
     return next((split for pattern in patterns for name in names if (split := _split_of(name, pattern))), "")
 
 
+def _says_split(path: Path, files: Sequence[Path]) -> bool:
+    """Tell whether a file says its split; the folder of one alone may be called so by chance."""
+    return bool(_split_by_name(path, files) if len(files) > 1 else _split_of(path.stem, SPLIT_WORD))
+
+
 def _split_of(name: str, pattern: re.Pattern[str]) -> str:
     """Find the last split that a name holds, with its year; nothing where there is none."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
@@ -127,11 +149,19 @@ def _split_of(name: str, pattern: re.Pattern[str]) -> str:
     return "".join(filter(None, found[-1].groups())) if found else ""
 
 
+def _own_name(path: Path) -> str:
+    """Name what a file is of, as datumaro and others name their subsets."""
+    return re.sub(r"^instances_", "", path.stem)
+
+
 def _photo_folders(path: Path, root: Path, split: str) -> list[Path]:
-    """List where photos usually lie in relation to their annotation file; datumaro and others name the subset so."""
+    """List where photos usually lie in relation to their annotation file, but no folder of another split.
+
+    Splits have photos of the same names: in another's folder the boxes would go onto another photo.
+    """
     bases = dict.fromkeys([path.parent, path.parent.parent, root])
-    own = re.sub(r"^instances_", "", path.stem)
-    below = dict.fromkeys((f"images/{split}", f"images/{own}", split, own, "images", "train", "."))
+    own = dict.fromkeys((split, _own_name(path), *folders_of_subset(split)))
+    below = dict.fromkeys((*(f"images/{each}" for each in own), *own, "images", "."))
     return [base / each for base in bases for each in below]
 
 

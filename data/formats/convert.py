@@ -35,7 +35,9 @@ def convert(
     """
     _check(to, images)
     source = Path(os.path.normpath(Path(source).absolute()))
-    if target is not None and source.exists():
+    if not source.exists():
+        raise UserError(f"no such file or folder: {printable(source)}")
+    if target is not None:
         check_target(Path(target), source, exist_ok)
     found = FORMATS[name].read(source, **choices)
     found = change(found) if change else found

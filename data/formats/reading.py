@@ -9,6 +9,7 @@ from utils.errors import printable
 
 TWICE = "the same box of the same class stands here twice"
 SAME_LABEL_FILE = "another photo would have the same label file"
+SAME_PHOTO = "photo belongs to another annotation already"
 
 
 class BadAnnotation(Exception):
@@ -49,16 +50,32 @@ def clipped_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[tuple[
 
 
 def one_label_each(photos: Iterable[LabelledPhoto], findings: list[Finding]) -> list[LabelledPhoto]:
-    """Leave out photos whose label file would be that of another one, such as a.jpg and a.png, and say so."""
+    """Leave out photos whose label file would be that of another one, such as a.jpg and a.png, and say so.
+
+    A second annotation of one and the same photo is left out and named too.
+    """
     taken: dict[tuple[str, PurePosixPath], LabelledPhoto] = {}
     for photo in photos:
         key = (photo.split, PurePosixPath(photo.name).with_suffix(""))
-        if key in taken and taken[key].photo != photo.photo:
-            where = (photo.split, printable(photo.name), "")
-            findings.append(Finding("dropped photo", *where, SAME_LABEL_FILE, taken[key].name))
+        if key in taken:
+            where = (photo.split, printable(photo.name))
+            if taken[key].photo == photo.photo:
+                findings.append(Finding("dropped", *where, "annotation", SAME_PHOTO, f"{len(photo.objects)} boxes"))
+            else:
+                findings.append(Finding("dropped photo", *where, "", SAME_LABEL_FILE, taken[key].name))
         else:
-            taken.setdefault(key, photo)
+            taken[key] = photo
     return list(taken.values())
+
+
+def note_shared(photos: Iterable[LabelledPhoto], findings: list[Finding]) -> None:
+    """Note photos in two splits, which make a validation worthless."""
+    first: dict[Path, str] = {}
+    for photo in photos:
+        split = first.setdefault(photo.photo, photo.split)
+        if split != photo.split:
+            reason = "the photo is in two splits"
+            findings.append(Finding("noted", photo.split, printable(photo.photo.name), "", reason, split))
 
 
 def place_in_set(name: PurePosixPath) -> PurePosixPath:

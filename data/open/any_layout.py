@@ -19,7 +19,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 # Where class names stand beside labels that have no data YAML: Label Studio, labelImg, CVAT.
 NAMES_FILES = ("classes.txt", "obj.names", "names.txt")
 UNPACKED = "unpacked"
-SCHEMA = 4  # one more whenever something else is made of the same files
+SCHEMA = 5  # one more whenever something else is made of the same files
 NOT_CONTENT = (".DS_Store", "Thumbs.db")
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.formats.annotation_set import AnnotationSet
-from data.formats.photo_finder import PhotoFinder
-from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, split_of
+from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, split_of, subset_finders
 from data.formats.turned import Corners, around, is_turned, turned_box, turned_ellipse
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
@@ -37,17 +36,14 @@ def read_cvat_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet:
         video = root.find("track") is not None
         found = "the tracks of CVAT for video: export the task as CVAT for images" if video else "none"
         raise UserError(f"{printable(file)}: expected <image> with shapes, found {found}")
-    subsets = {element.get("subset", "") for element in images}
-    folders = [file.parent / "images" / each for each in sorted(subsets)] + [file.parent / "images", file.parent]
     drawn = [_drawn(element) for element in images]
-    finder = PhotoFinder([photo.name for photo in drawn], photos or folders, deep=True)
-    return annotation_set(source, _class_names(root, images), drawn, finder)
+    return annotation_set(source, _class_names(root, images), drawn, subset_finders(drawn, file.parent, photos))
 
 
 def _drawn(element: ElementTree.Element) -> DrawnPhoto:
     shapes = [_shape(each) for each in element if each.tag in SHAPES]
-    split = split_of(element.get("subset", ""))
-    return DrawnPhoto(element.get("name", "").replace("\\", "/"), split, _size(element), shapes)
+    subset = element.get("subset", "")
+    return DrawnPhoto(element.get("name", "").replace("\\", "/"), split_of(subset), _size(element), shapes, subset)
 
 
 def _shape(element: ElementTree.Element) -> Shape:

@@ -7,9 +7,8 @@ from typing import Any
 
 from data.formats.annotation_set import AnnotationSet
 from data.formats.coco_json import load_json
-from data.formats.photo_finder import PhotoFinder
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, split_of
+from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, split_of, subset_finders
 from data.formats.turned import Corners, around, turn_of, turned_box
 from utils.errors import UserError, printable
 
@@ -35,22 +34,20 @@ def read_datumaro_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSe
     """Read the items of all subsets; train, val and test are splits, others train. UserError if nothing can be used."""
     source = absolute(source)
     files = [file for file in _files(source) if _begins(file)]
+    if not files:
+        raise UserError(f"no datumaro JSON file in {printable(source)}: expected annotations/*.json with items")
     root = source if source.is_dir() else source.parent
     root = root.parent if root.name == "annotations" else root
     names: tuple[str, ...] = ()
     drawn: list[DrawnPhoto] = []
-    folders: list[Path] = []
     for file in files:
         document = load_json(file)
         own = _names(document, file)
         if names and own != names:
             raise UserError(f"{printable(file)}: its labels differ from those of the other subset")
         names = own
-        folders += [root / "images" / file.stem, root / file.stem]
-        split = split_of(file.stem)
-        drawn += [_drawn(item, split, names, file, place) for place, item in enumerate(_items(document, file))]
-    finder = PhotoFinder([photo.name for photo in drawn], photos or [*folders, root / "images", root], deep=True)
-    return annotation_set(source, names, drawn, finder)
+        drawn += [_drawn(item, names, file, place) for place, item in enumerate(_items(document, file))]
+    return annotation_set(source, names, drawn, subset_finders(drawn, root, photos))
 
 
 def _names(document: Any, file: Path) -> tuple[str, ...]:
@@ -72,7 +69,7 @@ def _items(document: Any, file: Path) -> list[Any]:
     return items
 
 
-def _drawn(item: Any, split: str, names: Sequence[str], file: Path, place: int) -> DrawnPhoto:
+def _drawn(item: Any, names: Sequence[str], file: Path, place: int) -> DrawnPhoto:
     media: Mapping[str, Any] = next((item[key] for key in ("image", "media") if isinstance(item.get(key), Mapping)), {})
     name = media.get("path") or (f"{item['id']}.jpg" if isinstance(item.get("id"), str) else "")
     if not isinstance(name, str) or not name:
@@ -81,7 +78,7 @@ def _drawn(item: Any, split: str, names: Sequence[str], file: Path, place: int) 
     height, width = size if isinstance(size, list) and len(size) == 2 else (0, 0)
     entries = item.get("annotations")
     shapes = [_shape(each, names) for each in (entries if isinstance(entries, list) else [])]
-    return DrawnPhoto(name.replace("\\", "/"), split, pixels(height, width), shapes)
+    return DrawnPhoto(name.replace("\\", "/"), split_of(file.stem), pixels(height, width), shapes, file.stem)
 
 
 def _shape(entry: Any, names: Sequence[str]) -> Shape:

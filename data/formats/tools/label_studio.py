@@ -1,14 +1,15 @@
 """Label Studio's own JSON (its "JSON" and "JSON-MIN" exports), read as an annotation set."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from data.formats.annotation_set import AnnotationSet, Finding
 from data.formats.coco_json import load_json
-from data.formats.photo_finder import LEAVES, NOT_FOUND_HINT, PhotoFinder
+from data.formats.photo_finder import LEAVES, NOT_FOUND_HINT, PhotoFinder, PhotosBelow
 from data.formats.reading import BadAnnotation
 from data.formats.tools.json_files import head_of, json_files, number, pixels
 from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, used_names
@@ -18,6 +19,8 @@ from utils.errors import UserError, printable
 
 RESULT = re.compile(rb'"(original_width|rectanglelabels|polygonlabels|completed_by|annotations|file_upload)"\s*:')
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # stands before the name of each photo that was uploaded
+GEOMETRY = ("x", "y", "width", "height", "radiusX", "radiusY", "rotation", "points", "rle")
+SHARED_NAME = "several photos have this name without the prefix of their upload"
 NOT_YET = "no annotation, or a skipped one: not labelled yet"
 
 
@@ -39,13 +42,17 @@ def read_label_studio_set(source: Path, photos: Sequence[Path] = ()) -> Annotati
     source = absolute(source)
     drawn: list[DrawnPhoto] = []
     findings: list[Finding] = []
-    for file in filter(_begins, json_files(source)):
+    files = list(filter(_begins, json_files(source)))
+    if not files:
+        raise UserError(f"no Label Studio JSON file in {printable(source)}: expected a list of its tasks")
+    for file in files:
         tasks = load_json(file)
         for place, task in enumerate(tasks):
             drawn += _drawn(task, f"[{place}]", file, findings)
     root = source if source.is_dir() else source.parent
-    finder = _Finder([photo.name for photo in drawn], photos or (root, root / "images"), deep=True)
-    found = annotation_set(source, used_names(drawn), drawn, finder)
+    folders = photos or (root, root / "images")
+    finder = _Finder([photo.name for photo in drawn], folders, PhotosBelow(folders))
+    found = annotation_set(source, used_names(drawn), drawn, {"": finder})
     found.findings[:0] = findings
     return found
 
@@ -53,18 +60,25 @@ def read_label_studio_set(source: Path, photos: Sequence[Path] = ()) -> Annotati
 class _Finder(PhotoFinder):
     """Looks for a photo by the name that the server gave it, then by the one that it had before it was uploaded.
 
-    Servers quote in addresses what is no ASCII letter, by %.
+    Servers quote in addresses what is no ASCII letter, by %. Two uploads that had one name before are never guessed.
     """
 
-    def find(self, name: str) -> Any:
+    def _spellings(self, name: str) -> Collection[str]:
         plain = unquote(name)
+        return dict.fromkeys((name, _before_upload(name), plain, _before_upload(plain)))
+
+    def find(self, name: str) -> Any:
         errors: list[BadAnnotation] = []
-        for each in dict.fromkeys((name, _before_upload(name), plain, _before_upload(plain))):
+        for each in self._spellings(name):
             try:
-                return super().find(each)
+                found = super().find(each)
             except BadAnnotation as error:
                 errors.append(error)
-        if errors[-1].reason == LEAVES and ".." not in PurePosixPath(plain).parts:
+                continue
+            if each != name and self.shared(each):
+                raise BadAnnotation(SHARED_NAME, found[0].name)
+            return found
+        if errors[-1].reason == LEAVES and ".." not in PurePosixPath(unquote(name)).parts:
             raise BadAnnotation(NOT_FOUND_HINT, name)  # a server's path, not one of this machine
         raise errors[-1]
 
@@ -87,7 +101,16 @@ def _drawn(task: Any, place: str, file: Path, findings: list[Finding]) -> Iterat
         findings.append(Finding("dropped photo", "train", printable(name), place, NOT_YET))
     else:
         size = next((each for region in regions if all(each := _size(region))), (0, 0))
-        yield DrawnPhoto(name, "train", size, [shape for region in regions if (shape := _shape(region))])
+        labelled = {place for region in regions if _labels(_value(region)) for place in _places(region)}
+        bare: set[str] = set()  # a region without a label may have several entries: its text, its rating
+        shapes: list[Shape] = []
+        for region in regions:
+            places = _places(region)
+            if not _labels(_value(region)) and (not places or (labelled | bare) & places):
+                continue
+            bare |= places
+            shapes.append(_shape(region))
+        yield DrawnPhoto(name, "train", size, shapes)
 
 
 def _photo_name(value: Any) -> str:
@@ -116,19 +139,44 @@ def _size(region: Mapping[str, Any]) -> tuple[int, int]:
     return pixels(region.get("original_height"), region.get("original_width"))
 
 
-def _shape(region: Mapping[str, Any]) -> Shape | None:
-    """Read a region; None for what is no shape, such as a choice, a text, or the half of one that has no label."""
-    value = region["value"] if isinstance(region.get("value"), Mapping) else region
-    keys = [key for key in value if key.endswith("labels") and isinstance(value[key], list) and value[key]]
-    if not keys:
-        return None
-    kind = keys[0].removesuffix("labels") or "label"
+def _value(region: Mapping[str, Any]) -> Mapping[str, Any]:
+    return region["value"] if isinstance(region.get("value"), Mapping) else region
+
+
+def _labels(value: Mapping[str, Any]) -> dict[str, str]:
+    """List the labels of a region, the first of which is its class, each with the kind of shape that it stands on."""
+    keys = [key for key in value if key.endswith("labels") and isinstance(value[key], list)]
+    found: dict[str, str] = {}
+    for key in keys:
+        for label in value[key]:
+            found.setdefault(printable(label), key.removesuffix("labels") or "label")
+    return found
+
+
+def _places(region: Mapping[str, Any]) -> set[str]:
+    """Say where a region was drawn, in the ways in which its entries share it; nothing for what is no shape.
+
+    The shape and its labels may be two entries: of one id, or in JSON-MIN, which has no ids, of the same numbers.
+    """
+    value = _value(region)
+    numbers = {key: value[key] for key in GEOMETRY if key in value}
+    if not numbers:
+        return set()
+    return {json.dumps(numbers, sort_keys=True)} | ({f"id {region['id']}"} if region.get("id") else set())
+
+
+def _shape(region: Mapping[str, Any]) -> Shape:
+    """Read a region that was drawn or has a label."""
+    value = _value(region)
+    labels = _labels(value)
+    name = next(iter(labels), "")
+    kind = labels.get(name) or str(region.get("type") or value.get("format") or "region")
     try:
         corners = _corners(value, _size(region))
         turned = is_turned(number(value.get("rotation") or 0))
     except (ValueError, TypeError, KeyError):
         corners, turned = None, False
-    return Shape(printable(value[keys[0]][0]), corners, kind, turned)
+    return Shape(name, corners, kind, turned, list(labels)[1:])
 
 
 def _corners(value: Mapping[str, Any], size: tuple[int, int]) -> Corners | None:

@@ -12,7 +12,7 @@ from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.reading import BadAnnotation
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set, used_names
+from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set, subset_finders, used_names
 from data.formats.turned import Corners, around
 from data.photo_files import photos_below
 from utils.errors import UserError, printable
@@ -48,11 +48,15 @@ def read_labelme_set(source: Path, photos: Sequence[Path] = ()) -> AnnotationSet
     """
     source = absolute(source)
     files = [file for file in json_files(source, deep=True) if SHAPES.search(head_of(file))]
+    if not files:
+        raise UserError(f"no labelme JSON file in {printable(source)}: expected files with shapes and imagePath")
     root = source if source.is_dir() else source.parent
     drawn = [_drawn(file, root) for file in files]
-    finder = PhotoFinder([photo.name for photo in drawn], photos or (root, *sorted(_folders(root))), deep=True)
-    background = [] if source.is_file() else _background(root, drawn, finder)
-    found = annotation_set(source, used_names(drawn), [*drawn, *background], finder)
+    finders = subset_finders(drawn, root, photos, before=[root], after=sorted(_folders(root)))
+    background = [] if source.is_file() else _background(root, drawn, finders)
+    own = PhotoFinder([], [root])  # background is named by its path below the folder
+    finders |= {photo.subset: own for photo in background if photo.subset not in finders}
+    found = annotation_set(source, used_names(drawn), [*drawn, *background], finders)
     places = {os.path.realpath(root / photo.name) for photo in background}
     found.findings += [
         Finding("noted", photo.split, printable(photo.name), "", BACKGROUND)
@@ -66,24 +70,25 @@ def _folders(root: Path) -> Iterator[Path]:
     return (path for path in root.iterdir() if path.is_dir())
 
 
-def _background(root: Path, drawn: Sequence[DrawnPhoto], finder: PhotoFinder) -> list[DrawnPhoto]:
+def _background(root: Path, drawn: Sequence[DrawnPhoto], finders: Mapping[str, PhotoFinder]) -> list[DrawnPhoto]:
     """List the photos that are no file's, nor can be: where a file's photo is not found, not those of its name."""
     used: set[str] = set()
     unknown: set[str] = set()
     for each in drawn:
         try:
-            used.add(os.path.realpath(finder.find(each.name)[0]))
+            used.add(os.path.realpath(finders[each.subset].find(each.name)[0]))
         except BadAnnotation:
             unknown.add(PurePosixPath(each.name).name)
     others = [
         photo for photo in photos_below(root) if photo.name not in unknown and os.path.realpath(photo) not in used
     ]
     names = sorted(photo.relative_to(root).as_posix() for photo in others)
-    return [DrawnPhoto(name, _split(name), (0, 0), []) for name in names]
+    return [DrawnPhoto(name, SUBSETS.get(_subset(name), "train"), (0, 0), [], _subset(name)) for name in names]
 
 
-def _split(name: str) -> str:
-    return next((SUBSETS[part.lower()] for part in PurePosixPath(name).parts[:-1] if part.lower() in SUBSETS), "train")
+def _subset(name: str) -> str:
+    """Find the folder of a path that is called like a split; nothing where there is none."""
+    return next((part.lower() for part in PurePosixPath(name).parts[:-1] if part.lower() in SUBSETS), "")
 
 
 def _drawn(file: Path, root: Path) -> DrawnPhoto:
@@ -94,8 +99,9 @@ def _drawn(file: Path, root: Path) -> DrawnPhoto:
         raise UserError(f"{printable(file)}: expected labelme's imagePath and shapes")
     beside = os.path.normpath(os.path.join(file.parent.relative_to(root), path.replace("\\", "/")))  # noqa: PTH118
     size = pixels(document.get("imageHeight"), document.get("imageWidth"))
-    split = _split(file.relative_to(root).as_posix())
-    return DrawnPhoto(beside, split, size, [_shape(each) for each in shapes])
+    subset = _subset(file.relative_to(root).as_posix())
+    shapes = [_shape(each) for each in shapes]
+    return DrawnPhoto(beside, SUBSETS.get(subset, "train"), size, shapes, subset)
 
 
 def _shape(entry: Any) -> Shape:

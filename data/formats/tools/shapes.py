@@ -2,36 +2,43 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto, base_split
-from data.formats.photo_finder import PhotoFinder
-from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each, place_in_set
+from data.formats.photo_finder import PhotoFinder, PhotosBelow, folders_of_subset, foreign_to, own_first
+from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, note_shared, one_label_each, place_in_set
 from data.formats.turned import TURNED, Corners
 from data.images import ImageError
 from utils.errors import UserError, printable
 
+JOINED = "the photo is annotated several times: joined"
+SEVERAL_LABELS = "several labels on one shape: the first is used"
 SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class Shape(NamedTuple):
-    """A shape: its class, the upright box around it as xyxy pixels (None: it has none), its kind, whether turned."""
+    """A shape: its class, the upright box around it as xyxy pixels (None: it has none), its kind, whether turned.
+
+    `others` are the labels that it has beside its class.
+    """
 
     name: str
     corners: Corners | None
     kind: str
     turned: bool = False
+    others: Sequence[str] = ()
 
 
 class DrawnPhoto(NamedTuple):
-    """A photo as a tool names it, its split, its (height, width) or zeros, and its shapes."""
+    """A photo as a tool names it, its split, its (height, width) or zeros, its shapes, and the tool's subset."""
 
     name: str
     split: str
     size: tuple[int, int]
     shapes: Sequence[Shape]
+    subset: str = ""
 
 
 def split_of(subset: str) -> str:
@@ -39,14 +46,56 @@ def split_of(subset: str) -> str:
     return SUBSETS.get(base_split(subset.lower()), "train")
 
 
-def annotation_set(
-    source: Path, names: Sequence[str], photos: Iterable[DrawnPhoto], finder: PhotoFinder
-) -> AnnotationSet:
-    """Find the photos and make labels of their shapes; UserError if no box comes out."""
-    found = AnnotationSet(source, tuple(names), [], [])
+def subset_finders(
+    drawn: Sequence[DrawnPhoto],
+    root: Path,
+    photos: Sequence[Path],
+    before: Sequence[Path] = (),
+    after: Iterable[Path] = (),
+) -> dict[str, PhotoFinder]:
+    """Make a finder for each subset, by its name: one that never looks in a folder of another subset.
+
+    Tools give photos of several subsets the same name. It looks in `before`, the subset's own folders, those of the
+    set, `after`; or in `photos`, which the user names, and all of them are used.
+    """
+    names, below, after = [each.name for each in drawn], PhotosBelow(photos or [root]), list(after)
+    subsets = sorted({each.subset for each in drawn})
+    finders: dict[str, PhotoFinder] = {}
+    for subset in subsets:
+        foreign = foreign_to(subset, subsets)
+        own = [base / each for each in folders_of_subset(subset) for base in (root / "images", root)]
+        shared = [root / "images", root, *(folder for folder in after if not foreign(folder.name))]
+        folders = own_first(photos, foreign) if photos else [*before, *own, *shared]
+        finders[subset] = PhotoFinder(names, folders, below, foreign)
+    return finders
+
+
+def _joined(photos: Iterable[DrawnPhoto], findings: list[Finding]) -> list[DrawnPhoto]:
+    """Join the annotations of a photo that stands in its subset several times by one name and size, and say so."""
+    joined: list[DrawnPhoto] = []
+    places: dict[tuple[str, str, str], int] = {}
     for drawn in photos:
+        place = places.setdefault((drawn.split, drawn.subset, drawn.name), len(joined))
+        if place == len(joined):
+            joined.append(drawn)
+            continue
+        first = joined[place]
+        if all(drawn.size) and all(first.size) and drawn.size != first.size:
+            joined.append(drawn)  # of another photo, it seems: left out where its photo turns out to be taken
+            continue
+        findings.append(Finding("noted", drawn.split, printable(drawn.name), "", JOINED))
+        joined[place] = first._replace(size=max(first.size, drawn.size), shapes=[*first.shapes, *drawn.shapes])
+    return joined
+
+
+def annotation_set(
+    source: Path, names: Sequence[str], photos: Iterable[DrawnPhoto], finders: Mapping[str, PhotoFinder]
+) -> AnnotationSet:
+    """Find the photos, each by its subset's finder, and make labels of their shapes; UserError if no box comes out."""
+    found = AnnotationSet(source, tuple(names), [], [])
+    for drawn in _joined(photos, found.findings):
         try:
-            photo, place = finder.find(drawn.name)
+            photo, place = finders[drawn.subset].find(drawn.name)
             declared, size = frame(photo, drawn.size, drawn.split, found.findings)
         except (ImageError, BadAnnotation) as error:
             reason = printable(error.reason)
@@ -54,6 +103,7 @@ def annotation_set(
             continue
         objects = _objects(drawn, declared, found)
         found.photos.append(LabelledPhoto(drawn.split, photo, objects, str(place_in_set(place)), size))
+    note_shared(found.photos, found.findings)
     found.photos = one_label_each(found.photos, found.findings)
     if not any(photo.objects for photo in found.photos):
         reasons = found.reasons().most_common(1)
@@ -66,12 +116,13 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
     """Make labels of the shapes of a photo; count those that have no box."""
     labels = {each: number for number, each in enumerate(found.names)}
     objects: list[LabelledObject] = []
-    skipped: Counter[str] = Counter()
+    skipped: Counter[tuple[str, str]] = Counter()
     where = (drawn.split, printable(drawn.name))
     for number, shape in enumerate(drawn.shapes, 1):
         label = labels.get(shape.name)
         if shape.corners is None or label is None:
-            skipped[shape.kind] += 1
+            without = "no box can be made of it" if shape.corners is None else "drawn without a label"
+            skipped[shape.kind, without] += 1
             continue
         left, top, right, bottom = shape.corners
         height, width = size
@@ -79,6 +130,9 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
         if right <= max(left, 0) or bottom <= max(top, 0) or left >= width or top >= height:
             found.findings.append(Finding("dropped", *where, kind, "box without area in the photo"))
             continue
+        if shape.others:
+            listed = printable(", ".join((shape.name, *shape.others)))
+            found.findings.append(Finding("dropped", *where, kind, SEVERAL_LABELS, listed))
         if shape.turned:
             found.findings.append(Finding("noted", *where, kind, TURNED))
         box, clipped = clipped_box(shape.corners, size)
@@ -89,8 +143,8 @@ def _objects(drawn: DrawnPhoto, size: tuple[int, int], found: AnnotationSet) -> 
             found.findings.append(Finding("dropped", *where, kind, TWICE))
             continue
         objects.append(LabelledObject(label, *box))
-    for kind, count in skipped.items():
-        reason = f"{printable(kind)}: no box can be made of it"
+    for (kind, why), count in skipped.items():
+        reason = f"{printable(kind)}: {why}"
         found.findings.append(Finding("dropped", *where, printable(kind), reason, str(count)))
     return objects
 

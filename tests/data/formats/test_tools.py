@@ -167,6 +167,201 @@ def test_a_subset_with_a_year_is_its_split(name, tmp_path):
     assert {each.photo.parent.name: each.split for each in found.photos} == subsets
 
 
+SIDE = {"train": 10, "val": 20}  # of the one box of each subset: its boxes must be on its own photo
+
+
+def two_subsets(name, folder, names=("1.jpg", "1.jpg")):
+    """An export of two subsets whose photos have these names."""
+    shapes = {subset: (1, 2, 1 + side, 2 + side) for subset, side in SIDE.items()}
+    images = ""
+    for (subset, (x1, y1, x2, y2)), own in zip(shapes.items(), names, strict=True):
+        box = f'<box label="cat" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}"/>'
+        images += f'<image name="{own}" subset="{subset}" width="{WIDTH}" height="{HEIGHT}">{box}</image>'
+        if name == "datumaro":
+            shape = {"type": "bbox", "label_id": 0, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            item = {"id": own, "annotations": [shape], "image": {"path": own, "size": [HEIGHT, WIDTH]}}
+            document = {"infos": {}, "categories": {"label": {"labels": [{"name": "cat"}]}}, "items": [item]}
+            write_json(folder / "annotations" / f"{subset}.json", document)
+        elif name == "labelme":
+            shape = {"label": "cat", "points": [[x1, y1], [x2, y2]], "shape_type": "rectangle"}
+            document = {"shapes": [shape], "imagePath": own, "imageHeight": HEIGHT, "imageWidth": WIDTH}
+            write_json(folder / "json" / subset / "1.json", document)
+    if name == "cvat":
+        (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+
+
+def places_of(found, folder) -> dict:
+    """The photo on which the box of each split came to lie."""
+    sides = {each.split: [round(item.width * WIDTH) for item in each.objects] for each in found.photos}
+    assert sides == {split: [SIDE[split]] for split in sides}
+    return {each.split: each.photo.relative_to(folder).as_posix() for each in found.photos}
+
+
+@pytest.mark.parametrize("layout", ["images/{}/1.jpg", "{}/1.jpg", "photos/{}/deep/1.jpg"])
+@pytest.mark.parametrize("name", ["cvat", "datumaro", "labelme"])
+def test_each_subset_has_its_own_photo_of_a_name(name, layout, tmp_path):
+    for subset in SIDE:
+        photo(tmp_path / layout.format(subset))
+    two_subsets(name, tmp_path)
+    expected = {subset: layout.format(subset) for subset in SIDE}
+    if name == "labelme" and "deep" in layout:
+        # It names photos by their paths, of which the last part alone is shared by two.
+        with pytest.raises(UserError, match="photo not found"):
+            FORMATS[name].read(tmp_path)
+        return
+    found = FORMATS[name].read(tmp_path)
+    assert (places_of(found, tmp_path), found.findings) == (expected, [])
+    if name != "labelme":
+        assert places_of(FORMATS[name].read(tmp_path, photos=[tmp_path]), tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["cvat", "datumaro", "labelme"])
+def test_a_photo_that_is_only_in_another_subset_is_not_found(name, tmp_path):
+    photo(tmp_path / "images" / "train" / "1.jpg")
+    two_subsets(name, tmp_path)
+    found = FORMATS[name].read(tmp_path)
+    assert places_of(found, tmp_path) == {"train": "images/train/1.jpg"}
+    assert [(each.split, each.reason) for each in found.findings] == [
+        ("val", "photo not found (--photos names its folder)")
+    ]
+
+
+@pytest.mark.parametrize("name", ["cvat", "datumaro"])
+def test_a_photo_in_two_subsets_is_noted(name, tmp_path):
+    """One that lies in the folder of neither, and one of the other subset that the annotation names itself."""
+    photo(tmp_path / "images" / "1.jpg")
+    two_subsets(name, tmp_path)
+    found = FORMATS[name].read(tmp_path)
+    assert places_of(found, tmp_path) == {"train": "images/1.jpg", "val": "images/1.jpg"}
+    assert found.reasons() == {("noted", "the photo is in two splits"): 1}
+    (tmp_path / "images" / "1.jpg").unlink()
+    photo(tmp_path / "images" / "train" / "1.jpg")
+    two_subsets(name, tmp_path, ("1.jpg", "train/1.jpg"))
+    assert places_of(FORMATS[name].read(tmp_path), tmp_path) == dict.fromkeys(SIDE, "images/train/1.jpg")
+
+
+def task(name, *regions):
+    return {"data": {"image": name}, "annotations": [{"result": list(regions)}]}
+
+
+def twice(name, folder, other="1.jpg", size=(HEIGHT, WIDTH)):
+    """Two annotations of 1.jpg, the second under another name or of another size; one of two boxes is in both."""
+    corners = [[(1, 2, 31, 42)], [(1, 2, 31, 42), (50, 50, 60, 70)]]
+    images, tasks = "", []
+    for number, (boxes, own, (height, width)) in enumerate(
+        zip(corners, ("1.jpg", other), ((HEIGHT, WIDTH), size), strict=True)
+    ):
+        inner = "".join(f'<box label="cat" xtl="{a}" ytl="{b}" xbr="{c}" ybr="{d}"/>' for a, b, c, d in boxes)
+        images += f'<image name="{own}" width="{width}" height="{height}">{inner}</image>'
+        regions = [region("rectangle", rectangle(a, b, c - a, d - b)) for a, b, c, d in boxes]
+        scaled = [{**each, "original_width": width, "original_height": height} for each in regions]
+        tasks.append(task(own, *scaled))
+        shapes = [{"label": "cat", "points": [[a, b], [c, d]], "shape_type": "rectangle"} for a, b, c, d in boxes]
+        if name == "labelme":
+            document = {"shapes": shapes, "imagePath": own, "imageHeight": height, "imageWidth": width}
+            write_json(folder / f"{number}.json", document)
+    if name == "label_studio":
+        write_json(folder / "tasks.json", tasks)
+    if name == "cvat":
+        (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+
+
+@pytest.mark.parametrize("name", ["cvat", "label_studio", "labelme"])
+def test_annotations_of_one_photo_are_joined(name, tmp_path):
+    photo(tmp_path / "1.jpg")
+    twice(name, tmp_path)
+    found = FORMATS[name].read(tmp_path)
+    assert [len(each.objects) for each in found.photos] == [2], "the box that is in both counts once"
+    assert found.reasons() == {
+        ("noted", "the photo is annotated several times: joined"): 1,
+        ("dropped", "the same box of the same class stands here twice"): 1,
+    }
+
+
+@pytest.mark.parametrize("other", ["name", "size"])
+@pytest.mark.parametrize("name", ["cvat", "label_studio", "labelme"])
+def test_a_second_annotation_of_another_name_or_size_is_named(name, other, tmp_path):
+    """It may be another photo's."""
+    photo(tmp_path / "1.jpg")
+    if other == "name":
+        twice(name, tmp_path, other="sub/../1.jpg" if name == "labelme" else "C:\\1.jpg")
+    else:
+        twice(name, tmp_path, size=(2 * HEIGHT, 2 * WIDTH))
+    found = FORMATS[name].read(tmp_path)
+    assert len(found.photos) == 1
+    said = {(each.action, each.reason, each.values) for each in found.findings}
+    if other == "name" and name == "labelme":
+        assert ("noted", "the photo is annotated several times: joined", "") in said, "the same path, spelt otherwise"
+    elif other == "name":
+        assert {each.action for each in found.findings} <= {"dropped", "dropped photo"}
+        assert found.findings
+    else:
+        assert ("dropped", "photo belongs to another annotation already", "2 boxes") in said
+
+
+def test_two_uploads_of_one_name_are_never_guessed(tmp_path):
+    """Two photos were called 1.jpg before they were uploaded: which of them the one at hand is, nobody knows."""
+    for name in ("1.jpg", "2.jpg"):
+        photo(tmp_path / name)
+    box = region("rectangle", rectangle(10, 20, 30, 40))
+    names = ["abcdef01-1.jpg", "abcdef02-1.jpg", "abcdef03-2.jpg"]
+    write_json(tmp_path / "tasks.json", [task(name, box) for name in names])
+    found = FORMATS["label_studio"].read(tmp_path)
+    assert [each.name for each in found.photos] == ["2.jpg"]
+    reason = "several photos have this name without the prefix of their upload"
+    assert [(each.file, each.reason) for each in found.findings] == [(name, reason) for name in names[:2]]
+    for name in names[:2]:
+        photo(tmp_path / name)
+    assert [each.name for each in FORMATS["label_studio"].read(tmp_path).photos] == [*names[:2], "2.jpg"]
+
+
+def test_label_studios_labels_that_no_box_can_have(tmp_path):
+    """A second label, and a rectangle without one; not the halves of a region, nor what is no shape."""
+    photo(tmp_path / "a.jpg")
+    drawn = {"original_width": WIDTH, "original_height": HEIGHT}
+    bare, other = rectangle(1, 2, 8, 9), rectangle(40, 40, 8, 9)
+    results = [
+        region("rectangle", rectangle(10, 20, 30, 40), ["cat", "sick"]),
+        {"id": "r1", "type": "rectangle", "value": bare, **drawn},
+        {"id": "r1", "type": "choices", "value": {**bare, "choices": ["old"]}, **drawn},
+        {"id": "r2", "type": "rectangle", "value": other, **drawn},
+        {"id": "r2", "type": "labels", "value": {**other, "labels": ["dog"]}, **drawn},
+        {"id": "r3", "type": "choices", "value": {"choices": ["good"]}},
+    ]
+    write_json(tmp_path / "tasks.json", [task("a.jpg", *results)])
+    found = FORMATS["label_studio"].read(tmp_path)
+    np.testing.assert_allclose([row[1:] for row in boxes_of(found)["a"]], [(10, 20, 40, 60), (40, 40, 48, 49)])
+    assert [(each.action, each.reason, each.values) for each in found.findings] == [
+        ("dropped", "several labels on one shape: the first is used", "cat, sick"),
+        ("dropped", "rectangle: drawn without a label", "1"),
+    ]
+    flat = [{**rectangle(10, 20, 30, 40), "rectanglelabels": ["cat", "sick"], **drawn}, {**bare, **drawn}]
+    write_json(tmp_path / "tasks.json", [{"image": "a.jpg", "label": flat, "id": 1, "annotator": 1}])
+    found = FORMATS["label_studio"].read(tmp_path)
+    assert [each.reason for each in found.findings] == [
+        "several labels on one shape: the first is used",
+        "region: drawn without a label",
+    ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_mistyped_source_is_named(name, tmp_path, monkeypatch):
+    """No file of the folder in which the command runs is read instead."""
+    photo(tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    for target in (None, tmp_path / "out"):
+        with pytest.raises(UserError, match=f"^no such file or folder: {tmp_path / 'nowhere'}$"):
+            convert(name, "nowhere", target)
+
+
+@pytest.mark.parametrize("name", ["label_studio", "datumaro", "labelme"])
+def test_a_folder_without_the_tools_files_is_told_so(name, tmp_path):
+    photo(tmp_path / "a.jpg")
+    write_json(tmp_path / "other.json", {"a": 1})
+    with pytest.raises(UserError, match=f"^no {FORMATS[name].title.split(chr(39))[0]} JSON file in {tmp_path}: "):
+        convert(name, tmp_path, None)
+
+
 @pytest.mark.parametrize(
     ("inner", "reason"),
     [

@@ -420,7 +420,7 @@ def test_the_command(tmp_path, capsys):
 def test_a_mistake_is_one_line():
     run = subprocess.run([sys.executable, "convert.py", "voc", "none", "out"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2
-    assert run.stderr == f"error: no such folder: {ROOT / 'none'}\n"
+    assert run.stderr == f"error: no such file or folder: {ROOT / 'none'}\n"
 
 
 def test_difficult_objects_reach_the_evaluation(tmp_path):
