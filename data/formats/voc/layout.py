@@ -16,6 +16,8 @@ from utils.regular_file import require_regular
 SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
 SET_KEYS = {**SPLIT_KEYS, "default": "train"}
 FOLDER_SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
+LABELMAP = "labelmap.txt"
+HEADER = re.compile(r"#\s*label\s*:")
 YEAR = re.compile(r"(19|20)\d\d$")
 PHOTO_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "photos")
 MOST_FILES_LOOKED_AT = 20
@@ -55,12 +57,21 @@ class VocFolder:
         return str(place_in_set(PurePosixPath(photo.relative_to(self.photo_folder).as_posix())))
 
     def class_order(self) -> list[str]:
-        """Read the class names of a labelmap.txt, as CVAT and datumaro write it: `name:color:parts:actions` lines."""
+        """Read the class names of a labelmap.txt, as CVAT and datumaro write it: `name:color:parts:actions` lines.
+
+        A name may hold colons, and begin as a comment does; a comment has no three colons.
+        """
         try:
-            lines = require_regular(self.root / "labelmap.txt").read_text("utf-8-sig").splitlines()
+            lines = require_regular(self.root / LABELMAP).read_text("utf-8-sig").splitlines()
         except (OSError, ValueError):
             return []
-        return [line.split(":")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+        names = []
+        for line in lines:
+            parts = line.rsplit(":", 3)
+            comment = line.startswith("#") and (len(parts) < 4 or bool(HEADER.match(line)))
+            if line.strip() and not comment:
+                names.append((parts[0] if len(parts) == 4 else line.split(":")[0]).strip())
+        return names
 
 
 def identifiers_of(text: str) -> str:

@@ -1,16 +1,25 @@
 """Pascal VOC sets: folders of XML files and photos in the layouts in which tools write them, as an annotation set."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
-from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, one_label_each
+from data.formats.photo_finder import SEVERAL
+from data.formats.reading import SAME_PHOTO, TWICE, BadAnnotation, clipped_box, frame, note_shared, one_label_each
 from data.formats.turned import TURNED, Corners, turned_box
-from data.formats.voc.layout import SPLIT_KEYS, VocFolder, find_voc_folders, identifiers_of, read_image_sets
-from data.formats.voc.xml_file import Seen, VocObject, choose_origin, read_annotation
+from data.formats.voc.layout import (
+    LABELMAP,
+    SPLIT_KEYS,
+    Photos,
+    VocFolder,
+    find_voc_folders,
+    identifiers_of,
+    read_image_sets,
+)
+from data.formats.voc.xml_file import Seen, VocObject, choose_origin, photo_named, read_annotation
 from data.images import ImageError
 from data.labels.tool_faults import FAULTS
 from utils.errors import UserError, nearest, printable
@@ -56,8 +65,7 @@ def read_voc_set(
     if not photos:
         first = f"; first of {len(findings)} problems: {findings[0].file}: {findings[0].reason}" if findings else ""
         raise UserError(f"nothing to convert in {printable(source)}{first}")
-    _note_shared(photos, findings)
-    classes = _class_names(photos, names, source, order)
+    classes = _class_names(photos, names, source, order, findings)
     corners = [[box for item in photo.objects if (box := item.corners())] for photo in photos]
     seen = [
         Seen(own, photo.frame, photo.by_voc, photo.tool)
@@ -69,6 +77,7 @@ def read_voc_set(
         if fault := FAULTS.get(f"{tool} VOC"):
             findings.append(Finding("noted", photos[0].split, "", "", fault, f"{count} annotations"))
     labelled = [_labelled(photo, classes, origin, keep_difficult, findings) for photo in photos]
+    note_shared(labelled, findings)
     labelled = one_label_each(labelled, findings)
     facts = {"pixel_origin": f"{origin} ({reason})", **facts}
     if not any(photo.split.startswith("val") for photo in photos):
@@ -98,7 +107,7 @@ def _read_folder(
 ) -> Iterable[AnnotatedPhoto]:
     """Yield the annotated photos of one VOC folder, split by split; what cannot be used goes to the findings."""
     xmls, photos = folder.annotations(), folder.photos()
-    by_name = {PurePosixPath(key).name: path for key, path in sorted(photos.files.items(), reverse=True)}
+    known = _Known(xmls, photos)
     listed = read_image_sets(folder, splits, facts)
     used: set[Path] = set()
     for split, identifiers in (listed or {folder.split: sorted(xmls)}).items():
@@ -107,7 +116,7 @@ def _read_folder(
             file = printable(f"{identifier}.xml")
             try:
                 key = identifiers_of(identifier)
-                found = _read_one(folder, split, key, xmls, photos.stems, by_name, taken, findings)
+                found = _read_one(folder, split, key, known, taken, findings)
                 taken.add(found.photo)
                 used.add(found.photo)
                 yield found
@@ -118,35 +127,76 @@ def _read_folder(
             except BadAnnotation as error:
                 findings.append(Finding("dropped photo", split, file, "", error.reason, error.details))
         if not listed:
-            yield from _background(folder, split, photos.files, used, findings)
+            yield from _background(folder, split, photos.files, used | known.annotated, findings)
     left = len(set(photos.files.values()) - used)
     if listed and left and splits is None:
         facts[f"left_out{folder.year}"] = f"{left:,} photos are in no image set that is read"
+
+
+class _Known:
+    """The annotations and photos of a folder, and the photos that annotations are of, those too that are refused.
+
+    A photo whose annotation cannot be used is no background: its objects would be trained on as such.
+    """
+
+    def __init__(self, xmls: dict[str, Path], photos: Photos) -> None:
+        self.xmls, self.photos = xmls, photos
+        self.annotated: set[Path] = set()
+        self._names: dict[str, list[Path]] = defaultdict(list)
+        self._stems: dict[str, list[Path]] = defaultdict(list)
+        for key, path in photos.files.items():
+            self._names[PurePosixPath(key).name].append(path)
+            self._stems[PurePosixPath(key).stem].append(path)
+
+    def photos_of(self, key: str, named: str, folder: str = "") -> list[Path]:
+        """List the photos that an annotation may be of: just one where its place, its file name or folder tell.
+
+        That is the photo at its own place; else those that it names, in the folders that it names; else those that
+        are called like it, wherever they lie.
+        """
+        if key in self.photos.stems:
+            return [self.photos.stems[key]]
+        named = named.replace("\\", "/")
+        if named in self.photos.files:
+            return [self.photos.files[named]]
+        path = PurePosixPath(named)
+        found = self._names.get(path.name) or self._stems.get(PurePosixPath(key).name, [])
+        for parent in (path.parent.name, PurePosixPath(key).parent.name, folder):
+            if parent and len(found) > 1:
+                found = [photo for photo in found if photo.parent.name == parent] or found
+        return found
 
 
 def _read_one(
     folder: VocFolder,
     split: str,
     key: str,
-    xmls: dict[str, Path],
-    stems: dict[str, Path],
-    by_name: dict[str, Path],
+    known: "_Known",
     taken: set[Path],
     findings: list[Finding],
 ) -> AnnotatedPhoto:
     """Read one annotation with its photo; a photo of an image set that has no annotation is background."""
-    xml, photo = xmls.get(key), stems.get(key)
+    xml = known.xmls.get(key)
     if xml is None:
+        photo = known.photos.stems.get(key)
         if photo is None:
             raise BadAnnotation("annotation missing")
         return _without_xml(folder, split, photo, findings)
-    annotation = read_annotation(xml)
-    if photo is None:
-        photo = by_name.get(PurePosixPath(annotation.photo.replace("\\", "/")).name)
-    if photo is None:
+    try:
+        annotation = read_annotation(xml)
+    except BadAnnotation:
+        known.annotated.update(known.photos_of(key, photo_named(xml)))
+        raise
+    photos = known.photos_of(key, annotation.photo, annotation.folder)
+    known.annotated.update(photos)
+    if not photos:
         raise BadAnnotation(f"photo missing in {folder.photo_folder.name}", annotation.photo)
+    if len(photos) > 1:
+        listed = ", ".join(folder.place(photo) for photo in photos[:2])
+        raise BadAnnotation(SEVERAL, f"{annotation.photo}: {listed}")
+    photo = photos[0]
     if photo in taken:
-        raise BadAnnotation("photo belongs to another annotation already", photo.name)
+        raise BadAnnotation(SAME_PHOTO, photo.name)
     declared, size = frame(photo, annotation.size, split, findings)
     name = folder.place(photo)
     kept = (annotation.objects, annotation.by_voc, annotation.tool)
@@ -162,28 +212,21 @@ def _without_xml(folder: VocFolder, split: str, photo: Path, findings: list[Find
 def _background(
     folder: VocFolder, split: str, photos: dict[str, Path], used: set[Path], findings: list[Finding]
 ) -> Iterable[AnnotatedPhoto]:
-    """Yield the photos that no annotation names; those that have one which cannot be used stay out."""
-    bad = {finding.file.removesuffix(".xml") for finding in findings if finding.action == "dropped photo"}
-    for key, photo in sorted(photos.items()):
-        if photo not in used and str(PurePosixPath(key).with_suffix("")) not in bad:
+    """Yield the photos that no annotation is of; those that have one which cannot be used are among the `used`."""
+    for _, photo in sorted(photos.items()):
+        if photo not in used:
             try:
                 yield _without_xml(folder, split, photo, findings)
             except ImageError as error:
                 findings.append(Finding("dropped photo", split, printable(photo.name), "", printable(error.reason)))
 
 
-def _note_shared(photos: Iterable[AnnotatedPhoto], findings: list[Finding]) -> None:
-    """Note photos in two splits, which make a validation worthless."""
-    first: dict[Path, str] = {}
-    for photo in photos:
-        split = first.setdefault(photo.photo, photo.split)
-        if split != photo.split:
-            reason = "the photo is in two splits"
-            findings.append(Finding("noted", photo.split, printable(photo.photo.name), "", reason, split))
-
-
 def _class_names(
-    photos: Sequence[AnnotatedPhoto], wanted: Sequence[str] | None, source: Path, order: Sequence[str]
+    photos: Sequence[AnnotatedPhoto],
+    wanted: Sequence[str] | None,
+    source: Path,
+    order: Sequence[str],
+    findings: list[Finding],
 ) -> tuple[str, ...]:
     """Choose the class names: those wanted, of which one at least must occur, or all that occur.
 
@@ -194,7 +237,11 @@ def _class_names(
         raise UserError(f"no object in any of the {len(photos)} annotations of {printable(source)}")
     if wanted is None:
         named = [name for name in dict.fromkeys(order) if name != "background" or name in found]
-        return tuple(named) if set(found) <= set(named) else tuple(found)
+        missing = [name for name in found if name not in named]
+        if named and missing:
+            reason = "not all classes that occur stand there: they are sorted by name instead"
+            findings.append(Finding("noted", photos[0].split, LABELMAP, "", reason, printable(", ".join(missing))))
+        return tuple(found) if missing else tuple(named)
     if not set(wanted) & set(found):
         raise UserError(f"none of the class names given occurs; the annotations hold: {printable(', '.join(found))}")
     return tuple(wanted)

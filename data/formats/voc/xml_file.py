@@ -1,11 +1,12 @@
 """Pascal VOC's XML files, one a photo, and where their tools count pixels from: 0 or 1."""
 
+import html
 import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.formats.reading import BadAnnotation
@@ -18,6 +19,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 VOC_ITSELF = re.compile(r"\bVOC ?20\d\d\b")  # "The VOC2007 Database", "PASCAL VOC2012"
 # Boxes at the borders from which on these tell where pixels are counted from.
 ENOUGH = 20
+FILE_NAME = re.compile(rb"<filename>([^<]*)<")
 ROOT = re.compile(rb"<annotation[\s>/]")
 
 
@@ -45,6 +47,7 @@ class Annotation(NamedTuple):
     """An annotation file: the photo's (height, width), (0, 0) if it does not say, its file name, its objects.
 
     `by_voc` is whether it says that the PASCAL VOC challenge annotated it; `tool` is another source that is known.
+    `folder` is the name of the photo's folder, which not all tools write.
     """
 
     size: tuple[int, int]
@@ -52,6 +55,7 @@ class Annotation(NamedTuple):
     objects: list[VocObject]
     by_voc: bool
     tool: str = ""
+    folder: str = ""
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -77,7 +81,18 @@ def read_annotation(path: Path) -> Annotation:
     objects = [_read_object(element) for element in root.iterfind("object")]
     source = " ".join(root.findtext(f"source/{part}") or "" for part in ("database", "annotation"))
     photo = (root.findtext("filename") or "").strip()
-    return Annotation(size, photo, objects, bool(VOC_ITSELF.search(source)), _tool(root))
+    folder = PurePosixPath((root.findtext("folder") or "").strip().replace("\\", "/")).name
+    return Annotation(size, photo, objects, bool(VOC_ITSELF.search(source)), _tool(root), folder)
+
+
+def photo_named(path: Path) -> str:
+    """Read the file name of the photo from an annotation that cannot be read otherwise; nothing where it has none."""
+    try:
+        with require_regular(path).open("rb") as file:
+            found = FILE_NAME.search(file.read(2**16))
+    except OSError:
+        return ""
+    return html.unescape(found[1].decode("utf-8", "replace")).strip() if found else ""
 
 
 def _tool(root: ElementTree.Element) -> str:

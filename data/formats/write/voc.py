@@ -1,11 +1,14 @@
 """Pascal VOC folders of an annotation set: Annotations, JPEGImages, ImageSets/Main, labelmap.txt."""
 
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from data.formats.annotation_set import AnnotationSet, LabelledObject, LabelledPhoto
+from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
+from utils.errors import printable
 from utils.run_folder import encoded
+
+RENAMED = "another photo of the split has the same name but for its suffix: written under another"
 
 
 def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
@@ -14,10 +17,14 @@ def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exis
     Edges are fractions of pixels counted from 0, as datumaro and globox write them: nothing is rounded away.
     """
     target = Path(target).absolute()
+    places = voc_places(found)
+    for photo in found.photos:
+        written = PurePosixPath(places[photo.split, photo.name])
+        if written.name != PurePosixPath(photo.name).name:
+            found.findings.append(Finding("noted", photo.split, printable(photo.name), "", RENAMED, str(written)))
 
     def fill(draft: Path) -> None:
         (draft / "ImageSets" / "Main").mkdir(parents=True)
-        places = voc_places(found)
         for base, splits in found.by_base().items():
             names = [places[photo.split, photo.name] for photo in found.photos if photo.split in splits]
             lines = "".join(f"{name[: name.rindex('.')]}\n" for name in names)
@@ -37,12 +44,33 @@ def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exis
 
 
 def voc_places(found: AnnotationSet) -> dict[tuple[str, str], str]:
-    """Place all photos in one folder: below a folder of their split where two splits have photos of one name."""
-    first: dict[str, Path] = {}
-    shared = any(first.setdefault(_stem(photo.name), photo.photo) != photo.photo for photo in found.photos)
-    return {
-        (photo.split, photo.name): f"{photo.split}/{photo.name}" if shared else photo.name for photo in found.photos
-    }
+    """Place all photos in one folder, each with an XML of its own.
+
+    They lie below a folder of their split where two splits have photos of one name, or one photo with other objects.
+    Where a split has photos that differ in their suffix alone, a.jpg and a.png, the second one is written as a_png.png.
+    """
+    first: dict[str, LabelledPhoto] = {}
+    shared = any(_differ(first.setdefault(_stem(photo.name), photo), photo) for photo in found.photos)
+    names = [f"{photo.split}/{photo.name}" if shared else photo.name for photo in found.photos]
+    own = {_stem(name) for name in names}
+    places: dict[tuple[str, str], str] = {}
+    owners: dict[str, Path] = {}
+    for photo, name in zip(found.photos, names, strict=True):
+        stem, suffix = _stem(name), PurePosixPath(name).suffix
+        if owners.setdefault(stem, photo.photo) != photo.photo:
+            stem += f"_{suffix[1:]}"
+            while stem in own:
+                stem += "_"
+            own.add(stem)
+            owners[stem] = photo.photo
+        places[photo.split, photo.name] = stem + suffix
+    return places
+
+
+def _differ(first: LabelledPhoto, other: LabelledPhoto) -> bool:
+    """Tell whether photos of two splits need places of their own."""
+    same = (first.photo, first.objects, list(first.ignored)) == (other.photo, other.objects, list(other.ignored))
+    return first.split != other.split and not same
 
 
 def _stem(name: str) -> str:

@@ -203,3 +203,86 @@ def test_an_object_that_stands_twice_counts_once_in_labels_and_truths(tmp_path):
     truths = split_truths(spec, "val", index)
     assert (len(index.labels), index.report.duplicates) == (1, 0)
     assert sorted(truths.difficult.tolist()) == [False, True]
+
+
+TURNED_SIZE = "<size><width>96</width><height>128</height></size>"
+REFUSED = {
+    "a turned size": xml("{}", size=TURNED_SIZE),
+    "broken text": xml("{}").replace("</annotation>", ""),
+    "a document type": "<!DOCTYPE x>" + xml("{}"),
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize(
+    ("annotation", "place"),
+    [
+        ("Annotations/2.xml", "JPEGImages/2.jpg"),
+        ("Annotations/ann_1.xml", "JPEGImages/p&1.jpg"),
+        ("Annotations/2.xml", "images/a/2.jpg"),
+        ("train/annotations/2.xml", "train/images/2.jpg"),
+    ],
+)
+def test_a_photo_whose_annotation_is_refused_is_no_background(annotation, place, text, tmp_path):
+    """Its objects would be trained on as background."""
+    name = place.rsplit("/", 1)[1]
+    write(tmp_path / annotation, text.format(name.replace("&", "&amp;")))
+    photo(tmp_path / place)
+    write((tmp_path / annotation).with_name("1.xml"), xml("1.jpg"))
+    for own in ("1.jpg", "empty.jpg"):
+        photo((tmp_path / place).with_name(own))
+    found = convert_voc(tmp_path, None)
+    assert {each.photo.name: len(each.objects) for each in found.photos} == {"1.jpg": 1, "empty.jpg": 0}
+    assert sum(each.action == "dropped photo" for each in found.findings) == 1
+    noted = [each.file for each in found.findings if each.reason.startswith("no annotation")]
+    assert noted == ["empty.jpg"]
+
+
+def test_a_refused_annotation_of_one_split_says_nothing_of_another(tmp_path):
+    write(tmp_path / "train" / "1.xml", xml("1.jpg", size=TURNED_SIZE))
+    write(tmp_path / "train" / "2.xml", xml("2.jpg"))
+    write(tmp_path / "valid" / "2.xml", xml("2.jpg"))
+    for place in ("train/1.jpg", "train/2.jpg", "valid/1.jpg", "valid/2.jpg"):
+        photo(tmp_path / place)
+    found = convert_voc(tmp_path, None)
+    places = [each.photo.relative_to(tmp_path).as_posix() for each in found.photos]
+    assert places == ["train/2.jpg", "valid/2.jpg", "valid/1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "b/1.jpg", "b\\1.jpg", ""])
+@pytest.mark.parametrize("folder", ["y", "b"])
+def test_an_annotation_that_several_photos_fit(name, folder, tmp_path):
+    """The folder that it names decides; where it names none, no photo is guessed and none is background."""
+    for place in ("a/1.jpg", "b/1.jpg", "b/2.jpg"):
+        photo(tmp_path / "images" / place)
+    write(tmp_path / "Annotations" / "1.xml", xml(name, folder=folder))
+    write(tmp_path / "Annotations" / "2.xml", xml("2.jpg"))
+    found = convert_voc(tmp_path, None)
+    objects = {each.name: len(each.objects) for each in found.photos}
+    if folder == "b" or name[1:2] in ("/", "\\"):
+        assert objects == {"b/1.jpg": 1, "b/2.jpg": 1, "a/1.jpg": 0}
+    else:
+        assert objects == {"b/2.jpg": 1}
+        assert ("dropped photo", "several photos fit this file name") in found.reasons()
+
+
+def test_a_labelmap_with_odd_names(tmp_path):
+    """Colons and a leading # belong to a name; a comment has no colons."""
+    (tmp_path / "Annotations").mkdir()
+    photo(tmp_path / "JPEGImages" / "1.jpg")
+    write(tmp_path / "Annotations" / "1.xml", xml("1.jpg"))
+    lines = "# label:color_rgb:parts:actions\n# a comment\nz:1:0,0,0::\n#2:::\np:128,0,0:head,hand:\nlast\n"
+    write(tmp_path / "labelmap.txt", lines)
+    assert convert_voc(tmp_path, None).names == ("z:1", "#2", "p", "last")
+
+
+def test_a_labelmap_that_lacks_a_class_is_noted(tmp_path):
+    photo(tmp_path / "JPEGImages" / "1.jpg")
+    write(tmp_path / "Annotations" / "1.xml", xml("1.jpg"))
+    write(tmp_path / "labelmap.txt", "q:::\n")
+    found = convert_voc(tmp_path, None)
+    assert found.names == ("p",)
+    assert [(each.file, each.values) for each in found.findings if "sorted by name" in each.reason] == [
+        ("labelmap.txt", "p")
+    ]
+    assert not [each for each in convert_voc(tmp_path, None, names=["p"]).findings if "sorted" in each.reason]

@@ -241,3 +241,51 @@ def test_two_years_become_one_split(to, tmp_path, monkeypatch):
     for split in spec.splits:
         index = load_split(spec, split, tmp_path)
         assert sorted(index.boxes[:, 2].tolist()) == [pytest.approx(12.5, abs=1e-3), pytest.approx(27.5, abs=1e-3)]
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_photos_that_share_a_label_file(to, tmp_path, monkeypatch):
+    """cat.jpg and cat.png of one cat.txt are two photos in every format, and so they come back."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, size in {"cat.jpg": (100, 80), "cat.png": (200, 100), "cat_png.jpg": (64, 64)}.items():
+        photo(tmp_path / "in" / "images" / "train" / name, *size)
+    for name in ("cat", "cat_png"):
+        label = tmp_path / "in" / "labels" / "train" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "in" / "data.yaml").write_text("train: images/train\nnames: [thing]\n")
+    found = convert_yolo(read_data_yaml(str(tmp_path / "in" / "data.yaml"), tmp_path), tmp_path / "out", to=to)
+    source = {"yolo": "data.yaml", "coco": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    back = read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path)
+    boxes = (
+        [("thing", 25.0, 20.0, 75.0, 60.0)],
+        [("thing", 50.0, 25.0, 150.0, 75.0)],
+        [("thing", 16.0, 16.0, 48.0, 48.0)],
+    )
+    names = ("cat.jpg", "cat_png_.png" if to == "voc" else "cat.png", "cat_png.jpg")
+    assert back == {("train", name): own for name, own in zip(names, boxes, strict=True)}
+    renamed = [(each.file, each.values) for each in found.findings if each.reason.startswith("another photo of")]
+    assert renamed == ([("cat.png", "cat_png_.png")] if to == "voc" else [])
+
+
+def test_a_photo_of_two_splits_with_other_objects_has_two_annotations(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photo(tmp_path / "in" / "a.jpg")
+    for number, split in enumerate(("train", "val"), 1):
+        document = coco_document(["a.jpg"], [(0, 0, 32 * number, 24 * number)])
+        write_json(tmp_path / "in" / "annotations" / f"instances_{split}.json", document)
+    convert_coco(tmp_path / "in", tmp_path / "out", to="voc")
+    assert read_back(open_data_set(str(tmp_path / "out"), tmp_path), tmp_path) == {
+        ("train", "a.jpg"): [("thing", 0.0, 0.0, 32.0, 24.0)],
+        ("val", "a.jpg"): [("thing", 0.0, 0.0, 64.0, 48.0)],
+    }
+
+
+def test_voc_keeps_the_order_of_odd_class_names(tmp_path):
+    names = ("zebra:grevy", "#1", "a:b:c", "ape")
+    photos = [f"{number}.jpg" for number in range(4)]
+    for name in photos:
+        photo(tmp_path / "in" / name)
+    write_json(tmp_path / "in" / "x.json", coco_document(photos, categories=names))
+    convert_coco(tmp_path / "in", tmp_path / "out", to="voc")
+    assert convert_voc(tmp_path / "out", None).names == names
