@@ -81,7 +81,7 @@ ROOMS = {
         {"gaussian_iou"},
         {"similarities"},
         {"anchors", "registry", "targets"},
-        {"choices"},
+        {"choices", "derivatives"},
     ],
 }
 LARGEST_ROOM = 12
