@@ -5,7 +5,7 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: else it reports to its makers
 import onnxruntime  # noqa: E402
@@ -18,12 +18,13 @@ def main(model: str, photo: str) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     names, (height, width) = ast.literal_eval(metadata["names"]), ast.literal_eval(metadata["imgsz"])
 
-    image = Image.open(photo).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
     scale = min(height / image.height, width / image.width)
     inner = round(image.width * scale), round(image.height * scale)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     canvas = np.full((height, width, 3), 114, np.float32)
-    canvas[top : top + inner[1], left : left + inner[0]] = image.resize(inner, Image.Resampling.BOX)
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    canvas[top : top + inner[1], left : left + inner[0]] = image.resize(inner, resampling)
 
     (output,) = session.run(None, {"images": canvas.transpose(2, 0, 1)[None] / np.float32(255)})
     rows = output[0].T  # (A, 4 + C): cx, cy, w, h, class scores

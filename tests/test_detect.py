@@ -428,3 +428,67 @@ def test_photos_above_the_limit_are_named_with_the_flag(photos, found):
         f"large.png: has 6,060 pixels, more than --max-pixels {HEIGHT * WIDTH} allows (a decompression bomb?); left out"
         in said.err
     )
+
+
+def rows_of_labels(folder):
+    """How many boxes each label file of a run holds."""
+    return {path.stem: len(path.read_text().splitlines()) for path in (folder / "labels").iterdir()}
+
+
+def test_no_label_file_or_crop_replaces_another(photos, found, tmp_path):
+    """Of photos with one name, of one whose own name is the next number, and of a video's frames."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, number in (("a.jpg", 0), ("a.png", 1), ("a_2.jpg", 0), ("clip_000001.png", 1), ("grey.png", None)):
+        pixels = picture(number) if number is not None else np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
+        (source / name).write_bytes(cv2.imencode(name[-4:], pixels)[1].tobytes())
+    write_video(source / "clip.mp4", 2)
+    folder, said = found(source, save_txt=True, save_crop=True, save_json=True, conf=0.3)
+    rows = json.loads((folder / "detections.json").read_text())
+    expected = {}
+    own = {"a.jpg": "a", "a.png": "a_3", "a_2.jpg": "a_2", "clip_000001.png": "clip_000001", "grey.png": "grey"}
+    for name, stem in own.items():
+        expected[stem] = sum(row["image"] == str(source / name) for row in rows)
+    for frame in (1, 2):
+        expected[f"clip_2_{frame:06d}"] = sum(row["frame"] == frame for row in rows)
+    assert rows_of_labels(folder) == expected
+    whole = [row for row in rows if row["x2"] > row["x1"] and row["y2"] > row["y1"]]
+    assert len(list((folder / "crops").glob("*/*"))) == len(whole) > 6
+    for name, stem in (("a.png", "a_3"), ("clip.mp4", "clip_2")):
+        assert f"{source / name}: written as {stem}, since" in said.out
+    assert said.out.count(": written as ") == 2
+    # Where nothing is written for a frame, the video keeps its name.
+    assert "clip.mp4" in pictures(found(source)[0])
+
+
+def test_a_photo_that_no_jpg_can_hold_does_not_end_the_run(photos, found):
+    wide = np.tile(np.linspace(0, 255, 66000).astype(np.uint8)[None, :, None], (8, 1, 3))
+    (photos / "a wide.png").write_bytes(cv2.imencode(".png", wide)[1].tobytes())
+    (photos / "a wide.png").rename(photos / "a wide.tif")  # by its bytes a PNG, and drawn as .jpg by its name
+    folder, said = found(photos, save_crop=True)
+    assert pictures(folder) == ["a wide.png", "photo 0.jpg", "photo 1.png", "photo 2.jpg"]
+    assert cv2.imdecode(np.fromfile(folder / "a wide.png", np.uint8), 1).shape == wide.shape
+    assert "a wide.jpg: 66000x8 px, written as a wide.png" in said.out
+
+
+def test_what_a_list_names_twice_is_taken_once(photos, found, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    listed = tmp_path / "list.txt"
+    names = ("photo 1.png", "photo 0.jpg", "photo 1.png", "../my photos é/photo 1.png")
+    listed.write_text("".join(f"my photos é/{name}\n" for name in names), "utf-8")
+    folder, said = found(listed, save_json=True, conf=0.3)
+    assert said.out.splitlines()[-1].startswith("2 images, ")
+    assert [line.split(":")[0] for line in said.out.splitlines()[:2]] == ["photo 1.png", "photo 0.jpg"]
+    assert f"warning: --source {listed}: 2 named another time: every photo and video is taken once" in said.err
+    rows = json.loads((folder / "detections.json").read_text())
+    corners = [(row["image"], row["class"], row["x1"], row["y1"], row["x2"], row["y2"], row["score"]) for row in rows]
+    assert len(set(corners)) == len(corners) > 0
+
+
+@pytest.mark.parametrize("conf", [50, -0.1, 1.01, float("nan"), "high"])
+def test_a_call_refuses_a_confidence_that_is_none(conf, best, photos):
+    model = load(best)
+    with pytest.raises(UserError, match=f"^--conf is '?{conf}"):
+        model(photos / "photo 1.png", conf=conf)
+    for right in (0, 1, np.float32(0.5)):
+        assert (model(photos / "photo 1.png", conf=right)[0].boxes.conf > right).all()

@@ -1,14 +1,21 @@
-"""The losses and the matching in other people's detectors: torchvision's stock RetinaNet, an ultralytics YOLO."""
+"""The losses and the matching in other people's detectors, and what the example with NumPy shows a network.
 
+Those are torchvision's stock RetinaNet and an ultralytics YOLO.
+"""
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models.detection import RetinaNet
 
 from alignyolo.similarities.iou import ciou
 from alignyolo.similarities.sca import sca
+from data.images import read_image
 from examples.torchvision_sca import SCAHead, main
 from examples.ultralytics_sca import use_similarity
 from utils import ultralytics_only as ultralytics_door
+from utils.letterbox import Letterbox
 
 
 def test_sca_and_ggiou_in_stock_retinanet():
@@ -84,3 +91,33 @@ def test_ciou_through_the_example_is_ultralytics_own_loss(yolo):
     use_similarity(model, ciou)
     again, _ = model.criterion(predictions, batch)
     torch.testing.assert_close(again, stock, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "turned"), [((64, 48), False), ((50, 90), True), ((288, 384), True)])
+def test_the_example_with_numpy_shows_a_network_what_detect_does(size, turned, tmp_path, monkeypatch):
+    """Also of a photo that lies on its side, as its EXIF block says, and of one that is smaller than the input."""
+    from examples import onnx_numpy
+
+    class Session:
+        def __init__(self, model, providers):
+            self.custom_metadata_map = {"names": "{0: 'a'}", "imgsz": "[96, 128]"}
+
+        def get_modelmeta(self):
+            return self
+
+        def run(self, outputs, given):
+            shown.append(given["images"])
+            return [np.zeros((1, 5, 1), np.float32)]
+
+    shown = []
+    monkeypatch.setattr(onnx_numpy.onnxruntime, "InferenceSession", Session)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    photo, exif = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC), Image.Exif()
+    if turned:
+        exif[274] = 6
+    photo.save(tmp_path / "photo.png", exif=exif)
+    onnx_numpy.main("best.onnx", str(tmp_path / "photo.png"))
+    image = read_image(tmp_path / "photo.png")
+    assert image.shape[:2] == (size if turned else size[::-1])
+    expected = Letterbox.fit(image.shape[:2], (96, 128)).apply(image).astype(int).transpose(2, 0, 1)
+    assert np.abs(np.rint(shown[0][0] * 255) - expected).max() <= 1

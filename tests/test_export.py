@@ -337,3 +337,36 @@ def test_an_output_is_a_file(output, best, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"^--output {output}: a folder: expected a file to write"):
         export(weights=str(best["tiny"]), output=output)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dot_in_the_name_of_the_output_is_no_suffix(best, tmp_path):
+    for version in ("best_v1.5", "best_v1.6", "best_v1.5.safetensors"):
+        export(weights=str(best["tiny"]), format=["safetensors"], output=str(tmp_path / version))
+    assert {path.name for path in tmp_path.iterdir()} == {"best_v1.5.safetensors", "best_v1.6.safetensors"}
+
+
+def test_no_folder_of_others_is_replaced(best, tmp_path, capsys):
+    weights, output = str(best["tiny"]), str(tmp_path / "x")
+    for folder in ("x.onnx", "x.cfg"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.txt").write_text("mine")
+    for fmt, folder in (("onnx", "x.onnx"), ("darknet", "x.cfg")):
+        with pytest.raises(UserError, match=f"{folder}: is a folder, and would be a file: name another --output$"):
+            export(weights=weights, format=[fmt], output=output)
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["mine.txt"]
+    flags = {"weights": weights, "format": ["openvino"], "output": output}
+    (made,) = export(**flags)
+    export(**flags)
+    assert "in place of the file that was there" in capsys.readouterr().out
+    (made / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="x_openvino_model: holds notes.txt, not from export.py: name another"):
+        export(**flags)
+    assert {path.name for path in made.iterdir()} == {"x.xml", "x.bin", "metadata.yaml", "notes.txt"}
+    (made / "notes.txt").unlink()
+    (made / "metadata.yaml").write_text("author: somebody else\n")
+    with pytest.raises(UserError, match="x_openvino_model: holds metadata.yaml, not from export.py"):
+        export(**flags)
+    (tmp_path / "y_openvino_model").write_text("a file")
+    with pytest.raises(UserError, match="y_openvino_model: is no folder, and would be one"):
+        export(**flags | {"output": str(tmp_path / "y")})
+    assert (tmp_path / "y_openvino_model").read_text() == "a file"

@@ -21,7 +21,7 @@ from data.loader import build_loader
 from data.open.any_layout import root_for
 from data.split import load_split
 from engine.export.backend import Backend
-from engine.export.check import batches
+from engine.export.check import batches, spread
 from engine.export.detector import BackendDetector
 from engine.export.format import Format
 from engine.export.job import Job
@@ -64,9 +64,7 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
 
 def _readable(train: LabelIndex, job: Job) -> Iterator[np.ndarray]:
     """Yield photos letterboxed (H, W, 3), from all over the split first, then the others; skip what cannot be read."""
-    count = len(train)
-    rows = np.linspace(0, count - 1, min(CALIBRATION_PHOTOS, count)).round().astype(int).tolist()
-    for row in dict.fromkeys([*rows, *range(count)]):
+    for row in spread(len(train), CALIBRATION_PHOTOS):
         try:
             photo = read_image(train.images[row], bits=job.config.run.photo_bits)
         except ImageError as error:
@@ -84,6 +82,8 @@ def compare(chosen: Format, path: Path, job: Job, trial: Trial) -> str:
         times = milliseconds(sides, torch.from_numpy(job.calibration[0]))
         before, after = (average_precision(sides[name], job, trial) for name in ("float32", "int8"))
     wrong = []
+    if not before:
+        wrong.append("cannot be compared, since float32 has an AP of 0 here")
     if before - after > LARGEST_LOSS:
         wrong.append(f"loses {before - after:.4f} AP (allowed {LARGEST_LOSS:g})")
     if times["int8"] > times["float32"]:

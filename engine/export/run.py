@@ -1,12 +1,18 @@
 """Exports a model, and checks every file against PyTorch before it is left in place."""
 
+import fnmatch
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from engine.export.backend import Backend
 from engine.export.check import check, photos
 from engine.export.format import Format, format_named
 from engine.export.int8 import Trial, compare, with_calibration
@@ -14,9 +20,11 @@ from engine.export.job import Job
 from models.families import family_of
 from models.weights.read import load_detector, read_weights
 from utils.checkpoint import newest
-from utils.config.export_formats import listed
+from utils.config.export_formats import ExportFormat, listed, without_suffix
 from utils.config.knobs import Config, ExportConfig
 from utils.errors import UserError, printable
+
+MARK = b"AlignYOLO"  # in the metadata of every file that export.py writes
 
 
 def run(settings: ExportConfig) -> list[Path]:
@@ -31,6 +39,10 @@ def run(settings: ExportConfig) -> list[Path]:
     if any(side % stride for side in size):
         raise UserError(f"--imgsz {' '.join(map(str, size))}: expected multiples of {stride}")
     formats = [format_named(name) for name in settings.format]
+    name = without_suffix(base.name) + ("_int8" if settings.int8 else "")
+    paths = [base.with_name(name + each.facts.suffix) for each in formats]
+    for each, path in zip(formats, paths, strict=True):
+        require_replaceable(path, each.facts, weights)
     job = Job(load_detector(contents, config, str(weights)), config, contents, settings, size)
     trial = None
     if settings.int8:
@@ -40,17 +52,11 @@ def run(settings: ExportConfig) -> list[Path]:
     images = [] if trial else list(photos(settings.source, size))
     make_folder(base.parent)
     print(f"weights {printable(weights)}: {len(config.names)} classes, input {size[0]}x{size[1]}, {settings.layout}")
-    files = []
-    for each in formats:
-        path = base.with_name(base.with_suffix("").name + ("_int8" if trial else "") + each.facts.suffix)
-        if path.absolute() == weights.absolute():
-            raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
-        files.append(export(each, path, job, images, trial))
-    return files
+    return [export(each, path, job, images, trial) for each, path in zip(formats, paths, strict=True)]
 
 
 def output_base(output: str, weights: Path) -> Path:
-    """Return the file of `--output`, whose suffix does not count, or that of the weights; UserError for a folder."""
+    """Return the file of `--output`, or of the weights, to name the written ones after; UserError for a folder."""
     if output and (Path(output).name in ("", "..") or output.endswith(("/", os.sep))):
         raise UserError(f"--output {printable(output)}: a folder: expected a file to write, such as best.onnx")
     return Path(output) if output else weights
@@ -82,20 +88,54 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"--output: the folder {printable(folder)} cannot be made ({reason})") from None
 
 
+def require_replaceable(path: Path, facts: ExportFormat, weights: Path) -> None:
+    """Raise UserError where something lies at `path` that no export may take the place of.
+
+    The weights themselves, a folder where a file is written, and a folder that holds more than an export of ours.
+    """
+    if path.absolute() == weights.absolute():
+        raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
+    if not facts.holds:
+        for each in (path, *(path.with_suffix(suffix) for suffix in facts.beside)):
+            if each.is_dir():
+                raise UserError(f"{printable(each)}: is a folder, and would be a file: name another --output")
+        return
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{printable(path)}: is no folder, and would be one: name another --output")
+    if foreign := _foreign(path, facts.holds):
+        raise UserError(f"{printable(path)}: holds {printable(foreign)}, not from export.py: name another --output")
+
+
+def _foreign(folder: Path, holds: Sequence[str]) -> str:
+    """Name something in a folder that an export of ours with these files (patterns) does not hold; "" for nothing."""
+    files = (each for each in folder.rglob("*") if each.is_symlink() or not each.is_dir())
+    inside = sorted(each.relative_to(folder).as_posix() for each in files)
+    left = list(holds)
+    for name in inside:
+        pattern = next((each for each in left if fnmatch.fnmatchcase(name, each)), None)
+        if pattern is None:
+            return name
+        left.remove(pattern)
+    ours = not inside or (holds[0] in inside and MARK in (folder / holds[0]).read_bytes())
+    return "" if ours else inside[0]
+
+
 def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray], trial: Trial | None = None) -> Path:
     """Write one format beside `path`, check it (an int8 one by its AP), and only then move it there."""
     chosen.require()
     temporary = path.with_name(f".exporting-{path.name}")
     beside = chosen.facts.beside
+    replaced = any(each.exists() for each in (path, *(path.with_suffix(suffix) for suffix in beside)))
     _remove(temporary)
     try:
         chosen.writer(temporary, job)
         if trial:
             told = compare(chosen, temporary, job, trial)
         else:
-            told = f"checked: {check(chosen.open(temporary), temporary, job, images)}"
-        told += ", in place of the file that was there" if path.exists() else ""
-        _remove(path)
+            told = check(chosen.open(temporary), temporary, job, images, partial(rewritten, chosen, job))
+        told += ", in place of the file that was there" if replaced else ""
+        if path.is_dir():  # a file takes the place of a file by itself, with no moment without one
+            shutil.rmtree(path)
         temporary.replace(path)
         for suffix in beside:
             temporary.with_suffix(suffix).replace(path.with_suffix(suffix))
@@ -106,6 +146,15 @@ def export(chosen: Format, path: Path, job: Job, images: Sequence[np.ndarray], t
     mib = sum(file.stat().st_size for file in files) / 2**20
     print(f"{chosen.facts.name:<12}{printable(path)}  {mib:.1f} MiB  {told}")
     return path
+
+
+@contextmanager
+def rewritten(chosen: Format, job: Job, confidence: float) -> Iterator[Backend]:
+    """Write and open the file once more, its own NMS at another confidence, for as long as it is looked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"lower{chosen.facts.suffix}"
+        chosen.writer(path, replace(job, settings=replace(job.settings, conf=confidence)))
+        yield chosen.open(path)
 
 
 def _remove(path: Path) -> None:

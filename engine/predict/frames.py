@@ -32,6 +32,9 @@ class Frames:
             else:
                 listed = self._listed(Path(source)) if source.lower().endswith(".txt") else None
                 self.files = files_of(source, recursive, listed)
+                if self.files.again:
+                    named = f"{self.files.again} named another time: every photo and video is taken once"
+                    print(f"warning: --source {printable(source)}: {named}", file=sys.stderr)
                 videos = [path for path in self.files.videos if self._is_file(path)]
                 self.loader = file_loader(videos, vid_stride) if videos else None
         except ConnectionError:

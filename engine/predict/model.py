@@ -15,6 +15,7 @@ from engine.export.detector import within
 from engine.export.runtimes import device_for, open_backend
 from engine.predict.arrays import as_photo, is_array
 from models.postprocess import Postprocess
+from utils.config.flags import parsed
 from utils.config.knobs import DetectConfig
 from utils.errors import UserError, printable
 from utils.letterbox import Letterbox
@@ -55,8 +56,11 @@ class Model:
             One of ultralytics' Results for each image.
 
         Raises:
-            UserError: An image cannot be read, an array is none, or `conf` is below what a file with NMS was made with.
+            UserError: An image cannot be read, an array is none, or `conf` is not from 0 to 1, or below what a file
+                with NMS was made with.
         """
+        if conf is not None:
+            conf = parsed(DetectConfig, {"conf": conf}).conf
         sources = source if isinstance(source, (list, tuple)) else [source]
         postprocess = self.postprocess if conf is None else replace(self.postprocess, confidence=conf)
         if conf is not None and self.backend.final:

@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 
 from engine.predict.drafts import Drafts
+from engine.predict.names import FRAME, Names
+from engine.predict.sources import Files
 from utils.config.knobs import DetectConfig
 from utils.drawing.draw import draw_boxes, write_image
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.run_folder import write_atomically, write_json
 
 # Characters of a name that are certain to fit into a file name with what is added to it (255 bytes).
@@ -27,39 +29,43 @@ class Output:
     """What a run writes: drawn pictures and videos, label files, crops, CSV and JSON."""
 
     def __init__(
-        self, folder: Path, settings: DetectConfig, names: Sequence[str], precision: str, source: Path | None = None
+        self, folder: Path, settings: DetectConfig, names: Sequence[str], precision: str, files: Files | None = None
     ) -> None:
+        files = files or Files([], [], 0, None)  # a stream's, which lists none
         # The results of a folder's sub-folders lie in the same sub-folders.
-        self.source = source.absolute() if source else None
+        self.source = files.folder.absolute() if files.folder else None
         self.drafts = Drafts(tuple(names))
         self.folder, self.settings, self.names, self.precision = folder, settings, names, precision
         self.rows: list[dict[str, Any]] = []
         self.frames = self.detections = 0
         self.videos: dict[str, cv2.VideoWriter] = {}
-        self.used: dict[str, str] = {}
+        by_frame = settings.save_txt or settings.save_crop
+        self.stems = Names(self.own_stem, files.photos, files.videos, by_frame)
+        self.told: set[str] = set()
+
+    def own_stem(self, path: str) -> str:
+        """Return the name that an image's outputs have where no other image has it."""
+        stem = Path(path).stem if Path(path).suffix else "".join(c if c.isalnum() else "_" for c in path)[-60:]
+        # Room for a number and a suffix, also where every letter takes four bytes.
+        stem = stem if len(os.fsencode(stem)) <= 4 * LONGEST else stem[:LONGEST]
+        if self.settings.recursive and self.source:
+            stem = (Path(path).parent.relative_to(self.source) / stem).as_posix()
+        return stem
 
     def stem(self, path: str) -> str:
-        """Return a file name for an image's outputs, another one for another image of the same name."""
-        if path not in self.used:
-            stem = Path(path).stem if Path(path).suffix else "".join(c if c.isalnum() else "_" for c in path)[-60:]
-            # Room for a number and a suffix, also where every letter takes four bytes.
-            stem = stem if len(os.fsencode(stem)) <= 4 * LONGEST else stem[:LONGEST]
-            if self.settings.recursive and self.source:
-                stem = (Path(path).parent.relative_to(self.source) / stem).as_posix()
-            taken = set(self.used.values())
-            number, name = 1, stem
-            while name in taken:
-                number += 1
-                name = f"{stem}_{number}"
-            self.used[path] = name
-        return self.used[path]
+        """Return a file name for an image's outputs, another one for another image of the same name, which is said."""
+        stem = self.stems.of(path)
+        if stem != self.own_stem(path) and path not in self.told:
+            self.told.add(path)
+            print(f"{printable(path)}: written as {printable(stem)}, since the files of another have its own name")
+        return stem
 
     def add(self, path: str, frame: int | None, image: np.ndarray, found: Any, fps: float) -> None:
         """Write what the flags ask for of one image."""
         boxes, scores = found.boxes.xyxy.numpy(), found.boxes.conf.numpy()
         labels = found.boxes.cls.int().numpy()
         stem = self.stem(path)
-        numbered = stem if frame is None else f"{stem}_{frame:06d}"
+        numbered = stem if frame is None else FRAME.format(stem=stem, frame=frame)
         self.frames += 1
         self.detections += len(labels)
         if self.settings.save_csv or self.settings.save_json:  # a stream without an end would fill the memory otherwise
@@ -88,7 +94,7 @@ class Output:
     def _draw(self, path: str, stem: str, frame: int | None, drawn: np.ndarray, fps: float) -> None:
         if frame is None:
             suffix = ".png" if Path(path).suffix.lower() == ".png" else ".jpg"
-            write_image(self.folder / f"{stem}{suffix}", drawn)
+            self._write_picture(self.folder / f"{stem}{suffix}", drawn)
             return
         if path not in self.videos:
             size = (drawn.shape[1], drawn.shape[0])
@@ -115,7 +121,17 @@ class Output:
                 name = "".join(c if c.isalnum() else "_" for c in self.names[label])[:LONGEST]
                 file = self.folder / "crops" / f"{label}_{name}" / f"{stem}_{number}.jpg"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_image(file, np.ascontiguousarray(image[top:bottom, left:right]))
+                self._write_picture(file, np.ascontiguousarray(image[top:bottom, left:right]))
+
+    def _write_picture(self, file: Path, image: np.ndarray) -> None:
+        """Write a picture, and say where it has another suffix, or cannot be written."""
+        try:
+            written = write_image(file, image)
+        except UserError as error:
+            print(f"warning: {error}; left out", file=sys.stderr)
+            return
+        if written != file:
+            print(f"{printable(file.name)}: {image.shape[1]}x{image.shape[0]} px, written as {printable(written.name)}")
 
     def close(self) -> None:
         """Finish the videos and write the tables."""

@@ -34,8 +34,7 @@ def detected(settings: DetectConfig) -> Path:
         for path, frame, image in frames:
             if output is None:  # a source of which nothing can be read leaves no folder behind
                 folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-                root = frames.files.folder
-                output = Output(folder, settings, model.backend.names, model.backend.precision, root)
+                output = Output(folder, settings, model.backend.names, model.backend.precision, frames.files)
             found = model.detect(image, path, wanted=wanted)
             print(line(path, frame, found, model, model.postprocess.confidence))
             output.add(path, frame, image, found, frames.fps)

@@ -1,6 +1,7 @@
 """The files of a source that is no stream: photos and videos of a folder, a glob, a list or a path."""
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,16 @@ ANIMATED = ".gif"  # a photo of a data set, and here a video
 
 
 class Files(NamedTuple):
-    """Absolute paths of photos and of videos, how many lie in sub-folders that were not asked for, and the folder."""
+    """Absolute paths of photos and of videos, how many lie in sub-folders that were not asked for, and the folder.
+
+    `again` counts what the source names another time, and is taken once.
+    """
 
     photos: list[str]
     videos: list[str]
     left: int
     folder: Path | None
+    again: int = 0
 
 
 def files_of(source: str, recursive: bool, listed: Iterable[str] | None = None) -> Files:
@@ -36,12 +41,15 @@ def files_of(source: str, recursive: bool, listed: Iterable[str] | None = None) 
         paths, below = _expanded(entry, recursive)
         found += paths
         left += below
-    videos = [path for path in found if path.lower().endswith((*video_suffixes(), ANIMATED))]
-    photos = [path for path in found if _is_photo(path)]
+    once: dict[str, str] = {}
+    for path in found:
+        once.setdefault(os.path.normpath(path), path)
+    videos = [path for path in once.values() if path.lower().endswith((*video_suffixes(), ANIMATED))]
+    photos = [path for path in once.values() if _is_photo(path)]
     if not photos and not videos:
         hint = f", but {left} in its sub-folders: --recursive takes them" if left else "."
         raise UserError(f"--source {printable(source)}: No images or videos found in {printable(source)}{hint}")
-    return Files(photos, videos, left, folder)
+    return Files(photos, videos, left, folder, len(found) - len(once))
 
 
 def _is_photo(path: str) -> bool:

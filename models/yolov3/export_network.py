@@ -82,6 +82,7 @@ class ExportNetwork(nn.Module):
     """
 
     proposes = False
+    follows_device = False  # a trace of it computes on whichever device its weights and its input are
 
     def __init__(self, network: Network, model: ModelConfig, layout: str):
         super().__init__()
@@ -112,13 +113,24 @@ class ExportNetwork(nn.Module):
             if self.raw:
                 levels.append(raw.reshape(batch, -1, head.outputs))
                 continue
-            y, x = (torch.arange(count, dtype=torch.float32, device=raw.device) for count in (rows, columns))
+            y, x = self._places(raw)
             y, x = y.view(1, 1, -1, 1, 1).expand(1, 1, rows, columns, 1), x.view(1, 1, 1, -1, 1)
             centers = (torch.cat([x.expand(1, 1, rows, columns, 1), y], dim=-1) + 0.5) * stride
             center, size = self.decoding.center_and_size(raw[..., :4], centers, anchors, stride)
             parts = torch.cat([center, size, scores_of(raw[..., 4:])], dim=-1)
             levels.append(parts.reshape(batch, -1, head.outputs - 1))
         return levels
+
+    def _places(self, raw: Tensor) -> list[Tensor]:
+        """Return the numbers, from 0, of the rows (H,) and of the columns (W,) of raw (B, A, H, W, 5 + C).
+
+        A trace holds the device of an arange as a constant, and none for what is made like another tensor: that takes
+        operations which not every converter knows.
+        """
+        if self.follows_device:
+            lines = (raw[0, 0, :, 0, 0], raw[0, 0, 0, :, 0])
+            return [torch.ones_like(line, dtype=torch.float32).cumsum(0) - 1 for line in lines]
+        return [torch.arange(count, dtype=torch.float32, device=raw.device) for count in raw.shape[2:4]]
 
 
 def export_network(detector: Detector, config: Config, layout: str) -> ExportNetwork:

@@ -24,6 +24,7 @@ class ExportFormat:
     opset: bool = False  # goes through an ONNX graph
     precisions: tuple[str, ...] = ("float32", "auto")  # of --precision; these two run a file as it was exported
     beside: tuple[str, ...] = ()  # suffixes of further files that lie beside the first
+    holds: tuple[str, ...] = ()  # of a folder: its files as patterns, the first of which holds the metadata
     writes: Mapping[str, str] = field(default_factory=dict)
     opens: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,6 +53,7 @@ EXPORT_FORMATS = {
             half=True,
             int8={"nncf": "nncf"},
             opset=True,
+            holds=("metadata.yaml", "*.xml", "*.bin"),
             precisions=("float32", "bf16", "auto"),
             writes=_ONNX,
             opens={"openvino": "openvino"},
@@ -68,6 +70,7 @@ EXPORT_FORMATS = {
             "_ncnn_model",
             dynamic=False,
             batches=False,
+            holds=("metadata.yaml", "model.ncnn.param", "model.ncnn.bin"),
             writes={"pnnx": "pnnx"},
             opens={"ncnn": "ncnn"},
         ),
@@ -90,6 +93,11 @@ EXPORT_FORMATS = {
             "coreml",
             ".mlpackage",
             dynamic=False,
+            holds=(
+                "Data/com.apple.CoreML/model.mlmodel",
+                "Data/com.apple.CoreML/weights/weight.bin",
+                "Manifest.json",
+            ),
             writes={"coremltools": "coremltools"},
             opens={"coremltools": "coremltools"},
         ),
@@ -101,6 +109,13 @@ EXPORT_FORMATS = {
 def listed(names: Sequence[str]) -> str:
     """Join names as a sentence has them: `onnx, openvino, safetensors and mnn`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def without_suffix(name: str) -> str:
+    """Cut off what weights or files of a format end in, and nothing else: best_v1.5 and best.v2 keep their dots."""
+    known = [".pt", ".pth", *(part for entry in EXPORT_FORMATS.values() for part in (entry.suffix, *entry.beside))]
+    found = next((suffix for suffix in known if name.lower().endswith(suffix) and len(name) > len(suffix)), "")
+    return name[: len(name) - len(found)]
 
 
 def format_of_path(path: Path) -> ExportFormat | None:

@@ -560,8 +560,8 @@ class ExportConfig:
     conf: float = knob(0.25, "layout nms: lowest score", 0, 1)
     nms_iou: float = knob(0.45, "layout nms: NMS threshold", 0, 1)
     max_det: int = knob(300, "layout nms: detections per image", 1, 10000)
-    output: str = knob("", "file to write, its suffix set by the format (default: beside the weights)")
-    source: str = knob("", "photos to check the export with: a file, folder or glob (default: drawn shapes)")
+    output: str = knob("", "file to write; the format's suffix replaces another's (default: beside the weights)")
+    source: str = knob("", "photos to check it with, 32 at most: a file, folder or glob (default: drawn shapes)")
 
 
 @dataclass(frozen=True)

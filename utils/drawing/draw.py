@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.errors import printable
+from utils.errors import UserError, printable
 
 GOLDEN_RATIO = 0.618034
 GREY = 114  # the padding of letterboxed images
+LARGEST_JPEG = 65500  # pixels of a side
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -60,11 +61,24 @@ def image_grid(images: Sequence[NDArray], columns: int) -> NDArray:
     return grid
 
 
-def write_image(path: Path, image: NDArray) -> None:
-    """Write a .jpg or .png, to any path that the system knows."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix in (".jpg", ".jpeg") else []
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+def write_image(path: Path, image: NDArray) -> Path:
+    """Write a .jpg or .png, to any path that the system knows, and return it; UserError where neither holds the image.
+
+    An image with a side that a .jpg cannot hold becomes a .png of that name.
+    """
+    jpeg = path.suffix in (".jpg", ".jpeg")
+    if jpeg and max(image.shape[:2]) > LARGEST_JPEG:
+        return write_image(path.with_suffix(".png"), image)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if jpeg else []
+    try:
+        done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+    except cv2.error:
+        done = False
+    if not done:
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise UserError(f"{printable(path)}: a picture of {size} px cannot be written as {path.suffix}")
     path.write_bytes(encoded.tobytes())
+    return path
 
 
 def drawable(name: str, instead: str) -> str:

@@ -25,7 +25,7 @@ def write(path: Path, job: Job) -> None:
 
     height, width = job.size
     with tempfile.TemporaryDirectory() as folder:
-        torchscript.write(Path(folder) / "model.torchscript", job)
+        torchscript.write(Path(folder) / "model.torchscript", job, any_device=False)  # pnnx knows this form
         command = [pnnx.EXEC_PATH, "model.torchscript", f"inputshape=[1,3,{height},{width}]", "fp16=0"]
         made = [Path(folder) / name for name in (PARAM, WEIGHTS)]
         run_converter("ncnn", "pnnx", command, Path(folder), made)

@@ -15,9 +15,13 @@ from utils.checksum import damage
 from utils.errors import UserError, printable
 
 
-def write(path: Path, job: Job) -> None:
-    """Write the traced network; its metadata is the extra file config.txt."""
+def write(path: Path, job: Job, any_device: bool = True) -> None:
+    """Write the traced network; its metadata is the extra file config.txt.
+
+    With `any_device` no operation is bound to the CPU, so that the file also computes on a GPU that it is loaded onto.
+    """
     network = job.network()
+    network.follows_device = any_device
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             # As it trains: on a CPU a photo takes three quarters of the time.

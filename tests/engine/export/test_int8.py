@@ -103,6 +103,7 @@ def test_the_ends_and_the_decode_stay_float(flags):
         ((0.4, 0.39), (10.0, 5.0), r"loses 0.0100 AP \(allowed 0.005\): kept with --force alone"),
         ((0.4, 0.4), (10.0, 11.0), "is slower than float32 on this machine: kept with --force alone"),
         ((0.4, 0.3), (10.0, 11.0), "loses 0.1000 AP .* and is slower than float32"),
+        ((0.0, 0.0), (10.0, 9.0), "cannot be compared, since float32 has an AP of 0 here: kept with --force alone"),
         ((0.4, 0.396), (10.0, 9.0), None),
     ],
 )

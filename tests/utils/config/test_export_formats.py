@@ -6,7 +6,7 @@ import pytest
 
 from engine.export.format import Format, format_named
 from export import export
-from utils.config.export_formats import EXPORT_FORMATS, format_of_path
+from utils.config.export_formats import EXPORT_FORMATS, format_of_path, without_suffix
 from utils.errors import UserError
 
 
@@ -43,3 +43,15 @@ def test_a_file_is_told_by_its_name(tmp_path):
 def test_a_flag_that_nothing_reads_is_refused(flags, message):
     with pytest.raises(UserError, match=message):
         export(weights="nowhere.pt", **flags)
+
+
+@pytest.mark.parametrize("name", ["best", "best_v1.5", "best.v2", "yolov3.conv.15"])
+def test_only_a_known_suffix_is_cut_off(name):
+    for suffix in ("", ".pt", ".PT", ".pth", *(entry.suffix for entry in EXPORT_FORMATS.values())):
+        assert without_suffix(name + suffix) == name
+    assert without_suffix(".pt") == ".pt"
+
+
+def test_a_folder_is_described_by_its_files():
+    for entry in EXPORT_FORMATS.values():
+        assert bool(entry.holds) == entry.suffix.endswith(("_model", ".mlpackage"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from utils.drawing.draw import class_color, draw_boxes, drawable, image_grid, write_image
+from utils.errors import UserError
 
 NAMES = ["cat", "dog", "Größe", "犬"]
 
@@ -114,3 +115,14 @@ def test_files_hold_rgb_and_take_any_path(tmp_path, suffix, tolerance, capfd):
     assert capfd.readouterr() == ("", "")
     with pytest.raises(OSError, match="absent"):
         write_image(tmp_path / "absent" / f"a{suffix}", image)
+
+
+def test_what_a_jpg_cannot_hold_becomes_a_png(tmp_path):
+    image = np.arange(3 * 65501, dtype=np.uint32).astype(np.uint8).reshape(1, -1, 3)
+    for shape in ((1, 65501, 3), (65501, 1, 3)):
+        written = write_image(tmp_path / "a.b.jpg", image.reshape(shape))
+        assert written == tmp_path / "a.b.png"
+        assert (cv2.imdecode(np.fromfile(written, np.uint8), 1)[..., ::-1] == image.reshape(shape)).all()
+    assert write_image(tmp_path / "c.jpg", image[:, :65500]) == tmp_path / "c.jpg"
+    with pytest.raises(UserError, match="d.png: a picture of 0x0 px cannot be written as .png"):
+        write_image(tmp_path / "d.png", np.zeros((0, 0, 3), np.uint8))
