@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.measuring.side_by_side import conclude, flags, in_turns, silence, spread
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, positive_int, silence, spread
 from benchmarks.measuring.yolov5_package import YOLOV5, add_flag, check_flag
 from data.augment.augmentation import Augmentation
 from data.augment.on_device import DevicePhotos
@@ -161,9 +161,11 @@ def compare(settings: Namespace, data: Path, cache: bool) -> list[dict[str, obje
 def main() -> int:
     """Print and write the table."""
     parser = flags(__doc__, "data_pipeline")
-    parser.add_argument("--imgsz", type=int, default=640, help="network input in pixels (default 640)")
-    parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
-    parser.add_argument("--batches", type=int, default=12, help="batches of each turn (default 12)")
+    parser.add_argument("--imgsz", type=positive_int, default=640, help="network input in pixels (default 640)")
+    parser.add_argument(
+        "--photos", type=positive_int, default=1000, help="photos to read, repeated where fewer (default 1000)"
+    )
+    parser.add_argument("--batches", type=positive_int, default=12, help="batches of each turn (default 12)")
     add_flag(parser)
     settings = parser.parse_args()
     check_flag(settings)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.measuring.side_by_side import positive_int
 from data.data_yaml import read_data_yaml
 from data.labels.doctor import Settings, examine
 from utils.config.flags import Parser
@@ -44,7 +45,7 @@ def generate(root: Path, count: int) -> Path:
 def main() -> None:
     """Print both times."""
     parser = Parser(prog="python -m benchmarks.doctor", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("photos", nargs="?", type=int, default=118_000, help="how many (default 118000)")
+    parser.add_argument("photos", nargs="?", type=positive_int, default=118_000, help="how many (default 118000)")
     count = parser.parse_args().photos
     with tempfile.TemporaryDirectory() as folder:
         path = generate(Path(folder) / "set", count)

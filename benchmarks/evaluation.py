@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from benchmarks.measuring.side_by_side import positive_int
 from utils.config.flags import Parser
 from utils.errors import run_command
 from utils.metrics.coco_metrics import CocoMetrics
@@ -86,7 +87,7 @@ def score_pycocotools(truths: tuple, found: list[tuple]) -> float:
 def main() -> None:
     """Print seconds, peak memory, AP, and the ratio."""
     parser = Parser(prog="python -m benchmarks.evaluation", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("images", nargs="?", type=int, default=5000, help="how many (default 5000)")
+    parser.add_argument("images", nargs="?", type=positive_int, default=5000, help="how many (default 5000)")
     parser.add_argument("--ours", action="store_true", help="without pycocotools")
     options = parser.parse_args()
     images = options.images

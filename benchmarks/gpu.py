@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring.side_by_side import conclude, flags, spread
+from benchmarks.measuring.side_by_side import conclude, flags, positive_int, spread
 from benchmarks.measuring.watch import run_watched
 from benchmarks.training import OURS, PEER, Clock, finish_work, run_ours, run_peer
 from data.shapes.demo_set import make_shapes
@@ -92,12 +92,12 @@ def read_flags() -> Namespace:
     add = parser.add_argument
     add("--device", default="0", help="number of the GPU, or cpu to try the script (default 0)")
     add("--cfgs", nargs="+", default=["yolov3-tiny", "yolov3"], help="networks (default yolov3-tiny yolov3)")
-    add("--imgsz", type=int, default=640, help="network input in pixels (default 640)")
-    add("--batch", type=int, default=64, help="images per step (default 64)")
-    add("--photos", type=int, default=2048, help="drawn photos to train on (default 2048)")
-    add("--epochs", type=int, default=4, help="epochs of each side, the first not counted (default 4)")
+    add("--imgsz", type=positive_int, default=640, help="network input in pixels (default 640)")
+    add("--batch", type=positive_int, default=64, help="images per step (default 64)")
+    add("--photos", type=positive_int, default=2048, help="drawn photos to train on (default 2048)")
+    add("--epochs", type=positive_int, default=4, help="epochs of each side, the first not counted (default 4)")
     add("--minutes", type=float, default=7.0, help="begin no side after so many minutes (default 7)")
-    add("--matrix", type=int, default=8192, help="side of the matrices that show the limit (default 8192)")
+    add("--matrix", type=positive_int, default=8192, help="side of the matrices that show the limit (default 8192)")
     add("--task", default="", help="for the benchmark itself: be one side, as this JSON says")
     return parser.parse_args()
 

@@ -25,11 +25,13 @@ import onnx
 import torch
 
 from benchmarks.measuring.exported import onnx_session, peer_file, untrained_weights
+from benchmarks.measuring.side_by_side import positive_int
 from engine.export.backend import candidates_of_decoded
 from engine.export.silent_imports import silent_onnxruntime
 from export import export
 from models.postprocess import Postprocess
 from utils.config.flags import Parser
+from utils.errors import run_command
 from utils.run_folder import write_json
 from utils.ultralytics_only import inference_peer
 
@@ -132,9 +134,9 @@ def measure(settings: argparse.Namespace, folder: Path) -> tuple[list[dict], dic
 def main() -> None:
     """Print the rows and write them as JSON."""
     parser = Parser(prog="python -m benchmarks.inference", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--imgsz", type=int, default=416, help="network input in pixels (default 416)")
-    parser.add_argument("--turns", type=int, default=40, help="turns of each side, of 5 images (default 40)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of both sides (default 2)")
+    parser.add_argument("--imgsz", type=positive_int, default=416, help="network input in pixels (default 416)")
+    parser.add_argument("--turns", type=positive_int, default=40, help="turns of each side, of 5 images (default 40)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="threads of both sides (default 2)")
     parser.add_argument("--out", default="runs/benchmarks", help="folder of inference.json")
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -149,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

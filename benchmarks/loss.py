@@ -21,7 +21,7 @@ from torch import Tensor
 
 from alignyolo.anchors import build_anchors
 from alignyolo.targets import Targets
-from benchmarks.measuring.side_by_side import conclude, flags, silence, spread
+from benchmarks.measuring.side_by_side import conclude, flags, positive_int, silence, spread
 from benchmarks.measuring.yolov5_package import YOLOV5, add_flag, check_flag
 from models.yolov3.build import build_loss
 from utils.config.knobs import ASSIGNER_NAMES, Config, RunConfig
@@ -129,10 +129,10 @@ def milliseconds(step: Callable[[Targets], None], targets: Targets, repeats: int
 def main() -> int:
     """Print and write the table."""
     parser = flags(__doc__, "loss", photos=False)
-    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
-    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
-    parser.add_argument("--repeats", type=int, default=7, help="steps of each turn (default 7)")
-    parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
+    parser.add_argument("--imgsz", type=positive_int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--batch", type=positive_int, default=16, help="images per step (default 16)")
+    parser.add_argument("--repeats", type=positive_int, default=7, help="steps of each turn (default 7)")
+    parser.add_argument("--threads", type=positive_int, default=1, help="threads (default 1)")
     parser.add_argument("--bf16", action="store_true", help="our raw outputs in bfloat16")
     add_flag(parser)
     settings = parser.parse_args()

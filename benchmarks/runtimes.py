@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring.exported import PEER_RUNS, PEER_WEIGHTS, peer_file, peer_session, untrained_weights
-from benchmarks.measuring.side_by_side import PACKAGES, conclude, flags, in_turns, silence, spread
+from benchmarks.measuring.side_by_side import PACKAGES, conclude, flags, in_turns, positive_int, silence, spread
 from data.open.any_layout import root_for
 from data.split import load_split
 from engine.export.check import batches, photos
@@ -237,10 +237,10 @@ def main() -> int:
     )
     parser.add_argument("--data-root", default="", help="folder of the built-in data sets")
     parser.add_argument("--split", default="val", help="split that AP is measured on (default val)")
-    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--imgsz", type=positive_int, default=320, help="network input in pixels (default 320)")
     parser.add_argument("--formats", nargs="+", default=[], metavar="NAME", help="pytorch and formats (default: all)")
-    parser.add_argument("--turns", type=int, default=7, help="turns of each side (default 7)")
-    parser.add_argument("--each", type=int, default=5, help="photos of a turn (default 5)")
+    parser.add_argument("--turns", type=positive_int, default=7, help="turns of each side (default 7)")
+    parser.add_argument("--each", type=positive_int, default=5, help="photos of a turn (default 5)")
     parser.add_argument(
         "--peer", action="store_true", help=f"ultralytics' files of its {PEER_WEIGHTS} as further sides"
     )

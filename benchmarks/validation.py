@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring.photos import copy_photos, open_split, write_data_yaml
-from benchmarks.measuring.side_by_side import conclude, flags, in_turns, spread
+from benchmarks.measuring.side_by_side import conclude, flags, in_turns, positive_int, spread
 from benchmarks.measuring.watch import run_watched
 from data.data_yaml import read_data_yaml
 from data.dataset import DetectionDataset
@@ -142,8 +142,10 @@ def in_own_process(side: str, settings: Namespace, folder: str) -> Callable[[], 
 def main() -> int:
     """Print and write the table."""
     parser = flags(__doc__, "validation")
-    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
-    parser.add_argument("--photos", type=int, default=1000, help="photos to read, repeated where fewer (default 1000)")
+    parser.add_argument("--imgsz", type=positive_int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument(
+        "--photos", type=positive_int, default=1000, help="photos to read, repeated where fewer (default 1000)"
+    )
     parser.add_argument("--side", default="", help="for the benchmark itself: be one side, on the photos of --folder")
     parser.add_argument("--folder", default="", help="for the benchmark itself")
     settings: Namespace = parser.parse_args()

@@ -4,13 +4,14 @@ python -m studies.combine --losses results/neu-det-losses --assigners results/ne
 python -m studies.compare --recipe combined.yaml --seeds 0 1 2 3 4 --split test --into results/neu-det-combined
 
 The best are chosen by the validation split alone, whatever split the comparisons report, over the seeds that all of
-their variants have. The defaults of both (their baselines) are always among them.
+their variants have. A variant whose loss became infinite with any of them is not among the best. The defaults of both
+(their baselines) always are.
 """
 
 import re
 import shlex
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,31 @@ from typing import Any
 import yaml
 
 from studies.comparison.report import DIFFERENCES
-from studies.comparison.tables import Row, is_measure, read_tables
+from studies.comparison.tables import Row, is_measure, less_is_better, read_tables
 from train import ALIASES
 from utils.config.flags import Parser, add_knobs, parsed, split_at_flags
 from utils.config.knobs import CombineConfig
 from utils.errors import UserError, nearest, printable, run_command
 from utils.run_folder import write_atomically
 
+DIGEST = "env.training_data.sha256"
+
 
 @dataclass(frozen=True)
 class Choice:
     """The best variants of a comparison, best first: their settings, and what all of its runs shared.
 
-    `seeds` is how many seeds their means are of.
+    `seeds` is how many seeds their means are of, `data` what --data named and `digests` the sums of its training part,
+    as far as the runs say. `notes` says what was left out.
     """
 
     variants: dict[str, dict[str, str]]
     baseline: str
     shared: tuple[str, ...]
     seeds: int
+    data: str
+    digests: frozenset[str]
+    notes: tuple[str, ...]
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> CombineConfig:
@@ -47,7 +54,7 @@ def parse_flags(arguments: Sequence[str] | None = None) -> CombineConfig:
 
 
 def best_of(folder: Path, count: int, measure: str) -> Choice:
-    """Choose the variants of a comparison with the highest mean on the validation split; UserError without any."""
+    """Choose the variants of a comparison with the best mean on the validation split; UserError without any."""
     page = folder / "report.md"
     text = page.read_text("utf-8") if page.is_file() else ""
     named = re.search(rf"^{DIFFERENCES}(.+), points", text, re.MULTILINE)
@@ -57,10 +64,12 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
         raise UserError(f"{printable(folder)}: expected report.md and runs.csv of a comparison with finished runs")
     if measure not in rows[0] or not is_measure(measure):
         raise UserError(f"--by {printable(measure)}{nearest(measure, filter(is_measure, rows[0]))}")
+    lost = diverged(table, named[1])
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
-        found.setdefault(row["variant"], {})[row["seed"]] = row
-    check_finished(folder, table, found, named[1])
+        if row["variant"] not in lost:
+            found.setdefault(row["variant"], {})[row["seed"]] = row
+    check_finished(folder, table, {*found, *lost}, named[1])
     seeds = set.intersection(*(set(of_seed) for of_seed in found.values()))
     if not seeds:
         raise UserError(f"{printable(folder)}: its variants have no seed in common; let the comparison go on first")
@@ -68,23 +77,58 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
         variant: statistics.mean(float(of_seed[seed][measure] or "nan") for seed in seeds)
         for variant, of_seed in found.items()
     }
-    ranked = sorted((name for name in means if means[name] == means[name]), key=lambda name: -means[name])
+    best_first = 1 if less_is_better(measure) else -1
+    ranked = sorted((name for name in means if means[name] == means[name]), key=lambda name: best_first * means[name])
     chosen = [*ranked[:count], *({named[1]} - set(ranked[:count]))]
     flags = {name: next(iter(found[name].values()))["flags"] for name in chosen}
     shared = {shared_flags(each) for each in flags.values()}
     if len(shared) > 1:
         raise UserError(f"{printable(folder)}: its runs differ in more than their --set: {sorted(shared)}")
-    return Choice({name: settings_of(each) for name, each in flags.items()}, named[1], *shared, len(seeds))
+    return Choice(
+        {name: settings_of(each) for name, each in flags.items()},
+        named[1],
+        *shared,
+        len(seeds),
+        data_of(flags[named[1]]),
+        frozenset(filter(None, (row.get(DIGEST) for row in rows))),
+        tuple(f"note: {printable(folder)}: {note}" for note in left_out(table, found, lost, seeds)),
+    )
+
+
+def diverged(table: Sequence[Row], baseline: str) -> dict[str, list[str]]:
+    """Return the variants that have lost since their loss became infinite or NaN, each with the seeds of that.
+
+    The baseline is needed anyway, over the seeds that it has.
+    """
+    lost: dict[str, list[str]] = {}
+    for row in table:
+        if row["state"] == "diverged" and row["variant"] != baseline:
+            lost.setdefault(row["variant"], []).append(row["seed"])
+    return lost
+
+
+def left_out(
+    table: Sequence[Row], found: Mapping[str, Collection[str]], lost: Mapping[str, Sequence[str]], used: Collection[str]
+) -> list[str]:
+    """Say which variants of a comparison, and which of its seeds, the choice does without."""
+    lines = [
+        f"{printable(name)} is not among the best: its loss became infinite with seed {', '.join(dict.fromkeys(seeds))}"
+        for name, seeds in lost.items()
+    ]
+    unused = sorted({row["seed"] for row in table if row["variant"] in found} - set(used), key=int)
+    if unused:
+        lacking = [name for name, seeds in found.items() if not set(unused) <= set(seeds)]
+        lines.append(
+            f"the choice is by {len(used)} of {len(used) + len(unused)} seeds: seed {', '.join(unused)} is not "
+            f"finished with {printable(', '.join(lacking))}"
+        )
+    return lines
 
 
 def check_finished(folder: Path, table: Sequence[Row], found: Collection[str], baseline: str) -> None:
-    """Raise UserError for a variant without a finished run, which would be left out of the choice.
-
-    One whose loss became infinite or NaN with every seed has lost; the baseline is needed anyway.
-    """
-    lost = {row["variant"] for row in table if row["state"] == "diverged"} - {baseline}
+    """Raise UserError for a variant without a finished run that has not lost: it would be left out of the choice."""
     for name in dict.fromkeys([baseline, *(row["variant"] for row in table)]):
-        if name not in found and name not in lost:
+        if name not in found:
             raise UserError(
                 f"{printable(folder)}: {printable(name)} has no finished run; let the comparison go on first"
             )
@@ -110,6 +154,29 @@ def shared_flags(flags: str) -> tuple[str, ...]:
     """Return the other flags of a run, but for its seed and its data set."""
     own = ("--set", "--seed", "--data")
     return tuple(part for group in groups_of(flags) if group[0] not in own for part in group)
+
+
+def data_of(flags: str) -> str:
+    """Return the data set that a run was trained on, as --data named it; empty for train.py's own choice."""
+    return next((group[1] for group in reversed(groups_of(flags)) if group[0] == "--data"), "")
+
+
+def check_same_data(config: CombineConfig, losses: Choice, assigners: Choice) -> None:
+    """Raise UserError for two comparisons of different data, by the sums of these where both have them, else by name.
+
+    Of a name the last two parts count, as far as both have them: a data set may lie elsewhere on another machine.
+    """
+    names = zip(*(reversed(Path(choice.data).parts[-2:]) for choice in (losses, assigners)), strict=False)
+    same = bool(losses.data) == bool(assigners.data) and all(first == second for first, second in names)
+    if losses.digests and assigners.digests:
+        same = losses.digests == assigners.digests
+    if not same:
+        said = [
+            f"{printable(folder)} was trained on {printable(choice.data or 'the default data set')}"
+            + "".join(f" (sha256 {digest[:12]})" for digest in sorted(choice.digests))
+            for folder, choice in ((config.losses, losses), (config.assigners, assigners))
+        ]
+        raise UserError(f"{said[0]}, {said[1]}: expected the same data set")
 
 
 def combined(losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
@@ -143,13 +210,16 @@ def without_shared(choice: Choice, key: str) -> dict[str, dict[str, str]]:
 
 
 def recipe_of(config: CombineConfig) -> dict[str, Any]:
-    """Return the recipe's values; settings stay text, as they were typed."""
+    """Return the recipe's values; settings stay text, as they were typed. Prints what the choice does without."""
     losses, assigners = (best_of(Path(name), config.best, config.by) for name in (config.losses, config.assigners))
     if losses.shared != assigners.shared:
         raise UserError(
             f"{printable(config.losses)} was trained with {shlex.join(losses.shared)}, {printable(config.assigners)} "
             f"with {shlex.join(assigners.shared)}: expected the same flags"
         )
+    check_same_data(config, losses, assigners)
+    for note in dict.fromkeys([*losses.notes, *assigners.notes]):
+        print(note)
     variants = combined(losses, assigners)
     description = (
         f"The {config.best} best losses of {Path(config.losses).name} with the {config.best} best assignments of "

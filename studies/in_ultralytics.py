@@ -9,6 +9,7 @@ The training is Ultralytics' own, by the plug-in, from a model YAML (yolo26n.yam
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -145,15 +146,38 @@ def ready(weights: str, config: PluginConfig) -> Any:
 
 def finish(folder: Path) -> Path:
     """Write results.csv with the columns of train.py's, and measure the best weights on the validation split."""
-    from utils.run_folder import read_csv, write_csv
+    from utils.run_folder import read_csv, write_atomically, write_csv
 
-    table = folder / "results.csv"
-    rows = [{key.strip(): cell.strip() for key, cell in row.items()} for row in read_csv(table)]
+    table, theirs = folder / "results.csv", folder / THEIRS
+    # Its file was once moved away before ours was written, and a run may have been interrupted in between.
+    source = table if table.is_file() or not theirs.is_file() else theirs
+    rows = [{key.strip(): cell.strip() for key, cell in row.items()} for row in read_csv(source)]
     if rows and "time" in rows[0]:
-        table.replace(folder / THEIRS)
-        write_csv(table, [{ours: row[theirs] for theirs, ours in COLUMNS.items()} for row in rows])
+        if source == table:
+            write_atomically(theirs, table.read_text("utf-8"))
+        write_csv(table, [{ours: row[name] for name, ours in COLUMNS.items()} for row in without_breaks(rows)])
     score(folder, PluginConfig(score=str(folder)))
     return folder
+
+
+def without_breaks(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return a row for each epoch of an interrupted training, as if it had not been interrupted.
+
+    Where it went on, Ultralytics counts `time` from 0 again, and has a second row of an epoch that it trained again.
+    As in train.py's table, what an interruption lost is not counted.
+    """
+    kept: list[dict[str, str]] = []
+    start = last = 0.0
+    for row in rows:
+        epoch, time = int(row["epoch"]), float(row["time"])
+        while kept and int(kept[-1]["epoch"]) >= epoch:
+            kept.pop()
+            last = math.inf
+        if time < last:
+            start = float(kept[-1]["time"]) if kept else 0.0
+        last = time
+        kept.append({**row, "time": f"{start + time:.6g}"} if start else row)
+    return kept
 
 
 def asked_for(folder: Path) -> PluginConfig:

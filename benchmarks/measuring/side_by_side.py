@@ -23,6 +23,13 @@ PACKAGES = ("torch", "torchvision", "ultralytics", "opencv-python", "numpy")
 FEATURES = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512_f", "avx2")
 
 
+def positive_int(text: str) -> int:
+    """Read a flag's whole number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
+
+
 def flags(about: str | None, name: str, photos: bool = True, turns: bool = True) -> argparse.ArgumentParser:
     """Return the flags that most benchmarks take; `about` is the module's docstring."""
     parser = Parser(prog=f"python -m benchmarks.{name}", description=(about or "").splitlines()[0])
@@ -30,16 +37,18 @@ def flags(about: str | None, name: str, photos: bool = True, turns: bool = True)
         parser.add_argument("--data", default="coco128", help="data YAML or built-in name (default coco128)")
         parser.add_argument("--data-root", default="", help="folder of the built-in data sets")
     if turns:
-        parser.add_argument("--turns", type=int, default=2, help="how often each side has its turn (default 2)")
+        parser.add_argument(
+            "--turns", type=positive_int, default=2, help="how often each side has its turn (default 2)"
+        )
     parser.add_argument("--out", default="runs/benchmarks", help="folder of the JSON files (default runs/benchmarks)")
     return parser
 
 
 def training_flags(parser: argparse.ArgumentParser, epochs: int, meaning: str) -> argparse.Namespace:
     """Add the flags of a benchmark that trains, each side in a process of its own, and read them."""
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"{meaning} (default {epochs})")
-    parser.add_argument("--imgsz", type=int, default=320, help="network input in pixels (default 320)")
-    parser.add_argument("--batch", type=int, default=16, help="images per step (default 16)")
+    parser.add_argument("--epochs", type=positive_int, default=epochs, help=f"{meaning} (default {epochs})")
+    parser.add_argument("--imgsz", type=positive_int, default=320, help="network input in pixels (default 320)")
+    parser.add_argument("--batch", type=positive_int, default=16, help="images per step (default 16)")
     parser.add_argument("--task", default="", help="for the benchmark itself: be one side, as this JSON says")
     return parser.parse_args()
 

@@ -1,9 +1,10 @@
 """The report of a comparison: its tables as CSV, a page with paired differences and their intervals, and pictures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from studies.comparison.alike import environments, protocols, warning
 from studies.comparison.paired import CONFIDENCE, Estimate, winner
 from studies.comparison.pictures import draw_figures
 from studies.comparison.recipe import Recipe
@@ -12,7 +13,6 @@ from studies.comparison.runs import Run
 from studies.comparison.tables import Row, Tables, update_tables
 from utils.run_folder import write_atomically
 
-ENVIRONMENT = ("commit", "env.torch", "env.cpu", "env.gpus", "env.platform")
 MAX_CLASSES = 20
 DIFFERENCES = "## Paired differences to "
 ERRORS = (
@@ -35,12 +35,16 @@ def mean_and_sd(own: Estimate) -> str:
     return points(own.mean) if own.n < 2 else f"{points(own.mean)} ± {points(own.sd)}"
 
 
-def interval(difference: Estimate, p: float = math.nan) -> str:
-    """Return a difference with its interval in points; bold where its corrected p value is below .05."""
+def interval(difference: Estimate, seeds: int, p: float = math.nan) -> str:
+    """Return a difference with its interval in points; bold where its corrected p value is below .05.
+
+    With the number of its pairs where it has fewer than the variant has seeds.
+    """
+    few = f"; {difference.n} {'pair' if difference.n == 1 else 'pairs'}" if 0 < difference.n < seeds else ""
     if difference.n < 2:
-        return f"{points(difference.mean, sign=True)} (no interval)"
+        return f"{points(difference.mean, sign=True)} (no interval{few})"
     low, high = points(difference.low, sign=True), points(difference.high, sign=True)
-    text = f"{points(difference.mean, sign=True)} ({low} to {high})"
+    text = f"{points(difference.mean, sign=True)} ({low} to {high}{few})"
     return f"**{text}**" if p < 1 - CONFIDENCE else text
 
 
@@ -49,12 +53,28 @@ def p_value(p: float) -> str:
     return f"Holm's p {p:.3f}" if p >= 0.001 else "Holm's p below .001"
 
 
+def known(corrected: Mapping[str, float]) -> int:
+    """Return how many comparisons were corrected for each other: those with a p value."""
+    return sum(p == p for p in corrected.values())
+
+
+def family(corrected: Mapping[str, Mapping[str, float]], others: int) -> str:
+    """Say among how many comparisons a figure is bold, and in which columns they are fewer."""
+    usual = known(corrected.get(MAIN, {})) or others
+    fewer: dict[int, list[str]] = {}
+    for column, of in corrected.items():
+        if 0 < known(of) != usual:
+            fewer.setdefault(known(of), []).append(column)
+    text = f"among the {usual} of its column together"
+    return text + "".join(f", the {number} of {', '.join(columns)}" for number, columns in fewer.items())
+
+
 def verdict(results: Results) -> list[str]:
     """Say about AP what the intervals carry, and nothing else."""
     lines = []
     corrected = results.corrected(MAIN)
     for variant in results.others:
-        difference = results.difference(MAIN, variant)
+        difference, seeds = results.difference(MAIN, variant), results.estimate(MAIN, variant).n
         versus = f"{variant} against {results.baseline}"
         if difference.n < 2:
             pairs = "one pair" if difference.n else "no pair"
@@ -63,13 +83,14 @@ def verdict(results: Results) -> list[str]:
             )
         elif difference.excludes_zero:
             side = "above" if difference.mean > 0 else "below"
-            line = f"{versus}: {side}, by {interval(difference)} points of AP"
+            line = f"{versus}: {side}, by {interval(difference, seeds)} points of AP"
             if corrected[variant] >= 1 - CONFIDENCE:
-                line += f" by its own interval; not beyond chance among {len(corrected)} comparisons"
+                line += f" by its own interval; not beyond chance among {known(corrected)} comparisons"
             lines.append(f"{line} ({p_value(corrected[variant])}).")
         else:
             lines.append(
-                f"{versus}: no difference shown, {interval(difference)} points of AP; the interval includes zero."
+                f"{versus}: no difference shown, {interval(difference, seeds)} points of AP; the interval includes "
+                "zero."
             )
     best = winner({variant: results.of(MAIN, variant) for variant in results.variants})
     if best:
@@ -85,18 +106,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def environments(rows: Sequence[Row]) -> list[str]:
-    """Say on what the runs were made, a line for each different machine or version, with dates."""
-    seen: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        seen.setdefault(tuple(row.get(key) or "-" for key in ENVIRONMENT), []).append(row["date"][:10])
-    return [
-        f"{len(dates)} {'run' if len(dates) == 1 else 'runs'}, {min(dates)} to {max(dates)}: "
-        + ", ".join(f"{key.removeprefix('env.')} {value}" for key, value in zip(ENVIRONMENT, values, strict=True))
-        for values, dates in seen.items()
-    ]
 
 
 def class_table(results: Results, rows: Sequence[Row]) -> str:
@@ -136,14 +145,25 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
     ]
     corrected = {column: results.corrected(column) for column in columns}
     differences = [
-        [variant, *(interval(results.difference(column, variant), corrected[column][variant]) for column in columns)]
+        [
+            variant,
+            *(
+                interval(
+                    results.difference(column, variant),
+                    results.estimate(MAIN, variant).n,
+                    corrected[column][variant],
+                )
+                for column in columns
+            ),
+        ]
         for variant in results.others
     ]
     parts = [
         "# Comparison",
         recipe.description,
         f"```\n{command}\n```",
-        f"{rows[0]['protocol']}\n\n{WEIGHTS}",
+        f"{protocols(rows)}\n\n{WEIGHTS}",
+        warning(rows),
         "\n".join(f"- {line}" for line in verdict(results)),
         *unfinished(tables, runs),
         f"## Mean ± standard deviation over seeds, percent\n\n{table(['variant', 'seeds', *columns], means)}",
@@ -151,7 +171,7 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         + table(["variant", *columns], differences)
         + "\n\nA pair is two runs with the same seed: the same initial weights, the same order of images and the same "
         "augmentation. Each interval stands alone: of 20 that hold no difference one excludes zero by chance. Bold: "
-        f"beyond chance among the {len(results.others)} of its column together (p below .05 after Holm's correction). "
+        f"beyond chance {family(corrected, len(results.others))} (p below .05 after Holm's correction). "
         "The intervals cover the seeds, not another choice of images or another data set."
         + (f" {ERRORS}" if results.errors else ""),
         class_table(results, rows),
@@ -165,12 +185,13 @@ def write_report(runs: Sequence[Run], recipe: Recipe, into: Path, command: str) 
     """Write runs.csv, curves.csv, report.md and figures.png; return the Markdown file."""
     into.mkdir(parents=True, exist_ok=True)
     tables = update_tables(runs, into)
-    results = collect(tables.scored(runs), recipe)
+    scored = tables.scored(runs)
+    results = collect(scored, recipe)
     path = into / "report.md"
     if not results.variants:
         write_atomically(path, "# Comparison\n\nNo run is finished.\n")
         return path
-    draw_figures(results, tables.curves, into / "figures.png")
+    draw_figures(results, tables.curves_of(scored), into / "figures.png")
     report = markdown_report(results, tables, runs, recipe, command)
     write_atomically(path, report)
     print(f"{report}\nwrote {path}")

@@ -8,13 +8,12 @@ from matplotlib import colormaps
 
 from studies.comparison.paired import Estimate, estimate, holm, paired_difference
 from studies.comparison.recipe import Recipe
-from studies.comparison.tables import Row, is_measure
+from studies.comparison.tables import ERROR_PREFIX, Row, is_measure
 
 MAIN = "ap"
 SHOWN = ("ap", "ap50", "ap60", "ap65", "ap70", "ap75", "ap80", "ap90", "ap_small", "ap_medium", "ap_large")
 # Columns that other parts of the project may add to metrics.json, shown as they are named there.
 GROUP_PREFIXES = ("ap_ratio", "ap_small", "ap_medium", "ap_large")
-ERROR_PREFIX = "tide_"  # what a kind of error costs in AP50
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The runs of a comparison: ordinary train.py runs, the commands that make them, and what they left behind."""
 
-import csv
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from studies.comparison.recipe import ULTRALYTICS, Variant
 from utils.config.flags import split_at_flags
 from utils.errors import DivergedError, UserError, printable
-from utils.run_folder import write_json
+from utils.run_folder import read_csv, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = [str(ROOT / "train.py")], [str(ROOT / "val.py")]
@@ -50,9 +49,19 @@ class Run:
         return self.folder / ("metrics.json" if self.split == "val" else f"{self.split}/metrics.json")
 
     @property
+    def results_file(self) -> Path:
+        """Return the table of its epochs."""
+        return self.folder / "results.csv"
+
+    @property
     def done(self) -> bool:
         """Say whether its metrics are there."""
         return self.metrics_file.is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Say whether its folder holds a training, finished or not: an empty one says nothing of a run."""
+        return (self.folder / "weights").is_dir() or self.results_file.is_file()
 
     @property
     def diverged(self) -> bool:
@@ -69,9 +78,8 @@ class Run:
         return read_object(path) if path.is_file() else {}
 
     def epochs(self) -> list[dict[str, str]]:
-        """Return the rows of results.csv."""
-        with (self.folder / "results.csv").open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        """Return the rows of results.csv; none where the file is not there."""
+        return read_csv(self.results_file) if self.results_file.is_file() else []
 
 
 def plan(variants: Sequence[Variant], seeds: Sequence[int], shared: Sequence[str], into: Path, split: str) -> list[Run]:

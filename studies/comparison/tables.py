@@ -31,6 +31,7 @@ ABOUT = (
 )
 # In runs.csv as `date`, `commit` and `flags`; the command also names folders of the machine that it ran on.
 SAID_OTHERWISE = ("date", "git", "command")
+ERROR_PREFIX = "tide_"  # what a kind of error costs in AP50
 CURVE_DIGITS = 6
 
 
@@ -46,8 +47,8 @@ class Tables:
         return next((row["state"] for row in self.rows_of(run) if row["scored"] == run.split), "missing")
 
     def lack(self, run: Run) -> bool:
-        """Say whether a run has still to be made or scored: by its folder, where it has one, else by these tables."""
-        return not (run.done or run.diverged) and (run.folder.is_dir() or self.state(run) == "missing")
+        """Say whether a run has still to be made or scored: by its folder, where it has begun, else by these tables."""
+        return not (run.done or run.diverged) and (run.begun or self.state(run) == "missing")
 
     def check(self, runs: Sequence[Run]) -> None:
         """Raise UserError where runs.csv holds a run of the same name that was asked for differently."""
@@ -70,6 +71,11 @@ class Tables:
         keys = [(run.variant.name, str(run.seed), run.split) for run in runs]
         return [found[key] for key in keys if key in found]
 
+    def curves_of(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows of curves.csv of the runs that rows of runs.csv are about."""
+        runs = {(row["variant"], row["seed"]) for row in rows}
+        return [row for row in self.curves if (row["variant"], row["seed"]) in runs]
+
 
 def is_of(row: Mapping[str, object], run: Run) -> bool:
     """Say whether a row of either table belongs to a run."""
@@ -79,6 +85,11 @@ def is_of(row: Mapping[str, object], run: Run) -> bool:
 def is_measure(column: str) -> bool:
     """Say whether a column of runs.csv is a measure of the whole split, such as `ap`."""
     return column not in ABOUT and "." not in column
+
+
+def less_is_better(measure: str) -> bool:
+    """Say whether the best run is the one with the least of a measure, as of what errors cost."""
+    return measure.startswith(ERROR_PREFIX)
 
 
 def read_tables(into: Path) -> Tables:
@@ -102,19 +113,23 @@ def split_of_report(into: Path) -> str:
 
 
 def update_tables(runs: Sequence[Run], into: Path) -> Tables:
-    """Write both tables and read them back: of every run what its folder holds, else what the tables said before.
+    """Write both tables and read them back: of every run what its folder holds, and what the tables said before.
 
-    Rows of other runs stay below.
+    A folder replaces what it has itself, so that an empty or half one costs nothing. Rows of other runs stay below.
     """
     before = read_tables(into)
     rows: list[Mapping[str, object]] = []
     curves: list[Mapping[str, object]] = []
     for run in runs:
-        found = run_rows(run) if run.folder.is_dir() else before.rows_of(run)
-        by_split: dict[object, Mapping[str, object]] = {row["scored"]: row for row in found}
-        by_split.setdefault(run.split, about(run, run.split, "diverged" if run.diverged else "missing"))
+        recorded = before.rows_of(run)
+        by_split: dict[object, Mapping[str, object]] = {row["scored"]: row for row in run_rows(run, recorded)}
+        for row in recorded:
+            by_split.setdefault(row["scored"], row)
+        if run.diverged and by_split.get(run.split, {}).get("state") != "done":
+            by_split[run.split] = about(run, run.split, "diverged")
+        by_split.setdefault(run.split, about(run, run.split, "missing"))
         rows += by_split.values()
-        curves += curve_rows(run) if run.folder.is_dir() else [row for row in before.curves if is_of(row, run)]
+        curves += list(curve_rows(run)) or [row for row in before.curves if is_of(row, run)]
     rows += [row for row in before.runs if not any(is_of(row, run) for run in runs)]
     curves += [row for row in before.curves if not any(is_of(row, run) for run in runs)]
     save_rows(same_columns(rows), into / "runs.csv")
@@ -129,21 +144,30 @@ def about(run: Run, scored: str, state: str) -> dict[str, object]:
     return {**dict.fromkeys(ABOUT), **known, "flags": shlex.join(run.arguments)}
 
 
-def run_rows(run: Run) -> Iterator[dict[str, object]]:
-    """Yield a row for every split that a run was scored on: by its own validation, and by val.py."""
-    environment = run.environment()
+def run_rows(run: Run, recorded: Sequence[Row] = ()) -> Iterator[dict[str, object]]:
+    """Yield a row for every split that a run was scored on: by its own validation, and by val.py.
+
+    What the folder does not say of the training is taken from `recorded`, the rows of the run in the tables of before.
+    """
     for path in sorted(run.folder.glob("metrics.json")) + sorted(run.folder.glob("*/metrics.json")):
         scored = "val" if path.parent == run.folder else path.parent.name
-        epochs = run.epochs()
-        yield {
-            **about(run, scored, "done"),
-            "date": environment.get("date"),
-            "commit": environment.get("git"),
-            "epochs": len(epochs),
-            "seconds": float(epochs[-1]["seconds"]),
-            **flat({key: value for key, value in environment.items() if key not in SAID_OTHERWISE}, "env."),
-            **flat(read_object(path)),
-        }
+        yield {**about(run, scored, "done"), **training_cells(run, recorded), **flat(read_object(path))}
+
+
+def training_cells(run: Run, recorded: Sequence[Row]) -> dict[str, object]:
+    """Return the cells about a run's training, which are the same on every split."""
+    environment, epochs = run.environment(), run.epochs()
+    before = next((row for row in recorded if row["state"] == "done"), {})
+    cells: dict[str, object] = {name: before.get(name) for name in ("date", "commit", "epochs", "seconds")}
+    if environment:
+        cells |= {"date": environment.get("date"), "commit": environment.get("git")}
+        said = {key: value for key, value in environment.items() if key not in SAID_OTHERWISE}
+        cells |= flat(said, "env.")
+    else:
+        cells |= {name: cell for name, cell in before.items() if name.startswith("env.")}
+    if epochs:
+        cells |= {"epochs": len(epochs), "seconds": float(epochs[-1]["seconds"])}
+    return cells
 
 
 def curve_rows(run: Run) -> Iterator[dict[str, object]]:

@@ -66,15 +66,21 @@ def open_search(
 
 
 def check_metric(metric: str) -> None:
-    """Raise UserError for a measure that no run reports."""
+    """Raise UserError for a measure that no run reports, and for one of which less is better: a search maximises."""
     if metric == TuneConfig.metric:
         return
     # Only for another measure: it takes torch, which starts slowly.
+    from studies.comparison.tables import less_is_better
     from utils.metrics.coco_metrics import CocoMetrics
     from utils.metrics.truths import FREQUENCIES
 
     nothing = CocoMetrics([(1, 1)], [0, 0], [], [], ["none"]).compute(by_ratio=True, errors=True)
+    if metric in nothing.overall and less_is_better(metric):
+        raise UserError(
+            f"--metric {printable(metric)}: less of it is better, and a search maximises: expected one such as ap75"
+        )
     measures = [*nothing.overall, *(f"ap_{name}" for name in FREQUENCIES.values())]
+    measures = [name for name in measures if not less_is_better(name)]
     if metric not in measures:
         raise UserError(f"--metric {printable(metric)}: no run reports it{nearest(metric, measures)}")
 

@@ -228,6 +228,15 @@ def test_predicted_boxes_with_crossed_corners_give_finite_values_and_gradients(n
 
 
 @every_similarity
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_boxes_of_nearly_no_size_give_finite_gradients(name, dtype):
+    """Some are above what float16 holds, of which nothing is promised."""
+    leaf, truth = (torch.tensor([0, 0, side, side], dtype=dtype).requires_grad_() for side in (1e-6, 2e-6))
+    BOX_SIMILARITIES[name](leaf, truth).backward()
+    assert leaf.grad.isfinite().all() and truth.grad.isfinite().all()
+
+
+@every_similarity
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", sorted(DEGENERATE))
 def test_degenerate_boxes_under_autocast(name, half, case):

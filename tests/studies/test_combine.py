@@ -14,26 +14,28 @@ SHARED = "--imgsz 64 --epochs 2 --cache --amp bf16 --data my/data.yaml"
 LOSSES = {"ciou": "box_loss=ciou", "sca": "box_loss=sca sca_alpha=0.7", "giou": "box_loss=giou"}
 ASSIGNERS = {"anchor_ratio": "assigner=anchor_ratio", "ggiou": "box_loss=ciou assigner=ggiou", "iou": "assigner=iou"}
 
+SUM = "env.training_data.sha256"
 
-def comparison(folder, variants, scores, baseline, shared=SHARED):
+
+def comparison(folder, variants, scores, baseline, shared=SHARED, digest=""):
     """A comparison's report and table: `scores` are AP by variant and seed on val; on test the order is reversed.
 
-    A score that is a word is the state of a run without one.
+    A score that is a word is the state of a run without one. `digest` is the sum of the training data.
     """
     folder.mkdir()
     (folder / "report.md").write_text(f"# Comparison\n\n## Paired differences to {baseline}, points, 95% interval\n")
     with (folder / "runs.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", "seed", "scored", "state", "flags", "ap", "ap75"])
+        writer.writerow(["variant", "seed", "scored", "state", "flags", "ap", "ap75", "tide_localisation", SUM])
         for name, by_seed in scores.items():
             settings = " ".join(f"--set {each}" for each in variants[name].split())
             for seed, ap in by_seed.items():
                 flags = f"{shared} {settings} --seed {seed}"
                 if isinstance(ap, str):
-                    writer.writerow([name, seed, "test", ap, flags, "", ""])
+                    writer.writerow([name, seed, "test", ap, flags, "", "", "", ""])
                     continue
-                writer.writerow([name, seed, "val", "done", flags, ap, 1 - ap])
-                writer.writerow([name, seed, "test", "done", flags, 1 - ap, ap])
+                writer.writerow([name, seed, "val", "done", flags, ap, 1 - ap, ap / 10, digest])
+                writer.writerow([name, seed, "test", "done", flags, 1 - ap, ap, (1 - ap) / 10, digest])
     return folder
 
 
@@ -73,6 +75,13 @@ def test_the_best_on_the_validation_split_are_combined_and_the_defaults_come_fir
 
 def test_another_measure_chooses_others(folders):
     assert set(recipe_of(config(folders, "--best", "1", "--by", "ap75"))["variants"]) == {
+        "ciou-anchor_ratio",
+        "ciou-iou",
+    }
+
+
+def test_of_what_errors_cost_the_least_is_best(folders):
+    assert set(recipe_of(config(folders, "--best", "1", "--by", "tide_localisation"))["variants"]) == {
         "ciou-anchor_ratio",
         "ciou-iou",
     }
@@ -135,6 +144,47 @@ def test_a_variant_without_a_finished_run_is_named(folders, tmp_path):
     assert set(recipe_of(config((lost, folders[1]), "--best", "3"))["variants"]) == {
         f"{loss}-{assigner}" for loss in ("ciou", "sca") for assigner in ASSIGNERS
     }
+
+
+def test_one_variant_that_diverged_costs_the_others_no_seed(folders, tmp_path, capsys):
+    """sca has the highest mean over the seeds that it has; ciou is ahead with the other two."""
+    scores = {"ciou": {0: 0.2, 1: 0.2, 2: 0.3}, "giou": {0: 0.3, 1: 0.1, 2: 0.1}}
+    scores["sca"] = {0: 0.9, 1: "diverged", 2: "diverged"}
+    some = comparison(tmp_path / "some", LOSSES, scores, "ciou")
+    found = recipe_of(config((some, folders[1]), "--best", "2"))
+    assert {name.partition("-")[0] for name in found["variants"]} == {"ciou", "giou"}
+    assert "(3 and 1 seeds)" in found["description"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"note: {some}: sca is not among the best: its loss became infinite with seed 1, 2"]
+
+
+def test_seeds_that_are_not_used_are_told(folders, tmp_path, capsys):
+    recipe_of(config(folders))
+    assert capsys.readouterr().out.splitlines() == [
+        f"note: {folders[0]}: the choice is by 2 of 3 seeds: seed 2 is not finished with ciou, sca"
+    ]
+    start = {"ciou": {0: 0.2, 1: "diverged"}, "sca": {0: 0.1, 1: 0.3}}
+    recipe_of(config((comparison(tmp_path / "start", LOSSES, start, "ciou"), folders[1])))
+    assert "start: the choice is by 1 of 2 seeds: seed 1 is not finished with ciou\n" in capsys.readouterr().out
+
+
+def test_comparisons_of_different_data_are_not_combined(tmp_path):
+    def both(*given):
+        folders = []
+        for variants, (data, digest) in zip((LOSSES, ASSIGNERS), given, strict=True):
+            first, shared = next(iter(variants)), SHARED.replace("my/data.yaml", data)
+            folder = tmp_path / str(len(list(tmp_path.iterdir())))
+            folders.append(comparison(folder, variants, {first: {0: 0.1}}, first, shared, digest))
+        return recipe_of(config(folders))
+
+    # What the data hold decides, else their name, wherever they lie.
+    assert both(("steel/data.yaml", "a" * 64), ("moved/data.yaml", "a" * 64))
+    assert both(("/here/steel/data.yaml", ""), ("steel/data.yaml", "a" * 64))
+    assert both(("data.yaml", ""), ("steel/data.yaml", ""))
+    with pytest.raises(UserError, match=r"steel/data.yaml \(sha256 aaaaaaaaaaaa\), .* steel/data.yaml \(sha256 bbbbbb"):
+        both(("steel/data.yaml", "a" * 64), ("steel/data.yaml", "b" * 64))
+    with pytest.raises(UserError, match=r"trained on cells/data.yaml, .* on steel/data.yaml.*: expected the same data"):
+        both(("cells/data.yaml", ""), ("steel/data.yaml", "b" * 64))
 
 
 def test_flags_of_every_spelling_come_into_the_recipe(tmp_path):

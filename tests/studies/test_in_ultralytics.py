@@ -18,8 +18,8 @@ from models.postprocess import Postprocess
 from studies.compare import compare, parse_flags
 from studies.comparison.recipe import read_recipe
 from studies.comparison.score_ultralytics import UltralyticsDetector
+from studies.in_ultralytics import finish, plan, resume
 from studies.in_ultralytics import parse_flags as plugin_flags
-from studies.in_ultralytics import plan, resume
 from tests.paths import ROOT
 from utils.errors import UserError
 from utils.ultralytics_only import inference_peer
@@ -114,9 +114,10 @@ def test_a_killed_training_goes_on_with_its_choices(shapes, tmp_path):
     subprocess.run([*MODULE, "--score", str(folder), "--split", "train"], cwd=ROOT, check=True)
     scored = {name: json.loads((folder / name / "metrics.json").read_text()) for name in ("", "train")}
     assert [metrics["counts"]["images"] for metrics in scored.values()] == [4, 8]
-    epochs = [int(row["epoch"]) for row in rows_of(folder / "results.csv")]
-    assert epochs[-1] == 40
-    assert set(epochs) == set(range(1, 41))
+    rows = rows_of(folder / "results.csv")
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 41))
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
 
 
 def test_a_training_goes_on_in_its_folder_wherever_that_lies_now(tmp_path, monkeypatch):
@@ -131,6 +132,63 @@ def test_a_training_goes_on_in_its_folder_wherever_that_lies_now(tmp_path, monke
     resume(Path("moved"))
     here = tmp_path / "moved"
     assert asked == [{"resume": True, "data": str(here / "data.yaml"), "save_dir": str(here)}]
+
+
+THEIR_COLUMNS = "epoch,   time, train/box_loss, train/cls_loss, metrics/mAP50-95(B), metrics/mAP50(B)\n"
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Writes results.csv as Ultralytics does, of epochs with times; its run's measures are not made."""
+    monkeypatch.setattr("studies.in_ultralytics.score", lambda folder, wanted: None)
+
+    def write(*epochs):
+        lines = [f"{epoch}, {time}, {number}, 1, .1, .2\n" for number, (epoch, time) in enumerate(epochs)]
+        (tmp_path / "results.csv").write_text(THEIR_COLUMNS + "".join(lines))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        ([(1, "100.5"), (2, "200")], [("1", "100.5", "0"), ("2", "200", "1")]),
+        # Killed between two epochs, then between the row of an epoch and its checkpoint.
+        (
+            [(1, 100), (2, 200), (3, 95), (4, 190), (4, 90), (5, 180)],
+            [("1", "100", "0"), ("2", "200", "1"), ("3", "295", "2"), ("4", "385", "4"), ("5", "475", "5")],
+        ),
+        # The second start of an epoch took longer than all before it.
+        ([(1, 100), (2, 200), (2, 300)], [("1", "100", "0"), ("2", "400", "2")]),
+        ([(1, 100), (1, 110), (2, 200)], [("1", "110", "1"), ("2", "200", "2")]),
+    ],
+)
+def test_the_epochs_of_a_resumed_training_are_counted_once_and_their_seconds_go_on(epochs, expected, trained):
+    folder = trained(*epochs)
+    finish(folder)
+    assert [(row["epoch"], row["seconds"], row["box_loss"]) for row in rows_of(folder / "results.csv")] == expected
+    assert len(rows_of(folder / "ultralytics.csv")) == len(epochs)
+
+
+def test_a_finished_training_survives_an_interruption_while_its_table_is_written(trained, monkeypatch):
+    folder = trained((1, 100), (2, 200))
+    whole = (folder / "results.csv").read_bytes()
+
+    def interrupted(path, rows):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.run_folder.write_csv", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finish(folder)
+    assert (folder / "results.csv").read_bytes() == whole
+    # As it was left by a version that moved Ultralytics' file away first.
+    (folder / "results.csv").replace(folder / "ultralytics.csv")
+    for _ in range(2):
+        finish(folder)
+        assert [row["seconds"] for row in rows_of(folder / "results.csv")] == ["100", "200"]
+        assert (folder / "ultralytics.csv").read_bytes() == whole
 
 
 @pytest.mark.parametrize("without_nms", [False, True])

@@ -513,7 +513,7 @@ class CombineConfig:
     losses: str = knob("", "folder of a comparison of box losses")
     assigners: str = knob("", "folder of a comparison of assignments")
     best: int = knob(4, "how many of each", 1, 100)
-    by: str = knob("ap", "measure that is largest for the best: a column of runs.csv, such as ap75 or ap_ratio_from_4")
+    by: str = knob("ap", "measure to choose by: a column of runs.csv, such as ap75, or tide_localisation (the least)")
     into: str = knob("combined.yaml", "recipe to write")
 
 

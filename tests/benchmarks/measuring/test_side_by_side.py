@@ -1,8 +1,10 @@
 """What the benchmarks share: turns, copies of photos, and the memory and time of a process tree."""
 
+import importlib
 import json
 import mmap
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +16,7 @@ from benchmarks.measuring.watch import run_watched, tree, tree_memory, tree_seco
 from data.data_yaml import read_data_yaml
 from data.shapes.demo_set import make_shapes
 from data.split import load_split
+from tests.paths import ROOT
 from utils.errors import UserError
 
 
@@ -28,6 +31,38 @@ def test_sides_alternate_and_rows_are_printed_and_written(tmp_path, capsys):
     document = json.loads((tmp_path / "sample.json").read_text())
     assert document["rows"] == [{"side": "a", "img/s": 1.23456}, {"side": "b", "more": 7}]
     assert {"cpu", "cores", "packages", "date"} <= set(document["machine"])
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        ("startup", ["--turns", "0"]),
+        ("training", ["--epochs", "0"]),
+        ("time_to_accuracy", ["--batch", "-1"]),
+        ("data_pipeline", ["--batches", "0"]),
+        ("validation", ["--photos", "0"]),
+        ("loss", ["--repeats", "0"]),
+        ("runtimes", ["--each", "0"]),
+        ("gpu", ["--photos", "many"]),
+        ("inference", ["--turns", "0"]),
+        ("evaluation", ["0"]),
+        ("doctor", ["0"]),
+    ],
+)
+def test_a_count_that_is_none_is_told_before_anything_else(module, given, monkeypatch):
+    main = importlib.import_module(f"benchmarks.{module}").main
+    monkeypatch.setattr(sys, "argv", [module, *given])
+    with pytest.raises(UserError, match=f"'{given[-1]}': expected a whole number from 1 on"):
+        main()
+
+
+def test_a_wrong_flag_of_a_benchmark_is_one_line():
+    command = [sys.executable, "-m", "benchmarks.inference", "--turns", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: argument --turns: '0': expected a whole number from 1 on (--help lists all flags)"
+    ]
 
 
 def test_copied_photos_repeat_with_their_labels(tmp_path):

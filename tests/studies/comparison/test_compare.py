@@ -17,11 +17,13 @@ from studies.compare import check_run, command_of, compare, main, parse_flags
 from studies.comparison.recipe import RECIPES, ULTRALYTICS, Recipe, Variant, from_lists, read_recipe, recipe_of
 from studies.comparison.report import write_report
 from studies.comparison.runs import plan, scoring
+from studies.comparison.tables import less_is_better, read_tables
 from tests.paths import ROOT
 from train import parse_flags as train_flags
 from utils.config.knobs import CompareConfig
 from utils.config.yaml_file import read_mapping
 from utils.errors import CommandError, UserError
+from utils.metrics.coco_metrics import COLUMNS, ERROR_COLUMNS
 from val import parse_flags as val_flags
 
 FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]
@@ -245,6 +247,11 @@ def test_report_says_what_each_kind_of_error_costs(tmp_path):
     assert rows[0]["error_counts.localisation"] == "3"
 
 
+def test_less_is_better_of_errors_alone():
+    assert all(less_is_better(name) for name in ERROR_COLUMNS)
+    assert not any(less_is_better(name) for name in COLUMNS)
+
+
 def test_report_names_no_winner_without_evidence(tmp_path):
     text, _ = report_of({"iou": {0: 0.30, 1: 0.32, 2: 0.34}, "sca": {0: 0.40, 1: 0.33, 2: 0.33}}, tmp_path)
     assert "sca against iou: no difference shown" in text
@@ -316,6 +323,182 @@ def test_an_older_comparison_is_reported_again(tmp_path):
         shutil.rmtree(tmp_path / folder)
     (tmp_path / "runs.csv").write_text("\n".join([header, *(f"{row},2,4.0,0.1,0.2" for row in rows)]) + "\n")
     assert "| sca | 2 | 10.00 ± 0.00 | 20.00 ± 0.00 |" in report_again(tmp_path)
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Reports without their picture, which takes longer than all the rest."""
+    monkeypatch.setattr("studies.comparison.report.draw_figures", lambda *_: None)
+
+
+def recorded(folder):
+    """The rows of runs.csv, by variant and seed, and the bytes of both tables."""
+    rows = csv.DictReader((folder / "runs.csv").open(newline=""))
+    tables = {name: (folder / name).read_bytes() for name in ("runs.csv", "curves.csv")}
+    return {(row["variant"], row["seed"]): row for row in rows}, tables
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_folder_replaces_what_it_holds_and_no_more(tmp_path):
+    text, _ = report_of({"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.37}}, tmp_path)
+    for name in ("iou", "sca"):
+        shutil.rmtree(tmp_path / name)
+    before, tables = recorded(tmp_path)
+    folder = tmp_path / "sca" / "seed1"
+    (folder / "weights").mkdir(parents=True)  # of a training that was begun once more
+    assert report_again(tmp_path) == text
+    assert recorded(tmp_path)[1] == tables
+    # Scores alone: what is known of the training stays, its curve too.
+    (folder / "metrics.json").write_text(json.dumps({"ap": 0.5, "protocol": "split val"}))
+    report_again(tmp_path)
+    after, kept = recorded(tmp_path)
+    assert kept["curves.csv"] == tables["curves.csv"]
+    row = after["sca", "1"]
+    assert (row["ap"], row["epochs"], row["seconds"]) == ("0.5", "2", "4.0")
+    assert [row[name] for name in ("date", "env.torch")] == [before["sca", "1"][name] for name in ("date", "env.torch")]
+    assert after["sca", "0"] == before["sca", "0"]
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_run_without_its_table_of_epochs_is_reported(tmp_path):
+    variants = (Variant("iou", {}), Variant("sca", {}))
+    runs = plan(variants, [0], [], tmp_path, "val")
+    for run in runs:
+        finished_run(run, 0.3)
+    (runs[1].folder / "results.csv").unlink()
+    write_report(runs, Recipe("made up", "iou", variants), tmp_path, "the command")
+    rows, _ = recorded(tmp_path)
+    assert (rows["sca", "0"]["epochs"], rows["sca", "0"]["seconds"], rows["sca", "0"]["ap"]) == ("", "", "0.3")
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_only_a_folder_with_a_training_makes_a_recorded_run_lack(tmp_path):
+    variants = (Variant("iou", {}),)
+    (run,) = plan(variants, [0], [], tmp_path, "val")
+    finished_run(run, 0.3)
+    write_report([run], Recipe("made up", "iou", variants), tmp_path, "the command")
+    shutil.rmtree(run.folder)
+    for kind, lacks in (("empty", False), ("weights", True), ("results.csv", True)):
+        run.folder.mkdir()
+        if kind == "weights":
+            (run.folder / kind).mkdir()
+        elif kind != "empty":
+            (run.folder / kind).write_text("epoch,seconds,ap\n1,2.0,0.1\n")
+        assert read_tables(tmp_path).lack(run) is lacks, kind
+        shutil.rmtree(run.folder)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_run_that_diverged_is_told_where_the_tables_called_it_missing(tmp_path):
+    variants = (Variant("iou", {}), Variant("sca", {}))
+    runs, recipe = plan(variants, [0], [], tmp_path, "val"), Recipe("made up", "iou", variants)
+    finished_run(runs[0], 0.3)
+    assert "Missing: sca seed 0" in write_report(runs, recipe, tmp_path, "the command").read_text()
+    (runs[1].folder / "weights").mkdir(parents=True)
+    runs[1].request.write_text(json.dumps({"arguments": list(runs[1].arguments), "exit_code": 3}))
+    text = write_report(runs, recipe, tmp_path, "the command").read_text()
+    assert "Diverged (loss not finite): sca seed 0" in text and "Missing" not in text
+
+
+def made_with(tmp_path, cells):
+    """A report whose runs have other cells in runs.csv: columns with values by variant and seed."""
+    report_of({"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.37}}, tmp_path)
+    for name in ("iou", "sca"):
+        shutil.rmtree(tmp_path / name)
+    rows = list(recorded(tmp_path)[0].values())
+    for column, values in cells.items():
+        for row in rows:
+            row[column] = values.get((row["variant"], row["seed"]), values.get("else", ""))
+    with (tmp_path / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return report_again(tmp_path)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_runs_of_different_data_are_not_compared_without_a_word(tmp_path):
+    own = {("sca", "1"): "b" * 64, "else": "a" * 64}
+    text = made_with(tmp_path / "data", {"env.training_data.sha256": own})
+    top = text.partition("## Mean")[0]
+    assert "Warning: not all runs have the same training data (sha256).** Runs with the same seed differ too" in top
+    assert f"- training data (sha256) {'b' * 64}: 1 run: sca seed 1" in top
+    assert f"- training data (sha256) {'a' * 64}: 3 runs: iou seeds 0 1, sca seed 0" in top
+    labels = {("iou", "1"): "811", ("sca", "1"): "811", "else": "810"}
+    text = made_with(tmp_path / "labels", {"counts.labels": labels, "counts.images": {"else": "4"}})
+    assert "the same scored labels.**\n" in text  # pairs are alike
+    assert "scored images" not in text
+    # What a run does not say is not another value.
+    assert "Warning" not in made_with(tmp_path / "silent", {"counts.labels": {("iou", "0"): "4"}})
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_every_protocol_of_a_report_is_shown_with_its_runs(tmp_path):
+    own = {("iou", "0"): "split val (4 images)  NMS IoU 0.6", "else": "split val (4 images)  NMS IoU 0.5"}
+    text = made_with(tmp_path, {"protocol": own})
+    assert "\nsplit val (4 images)  NMS IoU 0.6 (1 run: iou seed 0)\n" in text
+    assert "\nsplit val (4 images)  NMS IoU 0.5 (3 runs: sca seeds 0 1, iou seed 1)\n" in text
+    assert "Warning: not all runs have the same protocol.**" in text
+    assert report_again(tmp_path) == text
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_kernels_are_named_where_they_differ(tmp_path):
+    other = {("sca", "1"): "compiled; by log", "else": "compiled"}
+    text = made_with(tmp_path / "two", {"env.cpu_kernels": other}).partition("## Made with")[2]
+    assert "cpu_kernels compiled\n" in text and "cpu_kernels compiled; by log\n" in text
+    assert "cpu_kernels" not in made_with(tmp_path / "one", {"env.cpu_kernels": {"else": "compiled"}})
+
+
+def test_the_picture_has_the_curves_of_the_runs_that_are_reported(tmp_path, monkeypatch):
+    report_of({"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.37}}, tmp_path)
+    drawn = []
+    monkeypatch.setattr("studies.comparison.report.draw_figures", lambda results, curves, path: drawn.extend(curves))
+    variants = (Variant("iou", {}), Variant("sca", {}))
+    write_report(plan(variants, [1], [], tmp_path, "val"), Recipe("", "iou", variants), tmp_path, "the command")
+    assert {(row["variant"], row["seed"]) for row in drawn} == {("iou", "1"), ("sca", "1")}
+    assert {seed for _, seed in recorded(tmp_path)[0]} == {"0", "1"}  # the tables keep all
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_difference_of_few_pairs_says_how_many(tmp_path):
+    values = {
+        "iou": {0: 0.30, 1: 0.32, 2: 0.34},
+        "giou": {0: 0.31, 1: 0.33, 2: 0.35, 3: 0.36},
+        "sca": {0: 0.35, 3: 0.37, 4: 0.36},
+        "siou": {2: 0.37},
+    }
+    text, _ = report_of(values, tmp_path)
+    differences = text.partition("## Paired")[2]
+    assert "| giou | **+1.00 (+1.00 to +1.00; 3 pairs)** |" in differences
+    assert "| sca | +5.00 (no interval; 1 pair) |" in differences
+    assert "| siou | +3.00 (no interval) |" in differences  # as many as it has seeds
+    assert "giou against iou: above, by +1.00 (+1.00 to +1.00; 3 pairs) points of AP" in text
+    # One of the three has a p value to correct.
+    assert "beyond chance among the 1 of its column together" in differences
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_what_is_not_beyond_chance_is_so_among_those_with_an_interval(tmp_path):
+    values = {
+        "iou": {0: 0.300, 1: 0.320, 2: 0.340},
+        "giou": {0: 0.310, 1: 0.336, 2: 0.360},
+        "diou": {0: 0.30, 1: 0.35, 2: 0.33},
+        "sca": {0: 0.35},
+    }
+    text, _ = report_of(values, tmp_path)
+    assert "by its own interval; not beyond chance among 2 comparisons" in text
+    assert "among the 2 of its column together" in text
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_column_that_fewer_variants_have_says_so(tmp_path):
+    variants = tuple(Variant(name, {}) for name in ("iou", "giou", "sca"))
+    runs = plan(variants, [0, 1], [], tmp_path, "val")
+    for number, run in enumerate(runs):
+        finished_run(run, 0.3 + number / 100, ap_small=None if run.variant.name == "sca" else 0.1 + number**2 / 100)
+    text = write_report(runs, Recipe("", "iou", variants), tmp_path, "the command").read_text()
+    assert "among the 2 of its column together, the 1 of ap_small (p below" in text
 
 
 def test_the_command_in_a_report_means_the_same_comparison():

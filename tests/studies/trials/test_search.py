@@ -174,6 +174,13 @@ def test_a_measure_that_no_run_reports_is_named_before_a_study_is_made(metric, h
         check_metric(known)
 
 
+def test_a_measure_of_which_less_is_better_is_not_searched_for(tmp_path, small_shapes):
+    arguments = flags(tmp_path / "new", small_shapes, "--metric", "tide_localisation", trials=1)
+    with pytest.raises(UserError, match="--metric tide_localisation: less of it is better, and a search maximises"):
+        search(arguments)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_bad_start_is_left_behind(tmp_path, small_shapes):
     arguments = flags(tmp_path, small_shapes, *BAD_START, "--jobs", "2", trials=30)
     study = search(arguments, 0.1)
