@@ -3,11 +3,13 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from data.formats.reading import BadAnnotation
-from data.photo_files import photos_below
+from data.photo_files import exists, photos_below, walk
 from utils.errors import printable
 
 DRIVE = re.compile(r"^[A-Za-z]:")
@@ -15,6 +17,18 @@ NOT_FOUND = "photo not found"
 NOT_FOUND_HINT = f"{NOT_FOUND} (--photos names its folder)"
 LEAVES = "file name leaves the photos' folder"
 SEVERAL = "several photos fit this file name"
+
+_noted: ContextVar["list[PhotoFinder] | None"] = ContextVar("_noted", default=None)
+
+
+@contextmanager
+def finders_noted() -> "Iterator[list[PhotoFinder]]":
+    """Collect the finders that are made until the block ends: what a reader finds depends on where they look."""
+    token = _noted.set(found := [])
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 class PhotoFinder:
@@ -29,6 +43,8 @@ class PhotoFinder:
         self._names = list(names)
         self._ends: dict[int, Counter[tuple[str, ...]]] = {}
         self._below: dict[str, list[Path]] | None = None
+        if (noted := _noted.get()) is not None:
+            noted.append(self)
 
     def find(self, name: str) -> tuple[Path, PurePosixPath]:
         """Find a photo, and its place: the part of its name that was found. BadAnnotation if there is not just one."""
@@ -50,6 +66,24 @@ class PhotoFinder:
         if self.deep and self._sharers(parts[-1:]) == 1 and (found := self._one(self._anywhere(parts[-1]), name)):
             return found, PurePosixPath(parts[-1])
         raise BadAnnotation(LEAVES if outside else NOT_FOUND_HINT, name if outside else "")
+
+    def places(self) -> set[Path]:
+        """List the folders that were looked into; of those that are not there, the first that is missing."""
+        parents = {_parts(name)[:-1] for name in self._names}
+        ends = {parts[start:] for parts in parents for start in range(len(parts) + 1)}
+        there: dict[Path, bool] = {}
+        found = set()
+        for folder in self.folders:
+            for end in ends:
+                place = folder
+                for part in end:
+                    if not there.setdefault(place, exists(place, Path.is_dir)):
+                        break
+                    place /= part
+                found.add(place)
+            if self._below is not None:
+                found.update(parent for parent, _ in walk(folder))
+        return found
 
     def _one(self, candidates: Iterable[Path], name: str) -> Path | None:
         found = {os.path.realpath(path): path for path in candidates if self._is_file(path)}
