@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.flags import Parser
-from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING
+from utils.config.knobs import LARGEST_PHOTO, MAX_PIXELS_MEANING, RunConfig, checked
 from utils.errors import UserError, printable, run_command
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     from data.pixel_limit import pixels_allowed
 
-    with pixels_allowed(options.max_pixels):
+    with pixels_allowed(checked(RunConfig, {"max_pixels": options.max_pixels}, "--max-pixels")["max_pixels"]):
         options.run(options)
 
 
@@ -114,7 +114,7 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
     parser.add_argument("--dry-run", action="store_true", help="say what would come out and write nothing")
     parser.add_argument("--exist-ok", action="store_true", help="replace an earlier conversion at DST")
     parser.add_argument(
-        "--max-pixels", type=int, default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
+        "--max-pixels", default=LARGEST_PHOTO, metavar="N", help=f"{MAX_PIXELS_MEANING} (default %(default)s)"
     )
     if ways:
         parser.add_argument(
@@ -124,7 +124,7 @@ def _add_shared(parser: argparse.ArgumentParser, to: str, ways: tuple[str, ...])
             metavar="X",
             help="share of the training photos that becomes val: .2",
         )
-        parser.add_argument("--seed", type=int, default=0, metavar="N", help="which photos --val takes")
+        parser.add_argument("--seed", default=0, metavar="N", help="which photos --val takes")
         parser.add_argument("--images", choices=ways, default="link", help=f"how the photos come: {_ways_of(ways)}")
 
 
@@ -185,13 +185,14 @@ def _ways(options: argparse.Namespace) -> dict[str, Any]:
 
 def _held_out(options: argparse.Namespace) -> "Callable[[AnnotationSet], AnnotationSet] | None":
     """Choose what is done between reading and writing: with --val, a share of train becomes val."""
+    seed = checked(RunConfig, {"seed": options.seed}, "--seed")["seed"]
     if not options.val:
         return None
     if not 0 < options.val < 1:
         raise UserError(f"--val {options.val:g}: expected a share of the training photos, above 0 and below 1")
     from data.open.hold_out import with_held_out
 
-    return lambda found: with_held_out(found, options.val, options.seed)
+    return lambda found: with_held_out(found, options.val, seed)
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -16,16 +16,23 @@ DIGITS = re.compile("0|[1-9][0-9]{0,5}")
 BUILT_IN = Path(__file__).resolve().parent
 SPLITS = ("train", "val", "test")
 KEYS: tuple[str, ...] = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
-KEYS += ("kpt_shape", "task")
+ROW_KEYS = ("kpt_shape", "task")
+KEYS += ROW_KEYS
 WITHOUT_MEANING: tuple[str, ...] = (
     "author",
     "channels",
     "date",
+    "depth_scale",
     "description",
     "download",
     "flip_idx",
+    "kpt_names",
+    "label_mapping",
     "license",
     "links",
+    "map",
+    "masks_dir",
+    "max_depth",
     "minival",
 )
 WITHOUT_MEANING += ("roboflow", "version")
@@ -36,7 +43,8 @@ class DataSpec:
     """A checked data YAML: folders or list files (absolute) per split, class names by id, keys without meaning here.
 
     `annotations` are the original COCO or LVIS files (absolute) of the splits that are measured against one.
-    `keypoints` is how many numbers follow a box in a label row: 0 where the YAML does not say, -1 for polygons.
+    `keypoints` is how many numbers follow a box in a label row: 0 where the YAML does not say, -1 for polygons. `rows`
+    are the keys that say so, `kpt_shape` and `task`, for another YAML of the same labels.
     `source` is what the user named, where this is a conversion of it in the cache.
     """
 
@@ -49,6 +57,7 @@ class DataSpec:
     annotations: dict[str, Path] = field(default_factory=dict)
     keypoints: int = 0
     source: Path | None = None
+    rows: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> Path:
@@ -89,7 +98,7 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
     One that names classes alone is wrong too, unless `splitless`.
     """
     path = find_data_yaml(str(name_or_path))
-    values = read_mapping(path)
+    values = _val_by_its_key(read_mapping(path), path)
     for key in values:
         if key not in KEYS and key not in WITHOUT_MEANING:
             raise _wrong(path, f"unknown key {printable(key)!r}{nearest(str(key), KEYS)}")
@@ -105,7 +114,8 @@ def read_data_yaml(name_or_path: str, data_root: Path, splitless: bool = False) 
         labels_dir = _text(labels_dir, "labels_dir", path)
     ignored = tuple(key for key in values if key in WITHOUT_MEANING)
     annotations, keypoints = _read_annotations(values, root, path), _read_keypoints(values, path)
-    return DataSpec(path, root, splits, names, labels_dir, ignored, annotations, keypoints)
+    rows = {key: values[key] for key in ROW_KEYS if values.get(key) is not None}
+    return DataSpec(path, root, splits, names, labels_dir, ignored, annotations, keypoints, rows=rows)
 
 
 def read_class_names(name_or_path: str) -> tuple[str, ...]:
@@ -197,6 +207,15 @@ def find_data_yaml(name: str) -> Path:
     return path
 
 
+def _val_by_its_key(values: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """Call `validation:` val, as ultralytics does; UserError where the YAML has both."""
+    if "validation" not in values:
+        return values
+    if values.get("val") not in (None, ""):
+        raise _wrong(path, "val and validation both stand here; expected one of them")
+    return {**{key: value for key, value in values.items() if key != "validation"}, "val": values["validation"]}
+
+
 def _read_names(values: dict[Any, Any], path: Path, root: Path) -> tuple[str, ...]:
     """Return class names by id, safe to print; a text is the name of a file with one of them a line."""
     names = values.get("names")
@@ -267,7 +286,7 @@ def _read_split(value: Any, split: str, root: Path, path: Path) -> tuple[Path, .
     entries = value if isinstance(value, list) else [value]
     if not entries:
         raise _wrong(path, f"{split}: empty list; expected a folder or a list file")
-    return tuple(_locate(_text(entry, split, path), root) for entry in entries)
+    return tuple(_beside(_locate(_text(entry, split, path), root), path, entry) for entry in entries)
 
 
 def _read_annotations(values: dict[Any, Any], root: Path, path: Path) -> dict[str, Path]:
@@ -301,6 +320,13 @@ def _locate(entry: str, root: Path) -> Path:
         beside = Path(os.path.normpath(root / entry[3:]))
         return beside if exists(beside) else place
     return place
+
+
+def _beside(place: Path, path: Path, entry: str) -> Path:
+    """Take a list that is not where its absolute path leads from beside the YAML: the two were copied together."""
+    copied = path.parent / place.name
+    moved = Path(entry).is_absolute() and place.suffix.lower() == ".txt" and not exists(place)
+    return copied if moved and exists(copied, Path.is_file) else place
 
 
 def _images_of(source: Path, spec: DataSpec, split: str) -> Iterator[Path]:

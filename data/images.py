@@ -77,14 +77,17 @@ def read_image(path: str | os.PathLike, reduce: int = 1, bits: int = 0) -> np.nd
         deep = read_deep(path, data, bits)
         if deep is not None:
             return _reduced(_upright(deep.image, orientation), reduce)
+    # Of a TIFF that is turned by 90 degrees OpenCV's reduced image has the sides of the one that is not turned.
+    later = reduce if data[:4] in TIFF else 1
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = REDUCED[reduce // later] | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(path, f"cannot be decoded ({error.err})") from error
     if image is None:
         _header(path, io.BytesIO(data))  # may know why
         raise ImageError(path, "cannot be decoded")
-    return _upright(image, orientation)
+    return _reduced(_upright(image, orientation), later)
 
 
 def used_bits(path: str | os.PathLike) -> int:

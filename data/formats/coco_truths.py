@@ -137,7 +137,10 @@ def _match_images(file: CocoFile, images: Sequence[str]) -> list[int]:
         own = by_name.get(Path(path).name, [])
         if len(own) > 1:  # names in several folders: the longest common end decides
             posix = PurePosixPath("/", Path(path).as_posix())
-            own = [row for row in own if posix.match(file.images[row].file_name.lstrip("/"))]
+            parts = {row: PurePosixPath(file.images[row].file_name.lstrip("/")).parts for row in own}
+            own = [row for row in own if posix.match("/".join(parts[row]))]
+            longest = max((len(parts[row]) for row in own), default=0)
+            own = [row for row in own if len(parts[row]) == longest]
         if len(own) > 1:
             raise UserError(f"{printable(file.path)}: {len(own)} images are called {printable(Path(path).name)}")
         rows += own

@@ -10,9 +10,10 @@ from data.formats.annotation_set import AnnotationSet
 from data.formats.detections import read_detections
 from data.formats.registry import FORMATS, WRITERS
 from data.formats.write.coco import write_coco_beside
-from data.formats.write.folder import check_target
+from data.formats.write.folder import check_beside, check_target
 from data.formats.write.yolo import ALL_MODES
 from data.formats.yolo import read_yolo
+from data.photo_files import exists
 from utils.errors import UserError, nearest, printable
 
 Change = Callable[[AnnotationSet], AnnotationSet] | None
@@ -34,6 +35,9 @@ def convert(
     writing. UserError if nothing comes out.
     """
     _check(to, images)
+    for folder in choices.get("photos", ()):
+        if not exists(Path(folder), Path.is_dir):
+            raise UserError(f"--photos: no such folder: {printable(folder)}")
     source = Path(os.path.normpath(Path(source).absolute()))
     if not source.exists():
         raise UserError(f"no such file or folder: {printable(source)}")
@@ -85,6 +89,7 @@ def convert_yolo(spec: DataSpec, target: Path | None, exist_ok: bool = False, to
     _check(to, "link")
     if target is not None:
         check_target(Path(target), spec.root, exist_ok, inside=to == "coco")
+        check_beside(Path(target), (each for sources in spec.splits.values() for each in sources if each.is_dir()))
     found = read_yolo(spec, stays=to == "coco")
     if target is not None and to == "coco":
         write_coco_beside(found, spec, Path(target), exist_ok)
@@ -106,6 +111,8 @@ def convert_detections(
 ) -> AnnotationSet:
     """Convert what detect.py --save-json found to a set that labelling tools import, scores kept where they fit."""
     _check(to, images)
+    if target is not None:
+        check_beside(Path(target), photos)
     found = read_detections(source, names, photos, conf)
     found = change(found) if change else found
     if target is not None:

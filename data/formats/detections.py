@@ -88,6 +88,8 @@ def _names(rows: Sequence[dict[str, Any]], wanted: Sequence[str] | None, source:
     """Name the classes by id: as wanted, or as found, where each has been found."""
     found = {row["class"]: printable(row["name"]) for row in rows}
     if wanted is not None:
+        if not all(wanted) or len(set(wanted)) < len(wanted):
+            raise UserError("--names: the class names must be different from each other and not empty")
         wrong = [label for label, name in found.items() if label >= len(wanted) or wanted[label] != name]
         if wrong:
             raise UserError(f"--names: class {wrong[0]} is called {found[wrong[0]]!r} in {printable(source)}")

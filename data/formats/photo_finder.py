@@ -4,11 +4,13 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 
 from data.formats.reading import BadAnnotation
-from data.photo_files import is_photo_name, walk
+from data.photo_files import exists, is_photo_name, walk
 from utils.errors import printable
 
 DRIVE = re.compile(r"^[A-Za-z]:")
@@ -16,6 +18,18 @@ NOT_FOUND = "photo not found"
 NOT_FOUND_HINT = f"{NOT_FOUND} (--photos names its folder)"
 LEAVES = "file name leaves the photos' folder"
 SEVERAL = "several photos fit this file name"
+
+_noted: ContextVar["list[PhotoFinder] | None"] = ContextVar("_noted", default=None)
+
+
+@contextmanager
+def finders_noted() -> "Iterator[list[PhotoFinder]]":
+    """Collect the finders that are made until the block ends: what a reader finds depends on where they look."""
+    token = _noted.set(found := [])
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 SPLIT_TOKEN = re.compile(
@@ -72,15 +86,16 @@ class PhotosBelow:
     def __init__(self, folders: Iterable[Path], most: float = math.inf) -> None:
         self._folders, self._most = list(dict.fromkeys(folders)), most
         self._found: dict[str, list[tuple[Path, tuple[str, ...]]]] | None = None
+        self.searched: list[Path] = []  # the folders that were listed, once they were
 
     def called(self, name: str) -> list[tuple[Path, tuple[str, ...]]]:
         """List the photos of this file name, each with the names of the folders between it and ours."""
         if self._found is None:
-            self._found, looked = defaultdict(list), 0
+            self._found = defaultdict(list)
             for folder in self._folders:
                 for parent, names in walk(folder):
-                    looked += 1
-                    if looked > self._most:
+                    self.searched.append(parent)
+                    if len(self.searched) > self._most:
                         self._found.clear()
                         return []
                     for photo in filter(is_photo_name, names):
@@ -106,6 +121,8 @@ class PhotoFinder:
         self.folders, self._below, self._foreign = list(dict.fromkeys(folders)), below, foreign
         self._names = [self._spellings(name) for name in dict.fromkeys(names)]
         self._ends: dict[int, Counter[tuple[str, ...]]] = {}
+        if (noted := _noted.get()) is not None:
+            noted.append(self)
 
     def _spellings(self, name: str) -> Collection[str]:
         """List the names under which a photo may lie."""
@@ -135,6 +152,22 @@ class PhotoFinder:
     def shared(self, name: str) -> bool:
         """Tell whether several of the photos may be called so."""
         return self._sharers(_parts(name)) > 1
+
+    def places(self) -> set[Path]:
+        """List the folders that were looked into; of those that are not there, the first that is missing."""
+        parents = {_parts(each)[:-1] for spellings in self._names for each in spellings}
+        ends = {parts[start:] for parts in parents for start in range(len(parts) + 1)}
+        there: dict[Path, bool] = {}
+        found = set(self._below.searched if self._below else [])
+        for folder in self.folders:
+            for end in ends:
+                place = folder
+                for part in end:
+                    if not there.setdefault(place, exists(place, Path.is_dir)):
+                        break
+                    place /= part
+                found.add(place)
+        return found
 
     def _one(self, candidates: Iterable[Path], name: str) -> Path | None:
         found = {os.path.realpath(path): path for path in candidates if self._is_file(path)}

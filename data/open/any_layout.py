@@ -3,24 +3,21 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.data_yaml import BUILT_IN, DataSpec, data_root, data_yaml_values, read_data_yaml
+from data.data_yaml import BUILT_IN, SPLITS, DataSpec, data_root, data_yaml_values, read_data_yaml
 from data.open.archive import is_archive, unpack
-from data.open.darknet_data import read_darknet_data
-from data.photo_files import exists, is_photo_name, walk
-from data.pixel_limit import part_of_key
+from data.open.darknet_data import class_names, read_darknet_data
+from data.photo_files import exists, is_photo_name, photos_below, walk
 from utils.errors import UserError, printable
-from utils.regular_file import require_regular
 
 YAML_SUFFIXES = (".yaml", ".yml")
 # Where class names stand beside labels that have no data YAML: Label Studio, labelImg, CVAT.
 NAMES_FILES = ("classes.txt", "obj.names", "names.txt")
 UNPACKED = "unpacked"
-SCHEMA = 5  # one more whenever something else is made of the same files
-NOT_CONTENT = (".DS_Store", "Thumbs.db")
+MOST_NAMED = 3
 
 
 def root_for(name: str, flag: str) -> Path:
@@ -62,26 +59,27 @@ def open_data_set(name: str, root: Path, cache_dir: Path | None = None) -> DataS
             return spec
     elif path.suffix.lower() == ".data":
         return _said(read_darknet_data(path), "Darknet .data")
-    return replace(_converted(path, root, cache_dir), source=named)
+    from data.open.converted import open_converted  # here, because most runs read a YAML and need none of the formats
+
+    return replace(open_converted(path, root, cache_dir), source=named)
 
 
 def _own_labels(folder: Path, root: Path) -> DataSpec | None:
     """Open a folder that holds YOLO labels: by its data YAML, its obj.data, or class names beside the labels."""
     for file in _yamls(folder):
         values = data_yaml_values(file)
-        if any(values.get(split) for split in ("train", "val", "test")):
+        if any(values.get(split) for split in ("train", "val", "validation", "test")):
             return _said(read_data_yaml(str(file), root), f"the data YAML {file.name}")
         if isinstance(values.get("names"), list | dict) and _has_labels(folder):
             # supervision writes names alone.
-            return _said(_labelled(folder, file, read_data_yaml(str(file), root, splitless=True).names), "YOLO labels")
+            return _said(
+                _labelled(replace(read_data_yaml(str(file), root, splitless=True), root=folder)), "YOLO labels"
+            )
     for file in sorted(folder.glob("*.data")):
         return _said(read_darknet_data(file), f"Darknet's {file.name}")
     for name in NAMES_FILES:
         if (folder / name).is_file() and _has_labels(folder):
-            lines = require_regular(folder / name).read_text("utf-8-sig", "replace").rstrip().splitlines()
-            return _said(
-                _labelled(folder, folder / name, tuple(printable(each.strip()) for each in lines)), "YOLO labels"
-            )
+            return _said(_labelled(DataSpec(folder / name, folder, {}, class_names(folder / name))), "YOLO labels")
     return None
 
 
@@ -106,59 +104,41 @@ def _has_labels(folder: Path) -> bool:
     return False
 
 
-def _labelled(folder: Path, where: Path, names: tuple[str, ...]) -> DataSpec:
-    """Describe photos with labels and names: folders train, val, valid and test are splits, else all is train."""
-    images = folder / "images" if (folder / "images").is_dir() else folder
-    splits: dict[str, tuple[Path, ...]] = {}
-    for split, words in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
-        found = [base / word for word in words for base in (images, folder) if (base / word).is_dir()]
-        if found:
-            splits[split] = (found[0],)
-    return DataSpec(where, folder, splits if "train" in splits else {"train": (images,)}, names)
+def _labelled(named: DataSpec) -> DataSpec:
+    """Find the splits of photos with labels and names: folders called train, val and so on, else all is train.
 
-
-def _converted(path: Path, root: Path, cache_dir: Path | None) -> DataSpec:
-    """Convert what another format holds into the cache, once for as long as no file of it changes."""
+    Photos in none of the splits are named on stderr, by their folders.
+    """
     # Here, because most runs read a YAML and need none of the formats.
-    from data.formats.annotation_set import summary
-    from data.formats.registry import FORMATS, recognise
-    from data.formats.write.yolo import write_yolo_set
-    from data.labels.read_files import cache_folder
+    from data.formats.voc.layout import FOLDER_SPLITS
 
-    known = recognise(path)
-    if known is None:
-        looked = "; ".join(each.known_by for each in FORMATS.values())
-        raise UserError(
-            f"{printable(path)}: no data set that is known; looked for: a data YAML; Darknet's .data file; photos with "
-            f"labels and a classes.txt; {looked}; or a .zip of one of them"
-        )
-    folder = cache_folder(cache_dir)
-    if folder is None:
-        raise UserError(f"{printable(path)}: no cache folder to convert it into: convert.py {known.name} converts it")
-    target = folder / "sets" / _digest(path, known.name)
-    print(f"--data {printable(path)}: {known.title}", file=sys.stderr)
-    if not (target / "data.yaml").is_file():
-        found = known.read(path)
-        print("\n".join(summary(found)), file=sys.stderr)
-        try:
-            write_yolo_set(found, target, "symlink")
-        except UserError:
-            if not (target / "data.yaml").is_file():  # another process may have been faster
-                raise
-    print(f"  as YOLO labels in {printable(target)}; report.csv there lists what was dropped", file=sys.stderr)
-    return read_data_yaml(str(target / "data.yaml"), root)
+    folder, splits = named.root, dict[str, tuple[Path, ...]]()
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    for base in dict.fromkeys((images, folder)):
+        found: dict[str, tuple[Path, ...]] = {}
+        for part in sorted(path for path in base.iterdir() if path.is_dir()):
+            split = FOLDER_SPLITS.get(part.name.lower())
+            if split and any(photos_below(part)):
+                found[split] = (*found.get(split, ()), part)
+        splits = found | splits
+    splits = {split: splits[split] for split in SPLITS if split in splits} or {"train": (images,)}
+    _tell_unused(folder, [part for parts in splits.values() for part in parts])
+    return replace(named, splits=splits)
 
 
-def _digest(path: Path, kind: str) -> str:
-    """Make a digest of all files' names, sizes and times, which a conversion depends on."""
-    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {kind} {path}{part_of_key()}"))
-    for parent, names in walk(path if path.is_dir() else path.parent):
-        for name in sorted(names):
-            if name not in NOT_CONTENT:
-                found = (parent / name).stat() if exists(parent / name) else None
-                stamp = (found.st_size, found.st_mtime_ns) if found else (-1, -1)
-                digest.update(os.fsencode(f"\0{parent}\0{name}\0{stamp}"))
-    return digest.hexdigest()[:24]
+def _tell_unused(folder: Path, used: Sequence[Path]) -> None:
+    """Name the folders whose photos lie below none of those that are used."""
+    tops = [Path(os.path.realpath(each)) for each in used]
+    unused: dict[Path, int] = {}
+    for parent, names in walk(folder):
+        place = Path(os.path.realpath(parent))
+        photos = sum(map(is_photo_name, names))
+        if photos and not any(place.is_relative_to(top) for top in tops):
+            unused[parent] = photos
+    if unused:
+        shown = ", ".join(printable(each) for each in list(unused)[:MOST_NAMED])
+        more = f" and {len(unused) - MOST_NAMED} folders more" if len(unused) > MOST_NAMED else ""
+        print(f"--data: {sum(unused.values()):,} photos belong to no split, not used: {shown}{more}", file=sys.stderr)
 
 
 def _unpacked(archive: Path, root: Path) -> Path:

@@ -36,7 +36,10 @@ def read_darknet_data(path: Path) -> DataSpec:
             splits[split] = (*splits.get(split, ()), _locate(value, path.parent))
     if not splits or not values.get("names"):
         raise UserError(f"{printable(path)}: expected `train = list.txt` and `names = obj.names`")
-    names = _names(_locate(values["names"], path.parent), path)
+    try:
+        names = class_names(_locate(values["names"], path.parent))
+    except UserError as error:
+        raise UserError(f"{printable(path)}: names: {error}") from None
     count = values.get("classes", str(len(names)))
     if count != str(len(names)):
         raise UserError(f"{printable(path)}: classes = {printable(count, 20)}, but {values['names']} has {len(names)}")
@@ -50,11 +53,18 @@ def _locate(entry: str, folder: Path) -> Path:
     return Path(os.path.normpath(next((place for place in places if exists(place, Path.is_file)), places[0])))
 
 
-def _names(file: Path, path: Path) -> tuple[str, ...]:
+def class_names(file: Path) -> tuple[str, ...]:
+    """Read a file with a class name a line, safe to print; UserError where a line is blank or stands there twice."""
     try:
-        names = [printable(line.strip()) for line in require_regular(file).read_text("utf-8-sig").rstrip().splitlines()]
+        lines = require_regular(file).read_text("utf-8-sig").rstrip().splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"{printable(path)}: names: {printable(file)}: {printable(error, 100)}") from None
-    if not names or not all(names) or len(set(names)) < len(names):
-        raise UserError(f"{printable(file)}: expected a class name a line, each another one")
+        raise UserError(f"{printable(file)}: cannot be read as class names: {printable(error, 100)}") from None
+    names = [printable(line.strip()) for line in lines]
+    expected = "expected a class name a line, each another one"
+    for number, name in enumerate(names, 1):
+        if not name or name in names[: number - 1]:
+            found = f"{name!r} again" if name else "a blank line"
+            raise UserError(f"{printable(file)}:{number}: {expected}; found {found}")
+    if not names:
+        raise UserError(f"{printable(file)}: {expected}; the file is empty")
     return tuple(names)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import yaml
 
-from data.data_yaml import DataSpec, read_data_yaml
+from data.data_yaml import DataSpec
 from data.formats.annotation_set import AnnotationSet, base_split
 from data.formats.coco_json import CocoFile
 from data.images import ImageError, read_image
@@ -52,7 +52,7 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
     cache = cache_folder(None)
     if cache is None:
         raise UserError("--val: no cache folder to write the split to: set XDG_CACHE_HOME")
-    folder = cache / SPLITS / f"{str(fingerprint(index)['sha256'])[:16]}-{share:g}-{seed}-{_key(spec)}"
+    folder = cache / SPLITS / f"{str(fingerprint(index)['sha256'])[:16]}-{share:g}-{seed}-{_key(spec, index)}"
     if not (folder / "data.yaml").is_file():
         classes = [set(index.of(row)[1].tolist()) for row in range(len(index))]
         held = choose_held_out(list(map(Path, index.images)), classes, share, seed)
@@ -61,16 +61,16 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
 
 
 def _read(folder: Path, spec: DataSpec) -> DataSpec:
-    """Open a split that was written down, wherever its folder has come to lie since."""
-    found = read_data_yaml(str(folder / "data.yaml"), spec.root)
+    """Open a split that was written down, wherever its folder lies now; all but train and val is the set's of today."""
     lists = {split: (folder / f"{split}.txt",) for split in ("train", "val")}
+    annotations = _annotations(spec)
     return replace(
-        found,
-        splits={**found.splits, **lists},
-        annotations=_annotations(spec),
-        keypoints=spec.keypoints,
-        source=spec.shown,
+        spec, yaml=folder / "data.yaml", splits={**lists, **_test(spec)}, annotations=annotations, source=spec.shown
     )
+
+
+def _test(spec: DataSpec) -> dict[str, tuple[Path, ...]]:
+    return {split: sources for split, sources in spec.splits.items() if split == "test"}
 
 
 def _annotations(spec: DataSpec) -> dict[str, Path]:
@@ -126,7 +126,12 @@ def keep_split(spec: DataSpec, run_folder: Path) -> None:
     # A data set of the user's own may lie in a folder called splits, with all its photos.
     held_out = cache is not None and spec.yaml.parent.parent.resolve() == (cache / SPLITS).resolve()
     if held_out:
-        shutil.copytree(spec.yaml.parent, run_folder / FOLDER)
+        folder = run_folder / FOLDER
+        shutil.copytree(spec.yaml.parent, folder)
+        if spec.labels_dir is not None:
+            # The set's own folder is the root of its labels, so that the lists have absolute paths.
+            note = (folder / "data.yaml").read_text("utf-8").partition("\n")[0]
+            (folder / "data.yaml").write_text(_text(_values(spec, folder), note), "utf-8")
 
 
 def choose_held_out(photos: Sequence[Path], classes: Sequence[set[int]], share: float, seed: int) -> np.ndarray:
@@ -235,36 +240,43 @@ def _bits(thumbnail: np.ndarray) -> np.ndarray:
     return (small[:, 1:] > small[:, :-1]).reshape(-1)
 
 
-def _key(spec: DataSpec) -> str:
-    """Tell apart sets of the same photos and labels at other places or with other names."""
-    parts = (
-        spec.yaml,
-        spec.root,
-        json.dumps(spec.names),
-        *(f"{split}={file}" for split, file in _annotations(spec).items()),
-    )
+def _key(spec: DataSpec, index: LabelIndex) -> str:
+    """Tell apart sets of the same photos and labels at other places or with other names: all that is written down."""
+    parts = (spec.yaml, json.dumps(_values(spec, Path())), *index.images)
     return hashlib.sha256(os.fsencode("\0".join(map(str, parts)))).hexdigest()[:12]
+
+
+def _values(spec: DataSpec, folder: Path) -> dict[str, object]:
+    """List what a data YAML in `folder` says of the set and of the two lists beside it.
+
+    Where the set has no `labels_dir`, it names them without their folder, which may be copied elsewhere.
+    """
+    values: dict[str, object] = {}
+    place = Path()
+    if spec.labels_dir is not None:
+        values, place = {"path": str(spec.root)}, folder
+    values |= {split: str(place / f"{split}.txt") for split in ("train", "val")}
+    if spec.labels_dir is not None:
+        values["labels_dir"] = spec.labels_dir
+    values |= {split: list(map(str, sources)) for split, sources in _test(spec).items()}
+    if files := _annotations(spec):
+        values["annotations"] = {split: str(file) for split, file in files.items()}
+    return values | spec.rows | {"names": dict(enumerate(spec.names))}
+
+
+def _text(values: dict[str, object], note: str) -> str:
+    return f"{note}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _write(spec: DataSpec, index: LabelIndex, held: np.ndarray, folder: Path, note: str) -> None:
     """Write two lists and a data YAML that names them, whole or not at all."""
-    values: dict[str, object] = {"path": str(spec.root)}
-    values |= {split: str(folder / f"{split}.txt") for split in ("train", "val")}
-    if spec.labels_dir is not None:
-        values["labels_dir"] = spec.labels_dir
-    if "test" in spec.splits:
-        values["test"] = [str(source) for source in spec.splits["test"]]
-    if files := _annotations(spec):
-        values["annotations"] = {split: str(file) for split, file in files.items()}
-    values["names"] = dict(enumerate(spec.names))
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         draft.mkdir(parents=True, exist_ok=True)
         for split, chosen in (("train", ~held), ("val", held)):
             text = "".join(f"{index.images[row]}\n" for row in np.flatnonzero(chosen).tolist())
             (draft / f"{split}.txt").write_text(text, "utf-8", "surrogateescape")
-        text = f"# --val: {note}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        (draft / "data.yaml").write_text(text, "utf-8")
+        (draft / "data.yaml").write_text(_text(_values(spec, folder), f"# --val: {note}"), "utf-8")
         if not folder.exists():
             draft.rename(folder)
     except OSError as error:

@@ -1,9 +1,12 @@
 """The data YAML: what is read from it, which images and labels it leads to, and one clear line for each mistake."""
 
+import importlib.util
+import math
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
@@ -81,6 +84,40 @@ def test_keys_without_meaning_are_named(folder):
     spec = read(folder, GOOD + "download: https://example.org/x.zip\nroboflow: {version: 3}\ntest:\n")
     assert spec.ignored == ("download", "roboflow")
     assert "test" not in spec.splits
+
+
+def test_every_key_of_the_installed_ultralytics_yamls_is_known(folder):
+    """Read as files: the package itself is imported by one module alone."""
+    found = importlib.util.find_spec("ultralytics")
+    if found is None:
+        pytest.skip("ultralytics is absent: pip install ultralytics")
+    files = sorted(Path(found.submodule_search_locations[0], "cfg", "datasets").glob("*.yaml"))
+    seen: set[str] = set()
+    for file in files:
+        values = yaml.load(file.read_text("utf-8"), yaml.CSafeLoader)
+        if seen >= set(values):
+            continue
+        seen |= set(values)
+        spec = read(folder, yaml.safe_dump({**values, "path": ".", "names": ["cat"], "nc": 1}))
+        assert spec.keypoints == math.prod(values.get("kpt_shape", [0])), file.name
+    assert seen >= {"train", "names", "download", "kpt_shape"}
+
+
+def test_validation_is_val_as_for_ultralytics(folder):
+    spec = read(folder, GOOD.replace("val:", "validation:"))
+    assert list_images(spec, "val") == [folder / "images/val/c.jpg"]
+    assert spec == read(folder, GOOD)
+    assert "val and validation both stand here" in complaint(folder, GOOD + "validation: images/train\n")
+
+
+def test_a_list_that_was_copied_with_its_yaml_is_found_beside_it(folder):
+    touch(folder / "val.txt").write_text("images/val/c.jpg\n")
+    away = "/nowhere/split/val.txt"
+    assert read(folder, f"val: {away}\nnames: [cat]\n").splits["val"] == (folder / "val.txt",)
+    assert read(folder, "path: images\nval: val.txt\nnames: [cat]\n").splits["val"] == (folder / "images/val.txt",)
+    assert read(folder, f"val: {away[:-7]}other.txt\nnames: [cat]\n").splits["val"] == (
+        Path("/nowhere/split/other.txt"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,21 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path, suffix, orie
     assert expected.shape[:2] == ((40, 24) if orientation >= 5 else (24, 40))
 
 
+@pytest.mark.parametrize("reduce", [2, 4, 8])
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_of_any_orientation_is_reduced_as_it_stands(tmp_path, suffix, orientation, reduce):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(a_photo(48, 80)).save(path, exif=exif, **LOSSLESS[suffix])
+    whole = read_image(path)
+    expected = cv2.resize(whole, None, fx=1 / reduce, fy=1 / reduce, interpolation=cv2.INTER_AREA)
+    image = read_image(path, reduce)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).max() <= 12
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("tail", [b"", b"\0", b"\xff" * 4])
 def test_a_broken_exif_block_means_upright(tmp_path, order, tail):

@@ -76,7 +76,7 @@ def write_coco_beside(found: AnnotationSet, spec: DataSpec, target: Path, exist_
     measured = [split for split in found.counts() if split != "train"]
     if measured:
         values["annotations"] = {split: str(target / "annotations" / f"{split}.json") for split in measured}
-    values["names"] = dict(enumerate(spec.names))
+    values |= {**spec.rows, "names": dict(enumerate(spec.names))}
     note = f"# Made by convert.py from {printable(spec.yaml)}; see {REPORT} for what was dropped.\n"
 
     def fill(draft: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from data.formats.annotation_set import AnnotationSet
 from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
 from data.formats.write.yolo import label_text
-from utils.errors import printable
+from utils.errors import UserError, printable
 from utils.run_folder import encoded
 
 
@@ -15,6 +15,12 @@ def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", 
     Lists name photos as CVAT's do, with data/ before them, though that folder is not there.
     """
     target = Path(target).absolute()
+    if "images" in target.parts:
+        # The labels lie beside the photos, and of photos below `images` they are looked for in `labels`.
+        raise UserError(
+            f"{printable(target)}: Darknet's labels would not be found again below a folder called images; choose "
+            "another place"
+        )
 
     def fill(draft: Path) -> None:
         lines = [f"classes = {len(found.names)}\n"]

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,16 @@ def check_target(target: Path, source: Path, exist_ok: bool, inside: bool = Fals
         raise UserError(f"{printable(target)} exists already (--exist-ok replaces an earlier conversion)")
     if not _is_conversion(target):
         raise UserError(f"{printable(target)} is no earlier conversion (it has no {REPORT} of one); it is not replaced")
+
+
+def check_beside(target: Path, folders: Iterable[Path]) -> None:
+    """Raise UserError if the converted set would lie below a folder of photos, of which its pictures would be some."""
+    for folder in folders:
+        if target.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{printable(target)} lies below {printable(folder)}, all of whose photos are the set's: its pictures "
+                "with boxes would be trained on; choose another place"
+            )
 
 
 def _is_conversion(target: Path) -> bool:

@@ -230,6 +230,102 @@ def test_a_changed_source_is_converted_again(tmp_path):
     assert read_back(second, tmp_path)["train", "train.jpg"] == [("thing", 32.0, 24.0, 100.0, 72.0)]
 
 
+def test_photos_that_come_later_are_converted_too(tmp_path):
+    """Where an annotation file is named, its photos lie beside its folder: in folders that are there or that come."""
+    root = tmp_path / "set"
+    names = ["1.jpg", "2.jpg", "deep/3.jpg", "4.jpg"]
+    file = write_json(root / "annotations" / "instances_train.json", coco_document(names))
+    photo(root / "images" / "1.jpg")
+
+    def found(source=file):
+        return [path.name for path in list_images(open_data_set(str(source), tmp_path, tmp_path / "cache"), "train")]
+
+    assert found() == found(file.parent) == ["1.jpg"]
+    assert found() == ["1.jpg"]
+    for count, place in enumerate(("images/2.jpg", "images/deep/3.jpg", "train/4.jpg"), 2):
+        photo(root / place)
+        assert len(found()) == len(found(file.parent)) == count, place
+    photo(root / "notes" / "5.jpg")
+    before = sorted((tmp_path / "cache" / "sets").iterdir())
+    assert len(found()) == 4
+    assert sorted((tmp_path / "cache" / "sets").iterdir()) == before, "no photo of this set"
+    (root / "images" / "2.jpg").unlink()
+    assert len(found()) == 3
+
+
+def test_datumaros_photos_that_come_later(tmp_path):
+    """They may lie in any folder beside `annotations`."""
+    datumaro_json(tmp_path / "set")
+    (tmp_path / "set" / "images" / "train" / "train.jpg").rename(tmp_path / "train.jpg")
+    photo(tmp_path / "set" / "far" / "other.jpg")
+    item = {"id": "other", "image": {"path": "other.jpg", "size": [96, 128]}, "annotations": []}
+    file = tmp_path / "set" / "annotations" / "train.json"
+    document = json.loads(file.read_text())
+    item["annotations"] = document["items"][0]["annotations"]
+    write_json(file, {**document, "items": [*document["items"], item]})
+    for expected in (["other.jpg"], ["other.jpg", "train.jpg"]):
+        spec = open_data_set(str(file), tmp_path, tmp_path / "cache")
+        assert [path.name for path in list_images(spec, "train")] == expected
+        photo(tmp_path / "set" / "far" / "train.jpg")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "splits"),
+    [
+        ("images/train", "images/validation", {"train": 1, "val": 1}),
+        ("Train/images", "Val/images", {"train": 1, "val": 1}),
+        ("images/TRAIN", "images/Valid", {"train": 1, "val": 1}),
+        ("images/train/deep", "test", {"train": 1, "test": 1}),
+        ("images/train", "images/held-out", {"train": 1}),
+        ("images", "val", {"val": 1}),
+        ("images/a", "images/b", {"train": 2}),
+    ],
+)
+@pytest.mark.parametrize("names", ["classes.txt", "data.yaml"])
+def test_folders_called_as_splits(names, train, val, splits, tmp_path, capsys):
+    """In any spelling; photos that belong to no split are named."""
+    yolo_photo(tmp_path, f"{train}/a", "labels")
+    yolo_photo(tmp_path, f"{val}/b", "labels")
+    put(tmp_path / names, "thing\n" if names == "classes.txt" else "names: [thing]\n")
+    spec = open_data_set(str(tmp_path), tmp_path)
+    assert {split: len(list_images(spec, split)) for split in spec.splits} == splits
+    assert sum(map(len, read_back(spec, tmp_path / "cache").values())) == sum(splits.values())
+    said = capsys.readouterr().err
+    unused = {"images/held-out": val, "val": train}.get(val)
+    assert (
+        (f"1 photos belong to no split, not used: {tmp_path / unused}\n" in said) if unused else "no split" not in said
+    )
+
+
+def test_two_spellings_of_a_split_are_both_of_it(tmp_path):
+    for place in ("images/train/a", "images/val/b", "images/valid/c"):
+        yolo_photo(tmp_path, place, "labels")
+    (tmp_path / "images" / "test").mkdir()
+    put(tmp_path / "classes.txt", "thing\n")
+    spec = open_data_set(str(tmp_path), tmp_path)
+    assert {split: [path.stem for path in list_images(spec, split)] for split in spec.splits} == {
+        "train": ["a"],
+        "val": ["b", "c"],
+    }
+
+
+@pytest.mark.parametrize(("text", "line"), [("cat\n\ndog\n", 2), ("cat\ndog\n dog\n", 3), ("\n", None)])
+@pytest.mark.parametrize("name", ["classes.txt", "names.txt", "obj.names"])
+def test_class_names_that_are_blank_or_stand_twice(name, text, line, tmp_path):
+    yolo_photo(tmp_path, "images/a", "labels")
+    put(tmp_path / name, text)
+    place = f"{name}:{line}" if line else name
+    with pytest.raises(UserError, match=f"{place}: expected a class name a line, each another one; "):
+        open_data_set(str(tmp_path), tmp_path)
+
+
+def test_key_points_beside_names_alone(tmp_path):
+    photo(tmp_path / "images" / "train" / "a.jpg")
+    put(tmp_path / "labels" / "train" / "a.txt", "0 .5 .5 .4 .4 .55 .5 2 .45 .4 2\n")
+    put(tmp_path / "data.yaml", "names: [thing]\nkpt_shape: [2, 3]\n")
+    assert len(load_split(open_data_set(str(tmp_path), tmp_path), "train", tmp_path / "cache").boxes) == 1
+
+
 def test_an_unknown_layout_lists_what_was_looked_for(tmp_path):
     photo(tmp_path / "set" / "a.jpg")
     with pytest.raises(UserError) as error:

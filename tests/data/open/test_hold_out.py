@@ -149,6 +149,63 @@ def test_a_converted_set_without_val_keeps_its_ignored_objects_for_what_is_held_
     assert truths.difficult.sum() == len(index) == len(truths.difficult) / 2
 
 
+def labelled_set(folder, photos, text, row=".5 .5 .2 .2"):
+    """A data YAML for the photos, whose labels are rows of two classes, and a photo in each of two other folders."""
+    photo(folder / "held" / "t.jpg")
+    photo(folder / "other" / "t.jpg")
+    for number, path in enumerate([*photos, folder / "held" / "t.jpg", folder / "other" / "t.jpg"]):
+        label = Path(str(path.parent).replace("images", "labels"), f"{path.stem}.txt")
+        label.parent.mkdir(exist_ok=True)
+        label.write_text(f"{number % 2} {row}\n")
+    return yaml_of(folder, text)
+
+
+def yaml_of(folder, text):
+    (folder / "data.yaml").write_text(f"{text}\nnames: [a, b]\n")
+    return read_data_yaml(str(folder / "data.yaml"), folder)
+
+
+def test_what_else_the_yaml_says_is_what_it_says_now(photos, tmp_path):
+    """Its test split, its labels' rows and its photos' folder: in the run, and in what the run writes down."""
+    (tmp_path / "run").mkdir()
+    spec = labelled_set(tmp_path, photos, "train: images\ntest: held")
+    keep_split(hold_out(spec, 0.25, 3), tmp_path / "run")
+    for number, test in enumerate(("test: other", "", "test: [held, other]")):
+        spec = yaml_of(tmp_path, f"train: images\n{test}")
+        for split in (hold_out(spec, 0.25, 3), hold_out(spec, 0.25, 3, tmp_path / "run")):
+            assert split.splits.get("test") == spec.splits.get("test")
+        (tmp_path / f"run{number}").mkdir()
+        keep_split(hold_out(spec, 0.25, 3), tmp_path / f"run{number}")
+        written = read_data_yaml(str(tmp_path / f"run{number}" / "split" / "data.yaml"), tmp_path)
+        assert written.splits.get("test") == spec.splits.get("test")
+    for name in ("images", "labels"):
+        shutil.copytree(tmp_path / name, tmp_path / "second" / name)
+    moved = list_images(hold_out(yaml_of(tmp_path, "train: second/images"), 0.25, 3), "train")
+    assert {path.parent for path in moved} == {tmp_path / "second" / "images"}
+
+
+@pytest.mark.parametrize("labels_dir", [None, "rows"])
+def test_the_split_of_a_run_needs_no_other_folder(labels_dir, photos, tmp_path):
+    """Not the cache, which people empty, and not the run's own place: a run that was copied has its split with it."""
+    rows, text = "kpt_shape: [2, 3]", "train: images\ntest: held"
+    spec = labelled_set(tmp_path, photos, f"{text}\n{rows}", ".5 .5 .4 .4 .55 .5 2 .45 .4 2")
+    if labels_dir:
+        (tmp_path / "labels").rename(tmp_path / labels_dir)
+        spec = yaml_of(tmp_path, f"{text}\n{rows}\nlabels_dir: {labels_dir}")
+    (tmp_path / "runs" / "exp").mkdir(parents=True)
+    split = hold_out(spec, 0.25, 3)
+    expected = {name: list_images(split, name) for name in split.splits}
+    keep_split(split, tmp_path / "runs" / "exp")
+    shutil.rmtree(tmp_path / "cache" / "alignyolo" / "splits")
+    for folder in (tmp_path / "runs" / "exp", tmp_path / "elsewhere"):
+        written = read_data_yaml(str(folder / "split" / "data.yaml"), tmp_path)
+        assert {name: list_images(written, name) for name in written.splits} == expected
+        index = load_split(written, "val", tmp_path / "labels-cache")
+        assert (len(index.boxes), index.report.turned) == (len(index), 0), "boxes with key points, no polygons"
+        if folder != tmp_path / "elsewhere":
+            folder.rename(tmp_path / "elsewhere")
+
+
 def test_too_few_photos(tmp_path):
     with pytest.raises(UserError, match="1 photos .* are too few to divide"):
         choose_held_out([photo(tmp_path / "a.jpg")], [{0}], 0.2, 0)

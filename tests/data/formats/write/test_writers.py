@@ -3,9 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
-from data.data_yaml import read_data_yaml
+from data.data_yaml import list_images, read_data_yaml
 from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_coco, convert_detections, convert_voc, convert_yolo
 from data.formats.registry import WRITERS
@@ -115,12 +116,21 @@ def test_detections_become_a_set_to_correct(to, detections, tmp_path, monkeypatc
         assert [item["score"] for item in document["annotations"]] == [0.9, 0.5]
 
 
+def test_detections_are_not_written_among_the_photos(detections, tmp_path):
+    with pytest.raises(UserError, match="lies below .*photos"):
+        convert_detections(detections, tmp_path / "photos" / "out", photos=[tmp_path / "photos"])
+    assert not (tmp_path / "photos" / "out").exists()
+
+
 def test_what_detections_do_not_say(detections):
     rows = [row for row in json.loads(detections.read_text()) if row["class"] == 1]
     detections.write_text(json.dumps(rows))
     with pytest.raises(UserError, match="class 0 was never found, so its name is not known: give all with --names"):
         convert_detections(detections, None)
     assert convert_detections(detections, None, names=["cat", "dog"]).names == ("cat", "dog")
+    for names in (["cat", "dog", ""], ["cat", "dog", "cat"]):
+        with pytest.raises(UserError, match="must be different from each other and not empty"):
+            convert_detections(detections, None, names=names)
     with pytest.raises(UserError, match="--names: class 1 is called 'dog'"):
         convert_detections(detections, None, names=["dog", "cat"])
     with pytest.raises(UserError, match="has a score of 0.95 or more"):
@@ -173,6 +183,68 @@ def test_folders_called_images_below_a_split_cost_no_label(to, train, tmp_path, 
     convert_yolo(spec, tmp_path / "out", to=to)
     source = {"voc": ""}.get(to, "obj.data" if to == "darknet" else "data.yaml")
     assert read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path) == expected
+
+
+def with_rows(root, name, rows):
+    """A photo below images/ and its label file with these rows."""
+    photo(root / "images" / name)
+    file = (root / "labels" / name).with_suffix(".txt")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(rows)
+
+
+def test_coco_files_beside_labels_with_key_points(tmp_path, monkeypatch):
+    """The new data YAML says what the rows hold, as the old one does: else they would be taken for polygons."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(3):
+        with_rows(tmp_path / "in", f"val/{number}.jpg", "0 .5 .5 .4 .4 .55 .5 2 .45 .4 2\n")
+    text = "val: images/val\nnames: [cat]\nkpt_shape: [2, 3]\ntask: pose\n"
+    (tmp_path / "in" / "data.yaml").write_text(text)
+    spec = read_data_yaml(str(tmp_path / "in" / "data.yaml"), tmp_path)
+    convert_yolo(spec, tmp_path / "out")
+    again = read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path)
+    assert (again.keypoints, again.rows) == (6, {"kpt_shape": [2, 3], "task": "pose"})
+    assert read_back(again, tmp_path / "cache") == read_back(spec, tmp_path / "cache")
+
+
+def test_photos_of_one_name_in_folders_within_each_other(tmp_path, monkeypatch):
+    """A set is measured against the program's own COCO file of it: of the ends that fit, the longest decides."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number, name in enumerate(("1.jpg", "sub/1.jpg", "sub/deep/1.jpg", "other/1.jpg")):
+        with_rows(tmp_path / "in", name, f"0 .5 .5 .{number + 1} .5\n")
+    (tmp_path / "in" / "data.yaml").write_text("val: images\nnames: [cat]\n")
+    convert_yolo(read_data_yaml(str(tmp_path / "in" / "data.yaml"), tmp_path), tmp_path / "out")
+    spec = read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path)
+    index = load_split(spec, "val")
+    np.testing.assert_allclose(split_truths(spec, "val", index).boxes, index.boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("train", "target"), [(".", "coco"), ("images/train", "images/train/coco"), ("../in/images", "images/new")]
+)
+@pytest.mark.parametrize("to", ["coco", "darknet"])
+def test_nothing_is_written_among_the_photos(to, train, target, tmp_path, monkeypatch):
+    """The pictures with boxes would be background of the next training."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with_rows(tmp_path / "in", "train/a.jpg", "0 .5 .5 .4 .5\n")
+    (tmp_path / "in" / "data.yaml").write_text(f"train: {train}\nnames: [cat]\n")
+    spec = read_data_yaml(str(tmp_path / "in" / "data.yaml"), tmp_path)
+    before = sorted(tmp_path.joinpath("in").rglob("*"))
+    with pytest.raises(UserError, match="lies (below|in the source)"):
+        convert_yolo(spec, tmp_path / "in" / target, to=to)
+    assert sorted(tmp_path.joinpath("in").rglob("*")) == before
+    if train != ".":
+        convert_yolo(spec, tmp_path / "in" / "coco")
+        assert [path.name for path in list_images(spec, "train")] == ["a.jpg"]
+
+
+def test_darknets_labels_beside_photos_below_images(coco, tmp_path):
+    """They would be looked for below `labels`; other formats have folders of their own."""
+    with pytest.raises(UserError, match="would not be found again below a folder called images"):
+        convert_coco(coco, tmp_path / "images" / "out", to="darknet")
+    assert not (tmp_path / "images").exists()
+    convert_coco(coco, tmp_path / "images" / "out", to="yolo")
+    assert sum(map(len, read_back(tmp_path / "images" / "out" / "data.yaml", tmp_path).values())) == 12
 
 
 def test_photos_whose_places_meet_in_a_new_set(tmp_path):
