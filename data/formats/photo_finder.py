@@ -25,7 +25,8 @@ _noted: ContextVar["list[PhotoFinder] | None"] = ContextVar("_noted", default=No
 @contextmanager
 def finders_noted() -> "Iterator[list[PhotoFinder]]":
     """Collect the finders that are made until the block ends: what a reader finds depends on where they look."""
-    token = _noted.set(found := [])
+    found: list[PhotoFinder] = []
+    token = _noted.set(found)
     try:
         yield found
     finally:
