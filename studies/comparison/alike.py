@@ -42,7 +42,7 @@ def protocols(rows: Sequence[Row]) -> str:
 
 
 def warning(rows: Sequence[Row]) -> str:
-    """Warn of runs that differ in more than their variant and seed, and list how; empty where all are alike."""
+    """Say in a warning how runs differ in more than their variant and seed; empty where all are alike."""
     differing = {column: found for column in ALIKE if len(found := forms(rows, column)) > 1}
     if not differing:
         return ""
