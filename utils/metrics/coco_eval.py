@@ -104,7 +104,8 @@ def tide_errors(truths: Boxes, detections: Boxes, num_classes: int) -> Errors:
     """Tell what false alarms and misses cost in AP50 by their kind, over truths and detections that all count.
 
     The kinds are TIDE's (Bolya et al. 2020, section 2.2), at IoU .5 and, where background begins, .1. A cost is what
-    AP50, the mean over classes with truths, would gain if every error of the kind were mended.
+    AP50, the mean over classes with truths, would gain if every error of the kind were mended. Misses are mended by
+    leaving the truth out; a class of which nothing was found keeps its AP of 0 then, so that it costs nothing.
     """
     if not len(truths.labels):
         counts = dict.fromkeys(ERROR_KINDS.values(), 0) | {"background": len(detections.labels)}
