@@ -21,6 +21,7 @@ from models.yolov3 import export_network
 from tests.lively import lively_checkpoint
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
 from tests.test_commands import one_line_error, run
+from utils.config.export_formats import EXPORT_FORMATS
 from utils.config.knobs import Config
 from utils.errors import ExportMismatch, UserError
 from val import validate
@@ -370,3 +371,15 @@ def test_no_folder_of_others_is_replaced(best, tmp_path, capsys):
     with pytest.raises(UserError, match="y_openvino_model: is no folder, and would be one"):
         export(**flags | {"output": str(tmp_path / "y")})
     assert (tmp_path / "y_openvino_model").read_text() == "a file"
+
+
+@pytest.mark.parametrize("fmt", [name for name, entry in EXPORT_FORMATS.items() if entry.holds])
+def test_a_folder_of_ours_is_replaced(fmt, best, tmp_path, capsys):
+    for module, command in {**EXPORT_FORMATS[fmt].writes, **EXPORT_FORMATS[fmt].opens}.items():
+        pytest.importorskip(module, reason=f"pip install {command}")
+    flags = {"weights": str(best["tiny"]), "format": [fmt], "output": str(tmp_path / "x")}
+    (made,) = export(**flags)
+    files = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert export(**flags) == [made]
+    assert {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()} == files
+    assert "in place of the file that was there" in capsys.readouterr().out

@@ -97,6 +97,7 @@ EXPORT_FORMATS = {
                 "Data/com.apple.CoreML/model.mlmodel",
                 "Data/com.apple.CoreML/weights/weight.bin",
                 "Manifest.json",
+                "executorch_debug_handle_mapping.json",  # what coremltools adds to a model of torch.export
             ),
             writes={"coremltools": "coremltools"},
             opens={"coremltools": "coremltools"},
