@@ -94,7 +94,7 @@ def test_every_key_of_the_installed_ultralytics_yamls_is_known(folder):
     files = sorted(Path(found.submodule_search_locations[0], "cfg", "datasets").glob("*.yaml"))
     seen: set[str] = set()
     for file in files:
-        values = yaml.load(file.read_text("utf-8"), yaml.CSafeLoader)
+        values = yaml.safe_load(file.read_text("utf-8"))
         if seen >= set(values):
             continue
         seen |= set(values)

@@ -211,9 +211,10 @@ def anchors_an_object(name, variant):
         ("| on steel", "neu-det-papers", STEEL),
         ("| found on steel", "neu-det-ggiou-found", ("start", "found")),
         ("| assigned on steel", "neu-det-assigners", ASSIGNED),
+        ("| assigned on cells", "bccd-slender-assigners", ASSIGNED),
     ],
 )
-def test_the_tables_of_steel_are_those_of_their_csv(head, name, variants):
+def test_the_tables_of_the_protocol_are_those_of_their_csv(head, name, variants):
     titles, rows = table_of_results(f"{head} | seeds")
     columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4", "lost by localisation": "tide_localisation"}
     for variant, row in zip(variants, rows, strict=True):
@@ -225,7 +226,7 @@ def test_the_tables_of_steel_are_those_of_their_csv(head, name, variants):
             elif title == "anchors an object":
                 assert float(cell) == pytest.approx(anchors_an_object(name, variant), abs=0.06), variant
             elif cell:
-                column = "ap" if title.startswith("minus") else "ap_ratio_from_4"
+                column = {"from 4 : 1": "ap_ratio_from_4", "at AP75": "ap75"}.get(title, "ap")
                 pair = (of(name, "test", each, column) for each in (variant, variants[0]))
                 check_difference(cell, *pair, (variant, title))
 
@@ -273,6 +274,55 @@ def test_what_is_said_of_the_assignments_on_steel_is_so():
     shown = [f"{100 * each.mean:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})" for each in gains]
     assert f"changes AP by {shown[0]}, {shown[1]} and {shown[2]} points" in text
     assert all(each.low < 0 < each.high for each in gains)
+
+
+def test_what_is_said_of_the_assignments_on_cells_is_so():
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    page = " ".join((ROOT / "docs" / "concepts" / "assigners.md").read_text("utf-8").split())
+    name, columns = "bccd-slender-assigners", ("ap", "ap75")
+    found = {column: {each: of(name, "test", each, column) for each in ASSIGNED} for column in columns}
+    to_default = {
+        column: {each: paired_difference(by[each], by["anchor_ratio"]) for each in ASSIGNED[1:]}
+        for column, by in found.items()
+    }
+    corrected = {column: holm({each: pair.p for each, pair in by.items()}) for column, by in to_default.items()}
+    ap, strict = to_default["ap"], to_default["ap75"]
+    assert [each for each, p in corrected["ap"].items() if p < 0.05] == ["atss", "atss_ggiou"]
+    p = {each: f"{value:.3f}"[1:] for each, value in corrected["ap"].items()}
+    assert f"`atss` ({100 * ap['atss'].mean:.1f} points; p {p['atss']})" in text
+    assert f"`atss_ggiou` ({100 * ap['atss_ggiou'].mean:.1f}; p {p['atss_ggiou']}), with each of five seeds" in text
+    at_75 = f"At AP75 `atss` is {100 * strict['atss'].mean:.1f} points above it (p {corrected['ap75']['atss']:.3f})"
+    assert at_75.replace("p 0.", "p .") in text
+    others = ("simota", "ggiou", "ggiou-yolo")
+    assert all(ap[each].low > 0 for each in others)
+    assert "(p {}, {} and {})".format(*(f"{corrected['ap'][each]:.2f}"[1:] for each in others)) in text
+    for each in ("atss", "atss_ggiou", *others):
+        assert min(found["ap"][each][seed] - found["ap"]["anchor_ratio"][seed] for seed in found["ap"][each]) > 0
+    low, high = (f"{100 * end:.1f}" for end in (ap["atss"].low, ap["atss"].high))
+    link = f"[{100 * ap['atss'].mean:.1f} points above the default](#blood-cells-ten-assignments)"
+    assert f"{link} ({low} to {high}; five seeds), beyond chance" in text
+    assert f"by [{100 * ap['atss'].mean:.1f} and {100 * ap['atss_ggiou'].mean:.1f} points](../results.md#blood" in page
+    pairs = [("ggiou", "iou"), ("atss_ggiou", "atss"), ("tal_ggiou", "tal")]
+    gains = [paired_difference(found["ap"][one], found["ap"][other]) for one, other in pairs]
+    shown = [f"{100 * each.mean:.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})" for each in gains[:2]]
+    last = f"{100 * gains[2].mean:.1f} points ({100 * gains[2].low:+.1f} to {100 * gains[2].high:+.1f})"
+    assert f"adds {shown[0]}, {shown[1]} and {last}" in text
+    first = f"{holm(dict(zip(pairs, (each.p for each in gains), strict=True)))[pairs[0]]:.3f}"[1:]
+    assert f"Corrected for the three, the first has p {first}: not beyond chance" in text
+    chosen = max(ASSIGNED, key=lambda each: statistics.mean(of(name, "val", each, "ap").values()))
+    assert f"By the validation split alone `{chosen}` would be chosen" in text
+
+
+def test_what_is_said_of_atss_on_steel_is_so():
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    found = {each: of("neu-det-assigners", "test", each, "ap") for each in ASSIGNED}
+    pairs = {each: paired_difference(found[each], found["anchor_ratio"]) for each in ASSIGNED[1:]}
+    corrected, atss = holm({each: pair.p for each, pair in pairs.items()}), pairs["atss"]
+    said = f"it is {-100 * atss.mean:.1f} points below ({-100 * atss.high:.1f} to {-100 * atss.low:.1f}), corrected p "
+    assert said + f"{corrected['atss']:.2f}"[1:] in text
+    both = f"`atss_ggiou` is {-100 * pairs['atss_ggiou'].mean:.1f} points below the default and `ggiou` "
+    assert both + f"{-100 * pairs['ggiou'].mean:.1f}, both beyond chance" in text
+    assert max(corrected["atss_ggiou"], corrected["ggiou"]) < 0.05
 
 
 def test_the_page_on_assigners_says_where_its_form_for_yolo_is_behind():
@@ -483,6 +533,7 @@ def test_what_is_kept_is_a_report_tables_and_a_picture(path):
     "name",
     [
         "bccd",
+        "bccd-slender-assigners",
         "neu-det-papers",
         "neu-det-ggiou-found",
         "neu-det-assigners",
