@@ -47,6 +47,10 @@ class LabelledPhoto(NamedTuple):
     ignored: Sequence[LabelledObject] = ()
 
 
+# What folders and subsets of a split are called, and which split it is.
+FOLDER_SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
+
+
 def base_split(split: str) -> str:
     """Name a split without its year: `train` for `train2017`."""
     return split.rstrip("0123456789")

@@ -110,7 +110,7 @@ def _labelled(named: DataSpec) -> DataSpec:
     Photos in none of the splits are named on stderr, by their folders.
     """
     # Here, because most runs read a YAML and need none of the formats.
-    from data.formats.voc.layout import FOLDER_SPLITS
+    from data.formats.annotation_set import FOLDER_SPLITS
 
     folder, splits = named.root, dict[str, tuple[Path, ...]]()
     images = folder / "images" if (folder / "images").is_dir() else folder

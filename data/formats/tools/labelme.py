@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.formats.annotation_set import AnnotationSet, Finding
+from data.formats.annotation_set import FOLDER_SPLITS, AnnotationSet, Finding
 from data.formats.coco_json import load_json
 from data.formats.photo_finder import PhotoFinder
 from data.formats.reading import BadAnnotation
 from data.formats.tools.json_files import head_of, json_files, number, pixels
-from data.formats.tools.shapes import SUBSETS, DrawnPhoto, Shape, absolute, annotation_set, subset_finders, used_names
+from data.formats.tools.shapes import DrawnPhoto, Shape, absolute, annotation_set, subset_finders, used_names
 from data.formats.turned import Corners, around
 from data.photo_files import photos_below
 from utils.errors import UserError, printable
@@ -83,12 +83,12 @@ def _background(root: Path, drawn: Sequence[DrawnPhoto], finders: Mapping[str, P
         photo for photo in photos_below(root) if photo.name not in unknown and os.path.realpath(photo) not in used
     ]
     names = sorted(photo.relative_to(root).as_posix() for photo in others)
-    return [DrawnPhoto(name, SUBSETS.get(_subset(name), "train"), (0, 0), [], _subset(name)) for name in names]
+    return [DrawnPhoto(name, FOLDER_SPLITS.get(_subset(name), "train"), (0, 0), [], _subset(name)) for name in names]
 
 
 def _subset(name: str) -> str:
     """Find the folder of a path that is called like a split; nothing where there is none."""
-    return next((part.lower() for part in PurePosixPath(name).parts[:-1] if part.lower() in SUBSETS), "")
+    return next((part.lower() for part in PurePosixPath(name).parts[:-1] if part.lower() in FOLDER_SPLITS), "")
 
 
 def _drawn(file: Path, root: Path) -> DrawnPhoto:
@@ -101,7 +101,7 @@ def _drawn(file: Path, root: Path) -> DrawnPhoto:
     size = pixels(document.get("imageHeight"), document.get("imageWidth"))
     subset = _subset(file.relative_to(root).as_posix())
     shapes = [_shape(each) for each in shapes]
-    return DrawnPhoto(beside, SUBSETS.get(subset, "train"), size, shapes, subset)
+    return DrawnPhoto(beside, FOLDER_SPLITS.get(subset, "train"), size, shapes, subset)
 
 
 def _shape(entry: Any) -> Shape:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto, base_split
+from data.formats.annotation_set import FOLDER_SPLITS, AnnotationSet, Finding, LabelledObject, LabelledPhoto, base_split
 from data.formats.photo_finder import PhotoFinder, PhotosBelow, folders_of_subset, foreign_to, own_first
 from data.formats.reading import TWICE, BadAnnotation, clipped_box, frame, note_shared, one_label_each, place_in_set
 from data.formats.turned import TURNED, Corners
@@ -15,7 +15,6 @@ from utils.errors import UserError, printable
 
 JOINED = "the photo is annotated several times: joined"
 SEVERAL_LABELS = "several labels on one shape: the first is used"
-SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class Shape(NamedTuple):
@@ -43,7 +42,7 @@ class DrawnPhoto(NamedTuple):
 
 def split_of(subset: str) -> str:
     """Choose the split of a tool's subset, whose name may end in a year; any other name is train."""
-    return SUBSETS.get(base_split(subset.lower()), "train")
+    return FOLDER_SPLITS.get(base_split(subset.lower()), "train")
 
 
 def subset_finders(

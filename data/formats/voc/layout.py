@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from data.formats.annotation_set import FOLDER_SPLITS
 from data.formats.reading import BadAnnotation, place_in_set
 from data.formats.voc.xml_file import looks_like_voc
 from data.photo_files import is_photo_name, walk
@@ -15,7 +16,6 @@ from utils.regular_file import require_regular
 # `default` is what CVAT and datumaro call the one subset of a set without splits.
 SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
 SET_KEYS = {**SPLIT_KEYS, "default": "train"}
-FOLDER_SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
 LABELMAP = "labelmap.txt"
 HEADER = re.compile(r"#\s*label\s*:")
 YEAR = re.compile(r"(19|20)\d\d$")
