@@ -458,7 +458,8 @@ def test_the_same_weights_have_the_same_ap_by_each_route(name, tmp_path, monkeyp
     measured = {}
     for number, spec in enumerate(specs):
         flags = {"weights": str(run / "weights" / "best.pt"), "report": False, "project": str(tmp_path / "val")}
-        overall = validate(data=str(spec.yaml), name=str(number), **flags, **shared, **roots).overall
+        below = roots if spec.yaml.parent == BUILT_IN else {}  # other sets lie where they are
+        overall = validate(data=str(spec.yaml), name=str(number), **flags, **shared, **below).overall
         measured[number] = {key: value for key, value in overall.items() if value == value}
         with capsys.disabled():
             print(f"{name} {spec.shown.name}: AP {overall['ap']:.6f} AP50 {overall['ap50']:.6f}")
