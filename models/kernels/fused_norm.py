@@ -131,7 +131,8 @@ class _NormAct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, table, deviations, *pooled = ctx.saved_tensors
         batch, channels, height, width = x.shape
-        gradient = gradient.to(x.dtype, memory_format=torch.channels_last)
+        # `to` alone would leave the gaps of a part of a larger gradient, as behind `cat` and slices.
+        gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
         of_weight, of_bias, out = torch.empty_like(deviations), torch.empty_like(deviations), torch.empty_like(x)
         order = _Order(pooled[0] if pooled else x, table, ctx.slope)
         order.set(GRADIENT=gradient, OUT=out, TABLE_COPIES=ctx.copies, COUNT=batch * height * width)

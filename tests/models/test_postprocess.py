@@ -1,7 +1,8 @@
 """Postprocessing against a slow scalar NMS, and its promises."""
 
+import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from alignyolo.anchors import build_anchors
 from models.postprocess import Postprocess
@@ -65,3 +66,21 @@ def test_single_label_keeps_one_class_per_box():
 def test_low_precision_outputs_are_decoded_in_float32():
     found = detections(Postprocess(), random_raw().to(torch.bfloat16))[0]
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("boxes", [100, 1500])
+@pytest.mark.parametrize("last_class", [2, 79, 1202])
+def test_no_class_disturbs_another(boxes, last_class):
+    """Small boxes of one class near the threshold, beside one box of the first class at the border of the photo."""
+    generator = torch.Generator().manual_seed(last_class)
+    for _ in range(20):
+        corner = torch.rand(boxes, 2, generator=generator) * (600 if boxes > 1000 else 60)
+        small = torch.cat([corner, corner + 3 + 8 * torch.rand(boxes, 2, generator=generator)], 1)
+        score = (1 + torch.randperm(boxes, generator=generator)) / (2 * boxes)  # no two are equal
+        scores = torch.zeros(boxes + 1, last_class + 1)
+        scores[:boxes, last_class], scores[boxes, 0] = score, 0.95
+        both = torch.cat([small, torch.tensor([[600.0, 600, 640, 640]])])
+        found = Postprocess(0.0, 0.5, max_detections=boxes + 1).select(both, scores)
+        kept = found["labels"] == last_class
+        assert torch.equal(found["boxes"][kept], small[nms(small, score, 0.5)])
+        assert (~kept).sum() == 1

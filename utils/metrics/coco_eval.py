@@ -131,9 +131,9 @@ def tide_errors(truths: Boxes, detections: Boxes, num_classes: int) -> Errors:
 
 
 def side_ratios(xywh: NDArray) -> NDArray:
-    """Return long over short side (K,) of boxes (K, 4)."""
+    """Return long over short side (K,) of boxes (K, 4), at most what the last bin takes: a side may be 0."""
     sides = np.maximum(xywh[:, 2:], 1e-9)
-    return sides.max(1, initial=0) / sides.min(1, initial=np.inf)
+    return np.minimum(sides.max(1, initial=0) / sides.min(1, initial=np.inf), RATIO_BINS["ratio_from_4"][1])
 
 
 def counted_detections(detections: Boxes, truths: Truths) -> Boxes:

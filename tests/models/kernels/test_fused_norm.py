@@ -84,6 +84,25 @@ def test_results_gradients_and_statistics_are_torchs_in_float64(dtype, shape, sl
     assert norm.num_batches_tracked == exact.num_batches_tracked
 
 
+@pytest.mark.parametrize("extra", ["none", "pool", "added"])
+@pytest.mark.parametrize("wider", ["channels", "columns"])
+def test_a_gradient_that_is_part_of_a_larger_one_is_read_as_such(wider, extra):
+    """As `cat` and `pad` pass it on."""
+    x, norm = given((2, 32, 6, 6), torch.float64)
+    added = torch.randn(x.shape, dtype=x.dtype) if extra == "added" else None
+    found = []
+    for function in (norm_act, torchs):
+        y = function(x, norm, None, extra == "pool", added)
+        batch, channels, height, width = y.shape
+        whole = (batch, 2 * channels, height, width) if wider == "channels" else (batch, channels, height, width + 1)
+        values = torch.arange(y.new_empty(whole).numel(), dtype=y.dtype).view(whole).cos()
+        y.backward(channels_last(values)[:, :channels, :, :width])
+        found.append([x.grad, norm.weight.grad, norm.bias.grad])
+        x.grad = norm.weight.grad = norm.bias.grad = None
+    for ours, theirs in zip(*found, strict=True):
+        near(ours, theirs, torch.float64)
+
+
 @pytest.mark.parametrize("slope", SLOPES.values(), ids=SLOPES)
 @pytest.mark.parametrize("extra", ["none", "pool", "added"])
 def test_gradients_by_finite_differences(slope, extra):

@@ -341,3 +341,22 @@ def test_federated_evaluation_equals_the_lvis_package(seed, monkeypatch, tmp_pat
     truths, found = truths_of(document, 12), detections_of(document, results)
     ours = coco_precision_recall(truths, counted_detections(found, truths), np.arange(12))[0]
     np.testing.assert_array_equal(ours, np.where(precision < 0, np.nan, precision))
+
+
+@pytest.mark.parametrize("side", [9, 11])
+def test_false_alarms_without_height_count_among_slender_ones(side):
+    """A detection in the grey padding of a letterbox is cut to such a box."""
+    document = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 80, 10], "area": 800, "iscrowd": 0}],
+    }
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": [20, 100, side, 0], "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 80, 10], "score": 0.8},
+    ]
+    metrics = CocoMetrics.of(truths_of(document, 1), ["plank"], ())
+    found = detections_of(document, results)
+    metrics.add(0, found.boxes, found.scores, found.labels)
+    overall = metrics.compute(by_ratio=True).overall
+    assert overall["ap"] == overall["ap_ratio_from_4"] == pytest.approx(0.5)
