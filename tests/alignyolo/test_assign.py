@@ -194,6 +194,13 @@ def test_log_ggiou_orders_pairs_whose_ggiou_underflows():
     assert logs[0] > logs[1] > logs[2]
 
 
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, -math.inf), (0.3, -math.inf), (1.0, 0.0)])
+def test_log_ggiou_of_boxes_whose_area_is_rounded_to_0(alpha, expected):
+    """With alpha 1 their IoU, of 0, has no weight at all."""
+    boxes = torch.tensor([0.0, 0.0, 1e-25, 1e-25])
+    assert log_ggiou(boxes, boxes, alpha=alpha).item() == expected
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_ggiou_is_float32_without_gradient(half):
     anchors, truths = (boxes.to(half).requires_grad_() for boxes in metric_pairs(200))
