@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config.export_flags import check_combination
+from utils.config.export_flags import check_combination, check_formats
 from utils.config.flags import Parser, add_knobs, parsed
 from utils.config.knobs import ExportConfig
 from utils.errors import run_command
@@ -38,6 +38,7 @@ def export(**flags: Any) -> list[Path]:
         UserError: A flag or the weights are wrong, or a package is missing; the message is one line.
         ExportMismatch: A file computes something else than PyTorch; it is removed.
     """
+    check_formats(flags.get("format", ()))
     settings = parsed(ExportConfig, flags)
     check_combination(settings)
     # Only now torch: a wrong flag has been answered already.

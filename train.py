@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.flags import Parser, add_knobs
-from utils.config.knobs import ASSIGNER_NAMES, ENCODED_LOSSES, SHOWN_LOSSES, RunConfig
+from utils.config.knobs import ASSIGNER_NAMES, ENCODED_LOSSES, SHOWN_LOSSES, Hyperparameters, RunConfig
 from utils.errors import run_command
 
 ALIASES = {"batch_size": ["--batch"], "compiled": ["--compile"], "imgsz": ["--img", "--img-size"]}
@@ -21,11 +21,16 @@ def parse_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Parse the flags that were given; UserError for a wrong one."""
     parser = Parser(prog="train.py", usage="python train.py [flags]", description=(__doc__ or "").splitlines()[0])
     choice = parser.add_argument_group("loss and assignment")
+    others = "torchvision's detectors have their own"
     choice.add_argument(
-        "--loss", metavar="|".join(SHOWN_LOSSES + ENCODED_LOSSES), help="box loss (hyperparameter box_loss)"
+        "--loss",
+        metavar="|".join(SHOWN_LOSSES + ENCODED_LOSSES),
+        help=f"box loss, hyperparameter box_loss (default {Hyperparameters.box_loss}; {others})",
     )
     choice.add_argument(
-        "--assign", metavar="|".join(ASSIGNER_NAMES), help="target assignment (hyperparameter assigner)"
+        "--assign",
+        metavar="|".join(ASSIGNER_NAMES),
+        help=f"target assignment, hyperparameter assigner (default {Hyperparameters.assigner}; {others})",
     )
     choice.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any hyperparameter or model key; repeatable"

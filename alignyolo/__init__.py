@@ -1,5 +1,6 @@
 """Box losses, GGIoU and target assignment for object detectors, as plain functions of xyxy boxes; needs torch alone.
 
+Boxes are in pixels: scale normalised ones first, since against areas far below 1 an epsilon counts.
 `from alignyolo import sca, ggiou, match_boxes`. Names are loaded when they are first asked for, so that
 `alignyolo.registry` can list what there is without importing torch.
 """

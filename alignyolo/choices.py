@@ -25,5 +25,6 @@ def look_up(kind: str, name: str, table: Mapping[str, Value], shown: Iterable[st
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return a full stop, or a question after the name that a misspelt one is nearest to."""
-    found = get_close_matches(name, list(names), 1)
-    return f": did you mean {found[0]!r}?" if found else "."
+    folded = {each.casefold(): each for each in names}  # CIOU has no letter in common with ciou
+    found = get_close_matches(name.casefold(), folded, 1)
+    return f": did you mean {folded[found[0]]!r}?" if found else "."

@@ -39,7 +39,9 @@ def log_ggiou(
     spread = beta * (overlap if sigma == "overlap" else high - low)
     offset = (anchor_low + anchor_high - low - high) / 2
     gaussian = (offset / spread).square().sum(-1)
-    log = (1 - alpha) * iou(anchors, truths).log()
+    log = torch.zeros_like(gaussian)
+    if alpha != 1:  # 0 times the -inf of boxes whose area is rounded to 0 would be NaN
+        log = (1 - alpha) * iou(anchors, truths).log()
     if alpha > 0:
         log = log - alpha / 2 * gaussian
     return torch.where((overlap > 0).all(-1), log, -math.inf)

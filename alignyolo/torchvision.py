@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.models.detection.ssd import SSD
 
 from alignyolo.anchors import DenseAnchors
@@ -206,8 +207,11 @@ class Aligned:
         matches[found.image, found.anchor] = found.target - first[found.image]
         return list(matches)
 
-    def matches(self, matcher: Any, boxes: Tensor, truths: Tensor, forced: str) -> Tensor:
-        """Match anchors (A, 4) with truths (T, 4) at a torchvision matcher's thresholds."""
+    def matches(self, matcher: Matcher, boxes: Tensor, truths: Tensor) -> Tensor:
+        """Match anchors (A, 4) with truths (T, 4) at a torchvision matcher's thresholds, forcing what it forces."""
+        forced = "best" if matcher.allow_low_quality_matches else "none"
+        if isinstance(matcher, SSDMatcher):
+            forced = "claim"
         limits = {"positive": matcher.high_threshold, "negative": matcher.low_threshold, "forced": forced}
         return match_boxes(boxes, truths, metric=self.assign or "iou", **limits)
 
@@ -273,7 +277,7 @@ def _retinanet_loss(model: Any, stock: Callable, targets: list, outputs: dict, a
         matches = aligned.assigned(anchors[0], targets, boxes, outputs["cls_logits"].float().sigmoid())
     else:
         pairs = zip(anchors, targets, strict=True)
-        matches = [aligned.matches(model.proposal_matcher, boxes, each["boxes"], "best") for boxes, each in pairs]
+        matches = [aligned.matches(model.proposal_matcher, boxes, each["boxes"]) for boxes, each in pairs]
     return model.head.compute_loss(targets, outputs, anchors, matches)
 
 
@@ -316,7 +320,7 @@ def _ssd_loss(model: Any, stock: Callable, targets: list, outputs: dict, anchors
         matches = aligned.assigned(anchors[0], targets, boxes, outputs["cls_logits"].float().softmax(-1))
     elif aligned.assign is not None:
         pairs = zip(anchors, targets, strict=True)
-        matches = [aligned.matches(model.proposal_matcher, boxes, each["boxes"], "claim") for boxes, each in pairs]
+        matches = [aligned.matches(model.proposal_matcher, boxes, each["boxes"]) for boxes, each in pairs]
     losses = stock(targets, outputs, anchors, matches)
     if aligned.similarity is not None:
         parts = _box_losses(aligned, model.box_coder.decode_single, targets, outputs, anchors, matches)
@@ -352,7 +356,7 @@ def _assign_anchors(model: Any, stock: Callable, anchors: list, targets: list) -
         matches = aligned.assigned(anchors[0], targets)
     else:
         pairs = zip(anchors, targets, strict=True)
-        matches = [aligned.matches(model.rpn.proposal_matcher, each, own["boxes"], "best") for each, own in pairs]
+        matches = [aligned.matches(model.rpn.proposal_matcher, each, own["boxes"]) for each, own in pairs]
     padded = [torch.cat([each["boxes"], each["boxes"].new_zeros(1, 4)]) for each in targets]
     boxes = [rows[match.clamp(min=0)] for rows, match in zip(padded, matches, strict=True)]
     return [(match + 1).clamp(-1, 1).float() for match in matches], boxes
@@ -363,7 +367,7 @@ def _assign_proposals(
 ) -> tuple[list[Tensor], list[Tensor]]:
     rows, labels = [], []
     for boxes, own, known in zip(proposals, truths, classes, strict=True):
-        match = model.aligned.matches(model.roi_heads.proposal_matcher, boxes, own, "none")
+        match = model.aligned.matches(model.roi_heads.proposal_matcher, boxes, own)
         rows.append(match.clamp(min=0))
         labels.append(torch.where(match >= 0, torch.cat([known, known.new_zeros(1)])[rows[-1]], match + 1))
     return rows, labels

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
-from ultralytics.utils import DEFAULT_CFG
+from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from alignyolo.anchors import DenseAnchors
 from alignyolo.assign.assignment import Context, Predictions
@@ -116,7 +116,7 @@ def check(loss: str | None, assign: str | None) -> None:
 def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
     """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
     detector: Any = model
-    before, detector.criterion = getattr(detector, "criterion", None), detector.init_criterion()
+    before, detector.criterion = getattr(detector, "criterion", None), stock_criterion(detector)
     # An end-to-end head's weights of its branches move from epoch to epoch; a resumed run has set them already.
     for name in ("updates", "o2m", "o2o"):
         if hasattr(before, name):
@@ -126,6 +126,23 @@ def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
             part.bbox_loss = SimilarityBoxLoss(part.bbox_loss, Similarity(SIMILARITIES[loss]), part.stride.tolist())
         if assign is not None:
             part.assigner = HeadAssigner(part.assigner, assign, part.stride.tolist())
+
+
+def stock_criterion(detector: Any) -> Any:
+    """Build ultralytics' criterion of a DetectionModel, whose settings a trainer need not have set yet.
+
+    Before a training `args` is missing, or in a YOLO's model a dictionary; it stays so.
+    """
+    given = getattr(detector, "args", None)
+    if not (given is None or isinstance(given, dict)):
+        return detector.init_criterion()
+    detector.args = IterableSimpleNamespace(**{**vars(DEFAULT_CFG), **(given or {})})
+    try:
+        return detector.init_criterion()
+    finally:
+        del detector.args
+        if given is not None:
+            detector.args = given
 
 
 def parts_of(criterion: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from export import export
 from import_weights import import_weights
 from tests.paths import ROOT
 from train import train
+from utils.config.knobs import Hyperparameters
 from utils.errors import UserError
 from val import validate
 
@@ -82,6 +83,13 @@ def test_help_needs_no_torch(command):
     assert "usage:" in result.stdout
 
 
+def test_the_help_says_which_loss_and_assignment_are_the_default():
+    shown = " ".join(run(ROOT / "train.py", "--help").stdout.split())
+    default = Hyperparameters()
+    assert f"hyperparameter box_loss (default {default.box_loss};" in shown
+    assert f"hyperparameter assigner (default {default.assigner};" in shown
+
+
 def one_line_error(result):
     assert result.returncode == 2, result.stdout + result.stderr
     lines = result.stderr.strip().splitlines()
@@ -97,6 +105,8 @@ def one_line_error(result):
         (["--los", "sca"], "unknown flag --los; did you mean '--loss'?"),
         (["--loss", "scaa"], "did you mean 'sca'?"),
         (["--assign", "gggiou"], "did you mean 'ggiou'?"),
+        (["--loss", "CIOU"], "did you mean 'ciou'?"),
+        (["--assign", "ATSS"], "did you mean 'atss'?"),
         (["--epochs", "many"], "--epochs is 'many': expected a whole number"),
         (["--epochs", "0"], "epochs is 0: expected"),
         (["--set", "boxx=1"], "unknown key 'boxx'; did you mean 'box'?"),

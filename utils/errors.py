@@ -49,8 +49,11 @@ def nearest(name: str, choices: Iterable[str], shown: Iterable[str] = ()) -> str
     Of many choices that follow a rule, `shown` is what the list says.
     """
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of: {', '.join(sorted(shown) or choices)}"
+    folded = {choice.casefold(): choice for choice in choices}  # CIOU has no letter in common with ciou
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    if close:
+        return f"; did you mean {folded[close[0]]!r}?"
+    return f"; expected one of: {', '.join(sorted(shown) or choices)}"
 
 
 def printable(text: object, limit: int = 300) -> str:

@@ -1,8 +1,9 @@
 """IoU and its relatives: pure functions of xyxy boxes, 1 for identical boxes; the box loss is `1 - similarity`.
 
 Shapes: pred (..., 4), target (..., 4) -> (...), broadcasting, so that (T, 1, 4) x (A, 4) gives the (T, A) matrix.
-Every function computes in float32 or wider with autocast off, and has a finite value and gradient on any finite pair of
-float32, float64 or bfloat16. float16 holds nothing above 65504, where gradients of boxes of nearly no size overflow.
+Boxes are in pixels. Every function computes in float32 or wider with autocast off, and has a finite value and gradient
+on any pair of float32, float64 or bfloat16 with coordinates up to 1e9; areas of sides such as 1e20 overflow. float16
+holds nothing above 65504, where gradients of boxes of nearly no size overflow.
 """
 
 import math

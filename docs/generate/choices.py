@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, DENSE_ASSIGNERS, METRICS, SIMILARITIES, WRAPPERS, Entry
+from utils.config.knobs import Hyperparameters
 
 # Those that the README shows; the site shows all.
 MAIN_LOSSES = ("iou", "giou", "diou", "ciou", "sca")
@@ -50,7 +51,8 @@ def all_metrics() -> str:
 
 
 def _row(flag: str, entry: Entry) -> tuple[str, ...]:
-    return f"`{flag}`", entry.meaning, entry.paper
+    default = flag in (f"--loss {Hyperparameters.box_loss}", f"--assign {Hyperparameters.assigner}")
+    return f"`{flag}`{' (default)' if default else ''}", entry.meaning, entry.paper
 
 
 def _all(flag: str, entries: Mapping[str, Entry]) -> str:

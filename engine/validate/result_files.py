@@ -106,12 +106,18 @@ def write_texts(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None
 
 
 def text_names(photos: Sequence[Path]) -> list[Path]:
-    """Name the text file of each photo, with the photo's suffix where another one has the same stem."""
+    """Name the text file of each photo, with the photo's suffix where another one has the same stem or that name."""
     count = Counter(photo.with_suffix("") for photo in photos)
-    return [
-        photo.with_name(f"{photo.name}.txt") if count[photo.with_suffix("")] > 1 else photo.with_suffix(".txt")
-        for photo in photos
-    ]
+    names: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    # A name with a suffix is the stem of longer ones alone (x.jpg of x.jpg.png): shorter ones choose first.
+    for photo in sorted(photos, key=lambda photo: len(photo.name)):
+        name = photo.with_suffix(".txt")
+        if count[photo.with_suffix("")] > 1 or name in taken:
+            name = photo.with_name(f"{photo.name}.txt")
+        taken.add(name)
+        names[photo] = name
+    return [names[photo] for photo in photos]
 
 
 def _finite(found: Boxes) -> Boxes:

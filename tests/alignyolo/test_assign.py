@@ -142,7 +142,7 @@ def test_an_unknown_sigma_is_refused_wherever_it_is_given(wrong):
 def test_an_assigner_refuses_a_misspelt_word_when_it_is_made(table, name):
     entry = getattr(registry, table)[name]
     words = [field.name for field in fields(entry.load()) if field.type in ("str", str)]
-    assert words or name in ("anchor_ratio", "best_anchor")
+    assert words or name not in ("iou", "ggiou", "atss", "tal")
     for setting in words:
         for wrong in ("onn", True):  # True is what `on` is without quotes in YAML
             with pytest.raises(ValueError, match=f"^{setting} must be '.*' or '.*', not {wrong!r}$"):
@@ -192,6 +192,13 @@ def test_log_ggiou_orders_pairs_whose_ggiou_underflows():
     logs = log_ggiou(anchors, truth)
     assert logs.isfinite().all()
     assert logs[0] > logs[1] > logs[2]
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, -math.inf), (0.3, -math.inf), (1.0, 0.0)])
+def test_log_ggiou_of_boxes_whose_area_is_rounded_to_0(alpha, expected):
+    """With alpha 1 their IoU, of 0, has no weight at all."""
+    boxes = torch.tensor([0.0, 0.0, 1e-25, 1e-25])
+    assert log_ggiou(boxes, boxes, alpha=alpha).item() == expected
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])

@@ -43,6 +43,8 @@ EXTREME = {
     "huge identical": ((0, 0, 1e6, 1e6), (0, 0, 1e6, 1e6)),
     "ordinary in huge": ((0, 0, 50, 50), (0, 0, 1e6, 1e6)),
     "huge apart": ((0, 0, 1e6, 1e6), (1e9, 1e9, 1.1e9, 1.1e9)),
+    "sides of 1e9": ((-1e9, -1e9, 1e9, 1e9), (0, 0, 1e9, 1e9)),
+    "ordinary in sides of 1e9": ((0, 0, 50, 50), (0, 0, 1e9, 1e9)),
 }
 # What measures distances in pixels, or against the image: it changes with the scale and has no lower limit.
 BASES = {name: name.removeprefix("inner_").removeprefix("focaler_") for name in BOX_SIMILARITIES}

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torchvision.models import detection
+from torchvision.models.detection._utils import Matcher, SSDMatcher
 
 from alignyolo.assign.dense import BACKGROUND, match_boxes
 from alignyolo.registry import DYNAMIC_ASSIGNERS
@@ -81,6 +82,45 @@ def test_matching_by_iou_is_torchvisions_own_and_by_ggiou_another(name):
         torch.testing.assert_close(by_iou[key], value, atol=1e-5, rtol=1e-4)
     by_ggiou, _ = losses_of(name, assign="ggiou")
     assert any(not torch.allclose(by_ggiou[key], value) for key, value in stock.items())
+
+
+def matched_anchors(name, matcher, **choices):
+    """The matches of all anchors of a model with a matcher of one's own, for truths that no anchor fits; -1 is none.
+
+    The region proposal network's are labels, of which 1 is a match.
+    """
+    model, found, two_stages = built(name), [], name == "fasterrcnn"
+    if two_stages:
+        part, method = model.rpn, "assign_targets_to_anchors"
+        part.proposal_matcher = matcher
+        use(model, **choices)  # it takes the method's place; of the others it calls the method
+    else:
+        part, method = model if name == "ssd" else model.head, "compute_loss"
+        model.proposal_matcher = matcher
+    stock = getattr(part, method)
+
+    def noted(*given):
+        answer = stock(*given)
+        found.extend([each - 1 for each in answer[0]] if two_stages else given[3])
+        return answer
+
+    setattr(part, method, noted)
+    if not two_stages:
+        use(model, **choices)
+    step(model, [{"boxes": torch.tensor([[30.0, 5.0, 32.0, 90.0]]), "labels": torch.tensor([1])}] * 2)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "ssd", "fasterrcnn"])
+def test_what_the_models_own_matcher_forces_is_forced_and_nothing_else(name):
+    """A matcher that allows no matches of low quality has none of them, whichever metric is chosen."""
+    positives = []
+    for forcing in (Matcher(0.5, 0.4, True), Matcher(0.5, 0.4, False), SSDMatcher(0.5)):
+        stock = matched_anchors(name, forcing)
+        ours = matched_anchors(name, forcing, assign="iou")
+        assert torch.equal(ours, stock)
+        positives.append(int((ours >= 0).sum()))
+    assert positives[1] == 0 < positives[2] <= positives[0]
 
 
 @pytest.mark.parametrize("side", [2.0, 4.0, 40.0])
@@ -239,6 +279,27 @@ def test_a_running_mean_moves_once_a_step(name):
         # From 1 half of the way to the batch's mean, which is not below 0.
         assert 0.5 <= found[-1][1] < 1
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("build", "own"), [("mask", "loss_mask"), ("keypoint", "loss_keypoint")])
+def test_masks_and_key_points_are_learnt_beside_the_chosen_loss(build, own):
+    """Those detectors are Faster R-CNNs: their further losses stay torchvision's own."""
+    further = {
+        "mask": {"masks": torch.ones(2, 128, 128, dtype=torch.uint8)},
+        "keypoint": {"keypoints": torch.tensor([[[40.0, 50.0, 1.0]] * 17] * 2)},
+    }
+    targets = [{**TARGETS[0], **further[build], "labels": torch.ones(2, dtype=torch.long)}]
+    torch.manual_seed(1)
+    small = {"weights": None, "weights_backbone": None, "num_classes": 2, "min_size": 128, "max_size": 128}
+    model = getattr(detection, f"{build}rcnn_resnet50_fpn")(**small)
+    stock, ours = step(model, targets), step(use(model, loss="sca"), targets)
+    assert {key for key, value in stock.items() if not torch.equal(value, ours[key])} == {"loss_box_reg"}
+    matched = step(use(model, loss="sca", assign="ggiou"), targets)
+    assert all(value.isfinite() for value in matched.values())
+    assert matched.keys() == stock.keys() and matched[own] > 0
+    (matched[own] + matched["loss_box_reg"]).backward()
+    slopes = [each.grad for each in getattr(model.roi_heads, f"{build}_predictor").parameters()]
+    assert all(slope.isfinite().all() and slope.any() for slope in slopes)
 
 
 def test_mistakes_are_said():

@@ -114,6 +114,26 @@ def test_every_assigner_answers_a_head(assign):
         assert labels.shape == owner.shape == positive.shape == boxes.shape[:2]
 
 
+@pytest.mark.parametrize("cfg", ["yolo11n.yaml", "yolo26n.yaml"])
+@pytest.mark.parametrize("args", [None, {"box": 15.0}])
+def test_a_model_that_no_trainer_has_had_has_a_loss(cfg, args):
+    """A DetectionModel has no `args` then, that of a YOLO has a dictionary of them, whose gains count."""
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
+
+    from alignyolo.ultralytics import parts_of, use
+
+    model = DetectionModel(cfg, verbose=False).train()
+    if args is not None:
+        model.args = {**DEFAULT_CFG_DICT, **args}
+    use(model, "sca", "tal")
+    assert getattr(model, "args", None) == (None if args is None else {**DEFAULT_CFG_DICT, **args})
+    assert {part.hyp.box for part in parts_of(model.criterion)} == {(args or vars(DEFAULT_CFG))["box"]}
+    truths = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.tensor([[0.5, 0.5, 0.3, 0.3]])}
+    losses, _ = model.loss({"img": torch.rand(2, 3, 64, 64), **truths})
+    assert losses.isfinite().all() and losses[0] > 0
+
+
 def test_an_unknown_name_is_said():
     with pytest.raises(ValueError, match="loss 'scaa': expected one of iou, giou"):
         criterion_of("yolo11n.yaml", loss="scaa")

@@ -131,6 +131,8 @@ def test_every_setting_of_the_configuration_is_one_of_the_loss(name):
 def test_an_unknown_name_is_refused_with_the_nearest_one_and_all():
     with pytest.raises(ValueError, match="no similarity 'gio': did you mean 'giou'.* Names: iou, .* after focaler_"):
         similarity("gio")
+    with pytest.raises(ValueError, match="no similarity 'CIOU': did you mean 'ciou'"):
+        similarity("CIOU")
     with pytest.raises(ValueError, match="no metric 'ggio': did you mean 'ggiou'.* Names: iou, ggiou"):
         metric("ggio")
     with pytest.raises(TypeError, match="no setting 'alfa': did you mean 'alpha'"):

@@ -3,14 +3,25 @@
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torchvision.models.detection import fcos_resnet50_fpn
 
+from alignyolo.assign.assignment import Context
+from alignyolo.registry import DENSE_ASSIGNERS, DYNAMIC_ASSIGNERS, Entry
+from alignyolo.torchvision import use
+from models.choices import build_assigner
+from tests.alignyolo.oracles import reachable
+from tests.alignyolo.scenes import random_scene
 from tests.data.formats.small_sets import coco_document, photo, write_json
 from tests.docs.commands_on_pages import commands, split
 from tests.lively import lively_checkpoint
 from tests.paths import ROOT
+from utils.config.knobs import Hyperparameters
 
 TUTORIALS = ROOT / "docs" / "tutorials"
 # So that a session takes seconds for each command instead of hours.
@@ -65,6 +76,35 @@ targets = [{"boxes": torch.tensor([[20.0, 30.0, 120.0, 90.0]]), "labels": torch.
 print(sorted(model([torch.rand(3, 64, 64)], targets)))
 """
     assert "bbox_regression" in run([sys.executable, "-c", shown + trained], tmp_path)
+
+
+@pytest.fixture
+def shown_assigner(monkeypatch):
+    """The class that CONTRIBUTING.md shows, as an entry of the table that it names."""
+    (shown,) = [block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "Assignment" in block]
+    place = types.ModuleType("shown_assigner")
+    monkeypatch.setitem(sys.modules, "shown_assigner", place)
+    exec(compile(shown, "CONTRIBUTING.md", "exec"), vars(place))
+    entry = Entry("shown_assigner:Nearest", "the nearest anchors of every level")
+    for table in (DYNAMIC_ASSIGNERS, DENSE_ASSIGNERS):
+        monkeypatch.setitem(table, "nearest", entry)
+    return entry
+
+
+def test_an_assigner_is_added_as_contributing_shows_it(shown_assigner):
+    """A YOLO head and torchvision's anchors have it, with the reach of the one and no limit of the other."""
+    anchors, targets, batch_size = random_scene(np.random.default_rng(3), "yolov3-tiny", batch_size=2)
+    assert len(targets.boxes) > 0
+    bound = build_assigner(shown_assigner, Hyperparameters(), reach=0.5)
+    assert bound.reach == 0.5
+    found = bound(Context(anchors, targets, batch_size))
+    can = reachable(anchors, targets.boxes.numpy(), 0.5)
+    assert can[found.target.numpy(), found.anchor.numpy()].all()
+    assert torch.equal(targets.image[found.target], found.image)
+    free = shown_assigner.bind()(Context(anchors, targets, batch_size))
+    assert len(free.anchor) >= len(found.anchor)
+    model = use(fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3), assign="nearest")
+    assert type(model.aligned.dynamic) is shown_assigner.load()
 
 
 def test_a_model_is_loaded_as_the_readme_shows_it(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import alignyolo
-from alignyolo.registry import ASSIGNERS, BASE_SIMILARITIES, SIMILARITIES
+from alignyolo.registry import BASE_SIMILARITIES, SIMILARITIES
 from docs.generate import api, choices, gradients, results_chart, settings
 from docs.generate.blocks import fill, renew
 from docs.generate.links import links, turned
@@ -64,8 +64,10 @@ def test_generated_parts_of_the_readme_are_those_of_the_registry():
     assert renew(text, MAKERS) == text, "python -m docs.generate --readme"
     for name, entry in SIMILARITIES.items():
         if name in choices.MAIN_LOSSES:
-            assert f"| `--loss {name}` | {entry.meaning} |" in text
-    assert all(f"| `--assign {name}` |" in text for name in choices.MAIN_ASSIGNERS if name in ASSIGNERS)
+            said = " (default)" if name == Hyperparameters.box_loss else ""
+            assert f"| `--loss {name}`{said} | {entry.meaning} |" in text
+    said = {Hyperparameters.assigner: " (default)"}
+    assert all(f"| `--assign {name}`{said.get(name, '')} |" in text for name in choices.MAIN_ASSIGNERS)
 
 
 def test_the_readme_shows_the_results_that_are_in_the_tables():

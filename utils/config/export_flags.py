@@ -1,11 +1,23 @@
 """Which flags of export.py go together; answered before torch is imported."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from utils.config.export_formats import EXPORT_FORMATS, ExportFormat, listed
 from utils.config.knobs import ExportConfig
 from utils.errors import UserError
+
+TENSORRT = ("tensorrt", "engine", "trt")
+
+
+def check_formats(names: Collection[str]) -> None:
+    """Raise UserError for the name of TensorRT's format, which others are near to by their letters alone."""
+    for name in names:
+        if name.casefold() in TENSORRT:
+            raise UserError(
+                f"--format is {name!r}: for TensorRT export onnx, then run trtexec --onnx=best.onnx "
+                f"--saveEngine=best.engine --fp16; formats: {', '.join(EXPORT_FORMATS)}"
+            )
 
 
 def check_combination(settings: ExportConfig) -> None:

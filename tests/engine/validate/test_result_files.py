@@ -9,6 +9,7 @@ from data.data_yaml import read_data_yaml
 from data.formats.convert import convert_yolo
 from data.shapes.demo_set import make_shapes
 from engine.validate import html_report
+from engine.validate.result_files import text_names
 from tests.lively import lively_checkpoint
 from utils.errors import UserError
 from val import validate
@@ -87,3 +88,9 @@ def test_photos_of_one_stem_have_texts_of_their_own(measure, data):
     }
     alone = {f"{path.stem}.txt" for path in (photos[0], photos[2])}
     assert names == alone | {f"{photos[1].name}.txt", f"{photos[1].stem}.jpeg.txt"}
+
+
+def test_no_two_photos_have_their_texts_under_one_name():
+    photos = [Path(name) for name in ("x.jpg.png", "x.jpg", "x.png", "a.jpg", "a.jpg.png", "b/x.jpg", "x.jpg.png.tif")]
+    expected = ["x.jpg.png", "x.jpg", "x.png", "a", "a.jpg", "b/x", "x.jpg.png.tif"]
+    assert text_names(photos) == [Path(f"{name}.txt") for name in expected]

@@ -45,6 +45,14 @@ def test_a_flag_that_nothing_reads_is_refused(flags, message):
         export(weights="nowhere.pt", **flags)
 
 
+@pytest.mark.parametrize("name", ["tensorrt", "TensorRT", "engine"])
+def test_tensorrt_is_sent_to_onnx_and_trtexec(name):
+    """It is near to `safetensors` by its letters alone."""
+    with pytest.raises(UserError, match=rf"--format is '{name}': for TensorRT export onnx, then run trtexec ") as error:
+        export(weights="nowhere.pt", format=["onnx", name])
+    assert all(each in str(error.value).partition("formats:")[2] for each in EXPORT_FORMATS)
+
+
 @pytest.mark.parametrize("name", ["best", "best_v1.5", "best.v2", "yolov3.conv.15"])
 def test_only_a_known_suffix_is_cut_off(name):
     for suffix in ("", ".pt", ".PT", ".pth", *(entry.suffix for entry in EXPORT_FORMATS.values())):
