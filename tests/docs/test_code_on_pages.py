@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -79,12 +78,11 @@ print(sorted(model([torch.rand(3, 64, 64)], targets)))
 
 
 @pytest.fixture
-def shown_assigner(monkeypatch):
+def shown_assigner(tmp_path, monkeypatch):
     """The class that CONTRIBUTING.md shows, as an entry of the table that it names."""
     (shown,) = [block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "Assignment" in block]
-    place = types.ModuleType("shown_assigner")
-    monkeypatch.setitem(sys.modules, "shown_assigner", place)
-    exec(compile(shown, "CONTRIBUTING.md", "exec"), vars(place))
+    (tmp_path / "shown_assigner.py").write_text(shown)
+    monkeypatch.syspath_prepend(tmp_path)
     entry = Entry("shown_assigner:Nearest", "the nearest anchors of every level")
     for table in (DYNAMIC_ASSIGNERS, DENSE_ASSIGNERS):
         monkeypatch.setitem(table, "nearest", entry)
