@@ -292,13 +292,6 @@ class Hyperparameters:
             )
 
 
-# Keys of ultralytics' hyperparameter files that mean nothing here.
-FOREIGN_KEYS = frozenset(
-    ["iou_t", "anchors", "copy_paste", "copy_paste_mode", "bgr", "erasing", "auto_augment", "crop_fraction"]
-    + ["cutmix", "kobj", "nbs", "pose", "dfl"]
-)
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """The flags of train.py."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from utils.config.knobs import FOREIGN_KEYS, Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
+from utils.config.foreign_hyp import translated
+from utils.config.knobs import Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
 from utils.config.model_shape import checked_model
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
@@ -42,17 +43,17 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> Hyperparameters:
     """Return the hyperparameters of a YAML over those of `base` (defaults for ""), with overrides.
 
-    Foreign keys only warn.
+    Keys of ultralytics that mean nothing here only warn.
     """
     values: dict[str, Any] = {}
     where = "--set"
     for name in filter(None, (base, hyp)):
         path = find_yaml(name, HYPS, "hyperparameter YAML")
-        found, where = read_mapping(path), str(path)
-        foreign = sorted(str(key) for key in found if key in FOREIGN_KEYS)
-        if foreign:
-            print(f"note: {where}: no meaning here, ignored: {', '.join(foreign)}", file=sys.stderr)
-        values |= checked(Hyperparameters, {k: v for k, v in found.items() if k not in FOREIGN_KEYS}, where)
+        where = str(path)
+        ours, notes = translated(read_mapping(path), where)
+        for note in notes:
+            print(f"note: {where}: {note}", file=sys.stderr)
+        values |= checked(Hyperparameters, ours, where)
     values |= checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
     return build(Hyperparameters, values, where)
 
