@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -429,6 +429,7 @@ class Trainer:
             "data": fingerprint(self.train_index),
             "val_data": fingerprint(self.val_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
+            "warmup_steps": self.schedule.warmup_steps,
             "results": records.rows(),
         }
         save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
@@ -444,6 +445,8 @@ class Trainer:
         self.detector.load_running_statistics(contents.get("similarity", {}))
         self.best = Best(**self.group.share(contents["best"]))
         self.start_epoch = contents["epoch"]
+        # With more epochs the warm-up would be longer, and a run that is over with it would be thrown back into it.
+        self.schedule = replace(self.schedule, warmup_limit=contents.get("warmup_steps"))
 
     def finish(self, records: Records) -> None:
         """Validate best.pt once more for its tables, metrics.json and plots."""

@@ -308,9 +308,9 @@ def test_more_epochs_move_the_steps_that_are_fractions(flags):
             {**flags, "close_mosaic": 0, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}
         ).config
 
-    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5)
+    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5, 3, 9)
     assert "now: lr 0.01, times 0.1 after epoch 8 of 12 epochs; it goes on at 0.01, not 0.001" in moved
-    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5)
+    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5, 3, 9)
 
 
 @pytest.fixture
