@@ -81,17 +81,21 @@ def run_folder_of(path: Path) -> Path:
 
 
 def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
+    """Return the best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole and of that epoch.
 
-    Where it is damaged or missing it is made anew from last.pt or last_prev.pt, whichever is of that epoch. Where
-    neither is, that epoch is lost, and the last one takes its place; a line says so before anything is trained.
+    Where it is damaged, missing or of another epoch it is made anew from last.pt or last_prev.pt, whichever is of that
+    epoch. Where neither is, that epoch is lost, and the last one takes its place; a line says so before anything is
+    trained.
     """
     best, file = contents["best"], path.with_name("best.pt")
+    keep = file.with_name("best_damaged.pt") if file.is_file() else None
     try:
-        require_model(load_checkpoint(file, "meta"), file)
-        return best
+        found = require_model(load_checkpoint(file, "meta"), file).get("epoch")
+        if found == best["epoch"] + 1:
+            return best
+        told = f"warning: {printable(file)}: of epoch {found}; the run's best is epoch {best['epoch'] + 1}"
     except UserError as error:
-        told, keep = f"warning: {error}", file.with_name("best_damaged.pt") if file.is_file() else None
+        told = f"warning: {error}"
     source: Mapping[str, Any] = contents
     if contents["epoch"] != best["epoch"] + 1:
         with contextlib.suppress(UserError):

@@ -419,8 +419,6 @@ class Trainer:
             "model": self.average.ema.state_dict(),
             "similarity": self.detector.running_statistics(),
         }
-        if improved:
-            save_checkpoint(weights / "best.pt", contents)
         training = {
             "network": self.detector.network.state_dict(),
             "average_updates": self.average.updates,
@@ -433,6 +431,10 @@ class Trainer:
             "results": records.rows(),
         }
         save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
+        # After last.pt, from which --resume makes it anew: the other way round, where last.pt does not fit on the disk,
+        # best.pt would be an epoch that the run does not know.
+        if improved:
+            save_checkpoint(weights / "best.pt", contents)
 
     def restore(self, contents: dict[str, Any]) -> None:
         """Take up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""

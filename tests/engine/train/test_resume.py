@@ -12,13 +12,13 @@ import torch
 
 from engine.run_files import Records
 from engine.settings.configure import plan_run
-from engine.train.resume import change_of_schedule, changes, require_steps, resume_path
+from engine.train.resume import change_of_schedule, changes, require_steps, resume_path, whole_best
 from engine.train.trainer import Trainer
 from tests.engine.train.test_stop_signals import rows_of
 from train import parse_flags, train
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config
-from utils.errors import InterruptedRun, UserError
+from utils.errors import CommandError, InterruptedRun, UserError
 
 # Nothing is learnt, so AP never rises.
 STILL = ["lr0=0", "warmup_bias_lr=0"]
@@ -174,6 +174,47 @@ def test_a_lost_best_pt_is_said_at_once_and_made_anew_where_it_can_be(how, where
     assert found.keys() == {"format", "version", "config", "names", "epoch", "metrics", "model"}
     assert f"{'epoch 1 (AP 0.9900), the best, is lost' if where == 'nowhere' else 'made anew'}" in said
     assert (weights / "best_damaged.pt").exists() == (how is damaged)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_that_could_not_be_written_leaves_no_best_epoch_that_the_run_does_not_know(
+    name, made, tmp_path, monkeypatch
+):
+    folder, validate = tmp_path / "exp", Trainer.validate
+
+    def rising(self, *rest, **more):
+        metrics = validate(self, *rest, **more)
+        metrics.overall["ap"] = 0.1 * (self.start_epoch + 1)
+        return metrics
+
+    def refused(path, contents, **more):
+        if (path.name, contents["epoch"]) == (name, 3):
+            raise CommandError("no room")
+        save_checkpoint(path, contents, **more)
+
+    def epochs():
+        parts = load_checkpoint(folder / "weights" / "best.pt"), load_checkpoint(folder / "weights" / "last.pt")
+        return [*(part["epoch"] for part in parts), parts[1]["best"]["epoch"] + 1]
+
+    monkeypatch.setattr(Trainer, "validate", rising)
+    monkeypatch.setattr("engine.train.trainer.save_checkpoint", refused)
+    with pytest.raises(CommandError, match="no room"):
+        train(**{**made["still"], "project": str(tmp_path)})
+    assert epochs() == ([2, 2, 2] if name == "last.pt" else [2, 3, 3])
+    monkeypatch.setattr(Trainer, "one_epoch", lambda *rest: pytest.fail("was to be looked at before it trains"))
+    with pytest.raises(pytest.fail.Exception):
+        train(resume=str(folder))
+    assert epochs() == ([2, 2, 2] if name == "last.pt" else [3, 3, 3])
+
+
+def test_a_best_pt_of_an_epoch_that_the_run_does_not_know_is_put_aside(copied, capsys):
+    weights = copied("whole") / "weights"
+    contents = {**load_checkpoint(weights / "last.pt"), "best": {"ap": 0.2, "epoch": 0}}
+    save_checkpoint(weights / "best.pt", {**load_checkpoint(weights / "best.pt"), "epoch": 9})
+    assert whole_best(weights / "last.pt", contents)["epoch"] == 3
+    assert [load_checkpoint(weights / name)["epoch"] for name in ("best.pt", "best_damaged.pt")] == [4, 9]
+    said = capsys.readouterr().err
+    assert "best.pt: of epoch 9; the run's best is epoch 1; epoch 1 (AP 0.2000), the best, is lost" in said
 
 
 def test_a_run_whose_last_pt_is_gone_goes_on_from_the_one_before(made, copied, monkeypatch):
