@@ -134,10 +134,12 @@ def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
 
     UserError with the nearest name for an unknown one.
     """
-    parts, frozen = dict(network.named_modules()), []
+    parts, frozen = {name: part for name, part in network.named_modules() if name}, []
     for name in filter(None, (part.strip() for part in freeze.split(","))):
         if name not in parts:
             raise UserError(f"--freeze: no part {printable(name)!r} in the network{nearest(name, parts)}")
+        if not any(True for _ in parts[name].parameters()):
+            raise UserError(f"--freeze: {printable(name)} has no weights to keep; leave it out")
         frozen.append(parts[name].requires_grad_(False))
     if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"--freeze {printable(freeze)}: nothing is left to train")

@@ -669,7 +669,7 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
     """Return the value converted to the knob's type and found in its range; UserError otherwise."""
     flag = f"--{knob_field.name.replace('_', '-')}"
     place, limits = (where if where == flag else f"{where}: {knob_field.name}"), knob_field.metadata
-    if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
+    if isinstance(value, bool) and limits["choices"] and hint in (str, float | str):
         # YAML reads a bare on or off as true or false.
         value = "on" if value else "off"
     converted = convert(hint, value, place)

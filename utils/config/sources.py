@@ -1,8 +1,9 @@
 """Where a run's configuration comes from: defaults < YAML files < `--set` and flags."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> H
         for note in notes:
             print(f"note: {where}: {note}", file=sys.stderr)
         values |= checked(Hyperparameters, ours, where)
-    values |= checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
-    return build(Hyperparameters, values, where)
+    given = checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
+    return build(
+        Hyperparameters, {**values, **given}, _blamed(lambda: build(Hyperparameters, values, where), given, where)
+    )
 
 
 def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | TorchvisionConfig:
@@ -66,8 +69,22 @@ def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | Torchv
     meant = overrides.keys() - _only(Hyperparameters, overrides).keys() - _only(kind, overrides).keys()
     if meant:
         raise UserError(f"--set {min(meant)}: no key of {path.name}, which has {', '.join(_keys(kind))}")
-    model = build(kind, {**values, **_only(kind, overrides)}, str(path))
-    return model if isinstance(model, TorchvisionConfig) else checked_model(model, str(path))
+    given = checked(kind, _only(kind, overrides), "--set")
+
+    def built(values: Mapping[str, Any], where: str) -> ModelConfig | TorchvisionConfig:
+        model = build(kind, values, where)
+        return model if isinstance(model, TorchvisionConfig) else checked_model(model, where)
+
+    return built({**values, **given}, _blamed(lambda: built(values, str(path)), given, str(path)))
+
+
+def _blamed(alone: Callable[[], Any], given: Mapping[str, Any], file: str) -> str:
+    """Return whose mistake it is where a file and `--set` do not fit together: the file's, if it is wrong `alone`."""
+    if given:
+        with contextlib.suppress(UserError):
+            alone()
+            return "--set"
+    return file
 
 
 def _keys(kind: type) -> list[str]:

@@ -5,11 +5,13 @@ import itertools
 import json
 import re
 import shutil
+from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import engine.train.trainer
 from alignyolo.registry import BASE_SIMILARITIES
@@ -24,6 +26,7 @@ from engine.train.divergence import Guard
 from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
+from engine.train.trainer import frozen_modules
 from models.families import build_detector
 from models.kernels import compiled
 from models.kernels.compiled_winograd import bf16_pays
@@ -420,6 +423,14 @@ def test_frozen_parts_keep_their_weights(flags, finished):
     assert before.keys() == after.keys()
 
 
+def test_what_has_no_weights_cannot_be_frozen():
+    network = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 8, 1), pool=nn.MaxPool2d(2), head=nn.Conv2d(8, 1, 1)))
+    with pytest.raises(UserError, match="--freeze: pool has no weights to keep; leave it out"):
+        frozen_modules(network, "stem,pool")
+    with pytest.raises(UserError, match="no part 'zzz' in the network; expected one of: head, pool, stem$"):
+        frozen_modules(network, "zzz")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"freeze": "spine"}, "no part 'spine'"), ({"freeze": "backbone,neck,head"}, "nothing is left to train")],
@@ -512,4 +523,6 @@ def test_the_next_steps_stay_with_the_model():
         ("yolov3", "--data shapes --cfg yolov3 --loss giou"),
     ):
         steps = next_steps(Path("run"), plan_run({"cfg": cfg}).config)
-        assert f"python train.py {shown}\n" in steps
+        assert f"python train.py {shown}\n" in steps and "results.png" in steps
+    steps = next_steps(Path("run"), plan_run({"plots": False}).config)
+    assert ".png" not in steps and ".jpg" not in steps and str(Path("run/results.csv")) in steps

@@ -180,6 +180,33 @@ def test_image_size_must_fit_the_stride(tmp_path: Path):
         plan_run({"imgsz": [320, 320, 320]})
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"imgsz": [64, 96, 128]}, "^--imgsz has 3 numbers: expected one side"),
+        ({"batch_size": 0}, "^--batch-size is 0: expected at least 1"),
+        ({"photo_bits": 4}, "^--photo-bits is 4: expected 8 to 32"),
+        ({"set": ["channels=8"]}, "^--set: channels has 1 numbers"),
+        ({"set": ["anchors=5"]}, "^--set: anchors"),
+        ({"set": ["strides=[8,16]"]}, "^--set: strides"),
+        ({"set": ["spp=true"]}, "^--set: spp: only darknet53"),
+        ({"set": ["assign_negative=.6"], "hyp": "ggiou-yolo"}, "^--set: assign_negative 0.6 is above"),
+        ({"set": ["box_loss=off"]}, "^--set: box_loss is 'off'; expected one of: .*ciou"),
+    ],
+)
+def test_a_mistake_is_told_where_it_was_typed(flags, message):
+    with pytest.raises(UserError, match=message):
+        plan_run(flags)
+
+
+def test_a_file_that_is_wrong_by_itself_is_blamed(tmp_path):
+    file = tmp_path / "model.yaml"
+    file.write_text((MODELS / "yolov3-tiny.yaml").read_text().replace("strides: [16, 32]", "strides: [8, 16]"))
+    with pytest.raises(UserError, match=r"model.yaml: strides \[8, 16\]"):
+        model_config(str(file), {"norm_eps": 0.01})
+    assert model_config(str(file), {"strides": [16, 32]}).strides == (16, 32)
+
+
 def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
     with pytest.raises(UserError, match="--set lr_steps: the schedule is linear; expected --set lr_schedule=steps"):
         plan_run({"epochs": 20, "set": ["lr_steps=[4, 11]"], "data_root": str(tmp_path)})
