@@ -209,7 +209,7 @@ class Trainer:
         network = self.detector.network
         self.optimizer = build_optimizer(run_config.optimizer, network, hyper.lr0, hyper.momentum, decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-        self.restart_average()
+        self.average = ModelEMA(network, decay=hyper.ema_decay, tau=hyper.ema_tau)
         self.best = Best()
         self.start_epoch = 0
         self.stop = StopRequest()
@@ -239,11 +239,6 @@ class Trainer:
             world_size=ranks.world_size,
             rect_stride=max(self.config.model.strides) if flags.rect and settings else 0,
         )
-
-    def restart_average(self) -> None:
-        """Start the exponential moving average at the network's present weights."""
-        hyper = self.config.hyper
-        self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
 
     def fit(self, records: Records) -> None:
         """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""

@@ -329,6 +329,16 @@ def test_fewer_epochs_than_the_steps_of_the_rate_are_refused(steps, epochs, told
         require_steps(shorter)
 
 
+def test_resume_refuses_epochs_that_end_before_a_step_of_the_rate(copied):
+    last = copied("whole") / "weights" / "last.pt"
+    contents = load_checkpoint(last)
+    contents["config"]["run"]["epochs"] = 9
+    contents["config"]["hyper"] |= {"lr_schedule": "steps", "lr_steps": [2, 7]}
+    save_checkpoint(last, contents)
+    with pytest.raises(UserError, match="lr_steps 7: --epochs 6 ends before; --resume keeps them"):
+        train(resume=str(last), epochs=6)
+
+
 def test_epochs_that_are_all_without_mosaic_are_said(made):
     config = Config.from_dict(load_checkpoint(made["whole"] / "weights" / "last.pt")["config"], "last.pt")
     config = replace(config, run=replace(config.run, close_mosaic=3))

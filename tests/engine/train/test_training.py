@@ -298,7 +298,7 @@ def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
     folder = train(resume=str(tmp_path / "run"), epochs=5)
     # Linear from .01: after 4 of 4 epochs at its end, 1 % of it; after 4 of 5 at 20.8 %.
     said = (
-        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, mosaic ends 1 epochs before it; "
+        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, without mosaic from here on; "
         "it goes on at 0.00208, not 0.0001"
     )
     assert said in capsys.readouterr().out
@@ -410,6 +410,13 @@ def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_p
     assert said.count("docs/concepts/glossary.md") == 1
     assert "another shape" not in said
     assert torch.load(folder / "weights" / "best.pt", weights_only=True)["config"]["names"][-1] == "extra"
+
+
+def test_weights_that_are_none_are_said_before_the_memory_is_tried(flags, tmp_path, monkeypatch):
+    (tmp_path / "no.pt").write_text("no weights")
+    monkeypatch.setattr("engine.train.run.rehearsed", lambda *rest: pytest.fail("tried before"))
+    with pytest.raises(UserError, match="no.pt: not a checkpoint"):
+        train(**flags, weights=str(tmp_path / "no.pt"))
 
 
 def test_frozen_parts_keep_their_weights(flags, finished):
