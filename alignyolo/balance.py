@@ -30,7 +30,7 @@ def balanced_weight(
         Weights (P,), or 1 with `gamma` 0.
 
     Raises:
-        ValueError: `wloc` is a word other than `auto`.
+        ValueError: `wloc` is a word other than `auto`, or a number that is not above 0.
     """
     require_wloc(wloc)
     if gamma == 0:
@@ -44,9 +44,9 @@ def balanced_weight(
 
 
 def require_wloc(wloc: float | str) -> None:
-    """Refuse a word other than `auto`: ValueError."""
-    if isinstance(wloc, str) and wloc != "auto":
-        raise ValueError(f"wloc must be a number or 'auto', not {wloc!r}")
+    """Refuse a word other than `auto`, and what would switch the box loss off or turn it round: ValueError."""
+    if wloc != "auto" if isinstance(wloc, str) else not wloc > 0:
+        raise ValueError(f"wloc must be a number above 0 or 'auto', not {wloc!r}")
 
 
 @dataclass(frozen=True)

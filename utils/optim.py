@@ -68,14 +68,19 @@ class Schedule:
     accumulate: float
     milestones: tuple[int, ...] = ()
     drop: float = 0.1
+    warmup_limit: int | None = None
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of the warm-up: at least 100 of them, but never more than half of the run; 0 where it is off."""
+        """Steps of the warm-up: at least 100 of them, but never more than half of the run; 0 where it is off.
+
+        Nor more than `warmup_limit`, those that a run had planned before it was given more epochs.
+        """
         if self.warmup_epochs == 0:
             return 0
         steps = max(round(self.warmup_epochs * self.steps_per_epoch), 100)
-        return min(steps, self.epochs * self.steps_per_epoch // 2)
+        half = self.epochs * self.steps_per_epoch // 2
+        return min(steps, half if self.warmup_limit is None else min(half, self.warmup_limit))
 
     def decay(self, epoch: int) -> float:
         """Return the factor on lr0 in an epoch."""

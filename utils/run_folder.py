@@ -28,7 +28,7 @@ def new_run_folder(project: Path, name: str, exist_ok: bool) -> Path:
     UserError when it cannot be made.
     """
     first = Path(project) / name
-    if not Path(name).name:
+    if Path(name).name in ("", ".."):
         raise UserError(f"--name {printable(name)!r}: expected the name of a folder")
     try:
         if exist_ok:

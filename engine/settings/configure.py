@@ -15,7 +15,8 @@ from engine.settings.epochs import step_milestones
 from engine.settings.used_settings import Choices, note_of_unread, require_read
 from models.families import family_of
 from utils.config.flags import parsed
-from utils.config.knobs import FOREIGN_KEYS, Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig, checked
+from utils.config.foreign_hyp import translated
+from utils.config.knobs import Config, Hyperparameters, ModelConfig, RunConfig, TorchvisionConfig, checked
 from utils.config.sources import HYPS, hyperparameters, model_config, parse_settings
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, printable
@@ -165,7 +166,7 @@ def check_settings(chosen: Choices, overrides: Collection[str], flags: Mapping[s
     require_read(given_keys(overrides, flags), chosen)
     if flags.get("hyp"):
         path = find_yaml(flags["hyp"], HYPS, "hyperparameter YAML")
-        note = note_of_unread([key for key in read_mapping(path) if key not in FOREIGN_KEYS], chosen, str(path))
+        note = note_of_unread(list(translated(read_mapping(path), str(path))[0]), chosen, str(path))
         if note:
             print(note, file=sys.stderr)
 

@@ -73,11 +73,12 @@ def next_steps(folder: Path, config: Config) -> str:
     """Return what a person can do with the run that just ended."""
     best = folder / "weights" / "best.pt"
     other = "giou" if config.hyper.box_loss != "giou" else "sca"
+    made = ("results.png", "val_batch0.jpg") if config.run.plots else ("results.csv", "metrics.csv")
     cfg = "" if config.run.cfg == RunConfig.cfg else f" --cfg {printable(config.run.cfg)}"
     return "\n".join(
         [
             "next:",
-            f"  look          {folder / 'results.png'} and {folder / 'val_batch0.jpg'}",
+            f"  look          {' and '.join(str(folder / name) for name in made)}",
             f"  validate      python val.py --weights {best}",
             f"  another loss  python train.py --data {printable(config.run.data)}{cfg} --loss {other}",
             "  own photos    python train.py --data path/to/them   (README: Train on your own photos)",

@@ -1,6 +1,7 @@
 """Going on with a run that was interrupted."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,18 +10,20 @@ from typing import Any
 
 from data.data_yaml import data_root
 from data.pixel_limit import pixels_allowed
-from engine.settings.configure import Plan, open_data
+from engine.settings.configure import Plan, check_steps, open_data
 from engine.settings.epochs import closing_epochs
 from engine.train.run import claimed, run
 from engine.train.trainer import build_schedule, ended
 from utils.checkpoint import load_checkpoint, newest, require_model, save_checkpoint
 from utils.config.flags import parsed
-from utils.config.knobs import Config, RunConfig, plain
+from utils.config.knobs import Config, Hyperparameters, RunConfig, checked, plain
+from utils.config.sources import parse_settings
 from utils.distributed import group_of_environment, restart_note, restarts
 from utils.errors import UserError, printable
 
 BEST_PARTS = ("config", "names", "epoch", "metrics", "model")
 RESUMED_PARTS = {"network", "average_updates", "optimizer", "scaler", "data", "best"}
+SHORT_FOR = {"loss": "box_loss", "assign": "assigner"}
 RESUME_FLAGS = ("epochs", "device", "workers", "cache")
 ALLOWED = f"only {', '.join('--' + name for name in RESUME_FLAGS)} may be given; start a new run instead"
 
@@ -51,8 +54,12 @@ def _resume(path: Path, folder: Path, flags: Mapping[str, Any]) -> Path:
     if over and ((folder / "metrics.json").is_file() or config.run.epochs != before.run.epochs):
         more = f"--epochs N (above {done}) extends the run" if done >= config.run.epochs else "start a new run instead"
         raise UserError(f"{printable(path)}: {over}; {more}")
+    steps = math.ceil(contents["data"]["images"] / before.run.batch_size)
+    contents.setdefault("warmup_steps", build_schedule(before, steps).warmup_steps)
+    if config.run.epochs != before.run.epochs:
+        require_steps(config)
     if config.run.epochs != before.run.epochs and group_of_environment().main:
-        print(change_of_schedule(before, config, done))
+        print(change_of_schedule(before, config, done, steps, contents["warmup_steps"]))
     root = data_root(config.run.data_root)
     with pixels_allowed(config.run.max_pixels):
         spec = open_data(config.run.data, root, config.run.val, config.run.seed, path.parents[1])
@@ -74,17 +81,21 @@ def run_folder_of(path: Path) -> Path:
 
 
 def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole.
+    """Return the best epoch {ap, epoch} of a run whose last.pt is read, with a best.pt that is whole and of that epoch.
 
-    Where it is damaged or missing it is made anew from last.pt or last_prev.pt, whichever is of that epoch. Where
-    neither is, that epoch is lost, and the last one takes its place; a line says so before anything is trained.
+    Where it is damaged, missing or of another epoch it is made anew from last.pt or last_prev.pt, whichever is of that
+    epoch. Where neither is, that epoch is lost, and the last one takes its place; a line says so before anything is
+    trained.
     """
     best, file = contents["best"], path.with_name("best.pt")
+    keep = file.with_name("best_damaged.pt") if file.is_file() else None
     try:
-        require_model(load_checkpoint(file, "meta"), file)
-        return best
+        found = require_model(load_checkpoint(file, "meta"), file).get("epoch")
+        if found == best["epoch"] + 1:
+            return best
+        told = f"warning: {printable(file)}: of epoch {found}; the run's best is epoch {best['epoch'] + 1}"
     except UserError as error:
-        told, keep = f"warning: {error}", file.with_name("best_damaged.pt") if file.is_file() else None
+        told = f"warning: {error}"
     source: Mapping[str, Any] = contents
     if contents["epoch"] != best["epoch"] + 1:
         with contextlib.suppress(UserError):
@@ -104,33 +115,70 @@ def whole_best(path: Path, contents: Mapping[str, Any]) -> dict[str, Any]:
 def changes(flags: Mapping[str, Any], config: Config) -> str:
     """Return the flags that a resumed run cannot take, each with what the run has instead.
 
-    Empty where there is none.
+    Empty where there is none: what equals the run's is no change.
     """
-    run = {**plain(config.run), "loss": config.hyper.box_loss, "assign": config.hyper.assigner}
-    asked = {name: value for name, value in flags.items() if name not in ("resume", *RESUME_FLAGS)}
-    # What was not given is empty, and so is `--no-rect`, which differs from a run with --rect.
-    given = [name for name, value in asked.items() if value or (value is not None and value != run.get(name, value))]
+    said = {}
+    for name, value in flags.items():
+        if value is None or name in ("resume", "set", *RESUME_FLAGS):
+            continue
+        if name in SHORT_FOR:
+            has = getattr(config.hyper, SHORT_FOR[name])
+        else:
+            value, has = getattr(parsed(RunConfig, {name: value}), name), getattr(config.run, name)
+        if value != has:
+            said[name] = f"{as_typed(name, value)} (the run has {as_typed(name, has, alone=False)})"
+    settings = [text for text in flags.get("set") or () if not is_set(text, config)]
+    if settings:
+        said["set"] = as_typed("set", settings)
     # Photos in memory are the same as on disk, those painted on the device differ from them in rounding.
-    if "device" in (flags.get("cache"), config.run.cache) and flags.get("cache", config.run.cache) != config.run.cache:
-        given.append("cache")
-    said = []
-    for name in sorted(given):
-        values = " ".join(flags["set"]) if name == "set" else flags[name]
-        flag = name.replace("_", "-")
-        has = f" (the run has {printable(run[name])})" if name in run else ""
-        said.append((f"--no-{flag}" if values is False else f"--{flag} {printable(values)}") + has)
-    return ", ".join(said)
+    cache = flags.get("cache", config.run.cache)
+    if "device" in (cache, config.run.cache) and cache != config.run.cache:
+        said["cache"] = f"{as_typed('cache', cache)} (the run has {as_typed('cache', config.run.cache, alone=False)})"
+    return ", ".join(said[name] for name in sorted(said))
 
 
-def change_of_schedule(before: Config, after: Config, done: int) -> str:
+def is_set(text: str, config: Config) -> bool:
+    """Say whether a `--set KEY=VALUE` is what a run has already."""
+    ((key, value),) = parse_settings([text]).items()
+    part = config.hyper if hasattr(config.hyper, key) else config.model
+    kind = type(part)
+    return key in plain(part) and checked(kind, {key: value}, "--set")[key] == getattr(part, key)
+
+
+def as_typed(name: str, value: Any, alone: bool = True) -> str:
+    """Return a flag as a person types it; its value only, where that says enough, unless it stands `alone`."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    words = printable(" ".join(map(str, value)) if isinstance(value, (list, tuple)) else value)
+    return f"--{flag} {words or repr('')}" if alone else words or "none"
+
+
+def require_steps(config: Config) -> None:
+    """Raise UserError where another number of epochs leaves steps of the learning rate without an effect."""
+    hyper, defaults = config.hyper, Hyperparameters()
+    if config.run.cos_lr or hyper.lr_schedule != "steps":
+        return
+    chosen = [key for key in ("lr_schedule", "lr_steps") if getattr(hyper, key) != getattr(defaults, key)]
+    try:
+        check_steps(config.run, hyper, chosen)
+    except UserError as error:
+        what = str(error).removeprefix("--set ").partition("; expected")[0]
+        raise UserError(f"{what}; --resume keeps them: expected more epochs, or a new run") from None
+
+
+def change_of_schedule(before: Config, after: Config, done: int, steps_per_epoch: int, warmup_steps: int) -> str:
     """Return what another number of epochs does to the learning rate of a run of which `done` epochs are over."""
-    # The decay depends on epochs alone: the steps of an epoch do not matter here.
-    schedules = [build_schedule(config, 1) for config in (before, after)]
-    first, second = (schedule.lr0 * schedule.decay(done) for schedule in schedules)
+    schedules = [
+        replace(build_schedule(config, steps_per_epoch), warmup_limit=warmup_steps) for config in (before, after)
+    ]
+    first, second = (schedule.at(done * steps_per_epoch).lr for schedule in schedules)
     stepwise = schedules[1].decay_shape == "steps"
     course = f": {schedules[1].describe()}" if stepwise else f" decays until epoch {after.run.epochs}"
-    last = closing_epochs(after.run)
+    last = closing_epochs(after.run) if after.hyper.mosaic and not after.run.rect else 0
     closing = f", mosaic ends {last} epochs before it" if last else ""
+    if after.run.epochs - last <= done:
+        closing = ", without mosaic from here on"
     return (
         f"--epochs {after.run.epochs} instead of {before.run.epochs}: the learning rate now"
         f"{course}{closing}; it goes on at {second:.3g}, not {first:.3g}"

@@ -115,6 +115,9 @@ def prepared(
     rehearse = group.main and not resumed
     observer = Observer()
     detector = build_detector(config, observer, group)
+    # Before the memory is tried, which takes seconds: a file may be none of weights, or of another model.
+    for path in [] if resumed else start_weights(config):
+        print(load_weights(detector.network, path, config.model, config.names))
     require_batches(config, len(train_index), group)
     tried = rehearsed(config, detector, train_index, device, group) if rehearse else (config, 0)
     config, peak = group.share(tried)
@@ -127,10 +130,6 @@ def prepared(
     if resumed:
         require_same_data(resumed, train_index, val_index)
         trainer.restore(resumed)
-    else:
-        for path in start_weights(config):
-            print(load_weights(trainer.detector.network, path, config.model, config.names))
-            trainer.restart_average()
     return trainer, resources
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,10 +134,12 @@ def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
 
     UserError with the nearest name for an unknown one.
     """
-    parts, frozen = dict(network.named_modules()), []
+    parts, frozen = {name: part for name, part in network.named_modules() if name}, []
     for name in filter(None, (part.strip() for part in freeze.split(","))):
         if name not in parts:
             raise UserError(f"--freeze: no part {printable(name)!r} in the network{nearest(name, parts)}")
+        if not any(True for _ in parts[name].parameters()):
+            raise UserError(f"--freeze: {printable(name)} has no weights to keep; leave it out")
         frozen.append(parts[name].requires_grad_(False))
     if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"--freeze {printable(freeze)}: nothing is left to train")
@@ -207,7 +209,7 @@ class Trainer:
         network = self.detector.network
         self.optimizer = build_optimizer(run_config.optimizer, network, hyper.lr0, hyper.momentum, decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-        self.restart_average()
+        self.average = ModelEMA(network, decay=hyper.ema_decay, tau=hyper.ema_tau)
         self.best = Best()
         self.start_epoch = 0
         self.stop = StopRequest()
@@ -237,11 +239,6 @@ class Trainer:
             world_size=ranks.world_size,
             rect_stride=max(self.config.model.strides) if flags.rect and settings else 0,
         )
-
-    def restart_average(self) -> None:
-        """Start the exponential moving average at the network's present weights."""
-        hyper = self.config.hyper
-        self.average = ModelEMA(self.detector.network, decay=hyper.ema_decay, tau=hyper.ema_tau)
 
     def fit(self, records: Records) -> None:
         """Train epoch by epoch until all are done or AP no longer rises, then validate the best once more."""
@@ -419,8 +416,6 @@ class Trainer:
             "model": self.average.ema.state_dict(),
             "similarity": self.detector.running_statistics(),
         }
-        if improved:
-            save_checkpoint(weights / "best.pt", contents)
         training = {
             "network": self.detector.network.state_dict(),
             "average_updates": self.average.updates,
@@ -429,9 +424,14 @@ class Trainer:
             "data": fingerprint(self.train_index),
             "val_data": fingerprint(self.val_index),
             "best": {"ap": self.best.ap, "epoch": self.best.epoch},
+            "warmup_steps": self.schedule.warmup_steps,
             "results": records.rows(),
         }
         save_checkpoint(weights / "last.pt", {**contents, **training}, previous=weights / "last_prev.pt")
+        # After last.pt, from which --resume makes it anew: the other way round, where last.pt does not fit on the disk,
+        # best.pt would be an epoch that the run does not know.
+        if improved:
+            save_checkpoint(weights / "best.pt", contents)
 
     def restore(self, contents: dict[str, Any]) -> None:
         """Take up a run where its last.pt left it; randomness needs no state, it is a function of seed and epoch."""
@@ -444,6 +444,8 @@ class Trainer:
         self.detector.load_running_statistics(contents.get("similarity", {}))
         self.best = Best(**self.group.share(contents["best"]))
         self.start_epoch = contents["epoch"]
+        # With more epochs the warm-up would be longer, and a run that is over with it would be thrown back into it.
+        self.schedule = replace(self.schedule, warmup_limit=contents.get("warmup_steps"))
 
     def finish(self, records: Records) -> None:
         """Validate best.pt once more for its tables, metrics.json and plots."""

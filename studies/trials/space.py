@@ -4,11 +4,11 @@ import contextlib
 import itertools
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from engine.settings.configure import plan_run
+from engine.settings.configure import choices_of, overrides_of, plan_run
 from engine.settings.used_settings import Choices, readers_of, unread
 from studies.comparison.recipe import OWN_FLAGS, as_flags
 from train import parse_flags as train_flags
@@ -121,31 +121,41 @@ def config_of(shared: Sequence[str], settings: Mapping[str, Any]) -> Config:
 
 
 def choose(space: Sequence[Dimension], trial: Suggester, shared: Sequence[str]) -> dict[str, Any]:
-    """Let a trial choose a value of every key that the run reads with the choices made before it."""
+    """Let a trial choose a value of every key that the run reads with its other choices."""
+    by_key = {each.key: each for each in space}
+    return settled(list(by_key), lambda key: by_key[key].suggest(trial), shared)
+
+
+def settled(keys: Sequence[str], ask: Callable[[str], Any], shared: Sequence[str]) -> dict[str, Any]:
+    """Ask for the value of every key that a run with the other values reads, whatever the order of the keys."""
     settings: dict[str, Any] = {}
-    for dimension in space:
-        if is_read(dimension.key, settings, shared):
-            settings[dimension.key] = dimension.suggest(trial)
-    return settings
+    # Twice: what a later key makes readable had been passed over.
+    for key in (*keys, *keys):
+        if key not in settings and is_read(key, settings, shared):
+            settings[key] = ask(key)
+    return {key: value for key, value in settings.items() if is_read(key, settings, shared)}
 
 
 def is_read(key: str, settings: Mapping[str, Any], shared: Sequence[str]) -> bool:
     """Say whether a run with these settings would read a key."""
     if key in names_of(RunConfig) and key != "close_mosaic":
         return True
-    config = half_set(shared, settings)
-    return not unread([key], Choices(config.run, config.model, config.hyper, len(config.names)))
+    return not unread([key], half_set(shared, settings))
 
 
-def half_set(shared: Sequence[str], settings: Mapping[str, Any]) -> Config:
+def half_set(shared: Sequence[str], settings: Mapping[str, Any]) -> Choices:
     """Resolve settings that others may still join; where one contradicts what its partner is now, without that one.
 
     A low end above the default of its high end is right as soon as the high end is chosen too.
     """
+    classes = len(config_of(shared, {}).names)
     for left_out in (None, *settings):
+        kept = {key: value for key, value in settings.items() if key != left_out}
+        flags = train_flags([*shared, *as_arguments(kept)])
         with contextlib.suppress(UserError):
-            return config_of(shared, {key: value for key, value in settings.items() if key != left_out})
-    return config_of(shared, {})
+            return choices_of(flags, overrides_of(flags))._replace(classes=classes)
+    flags = train_flags(shared)
+    return choices_of(flags, overrides_of(flags))._replace(classes=classes)
 
 
 def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
@@ -157,10 +167,8 @@ def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
     taken: set[tuple[str, Any]] = set()
     refused: dict[tuple[str, Any], UserError] = {}
     for values in itertools.islice(combinations, MAX_COMBINATIONS):
-        settings: dict[str, Any] = {}
-        for dimension, value in zip(chosen, values, strict=True):
-            if is_read(dimension.key, settings, shared):
-                settings[dimension.key] = value
+        fixed = {each.key: value for each, value in zip(chosen, values, strict=True)}
+        settings = settled(list(fixed), fixed.__getitem__, shared)
         error = refusal(settings, ranges, shared)
         if error:
             refused |= {pair: error for pair in settings.items() if pair not in refused}

@@ -15,5 +15,8 @@ def test_a_number_is_a_factor_and_auto_divides_by_the_mean():
 
 @pytest.mark.parametrize("call", [lambda wloc: balanced_weight(METRIC, 1.4, wloc), lambda wloc: Balance(1.4, wloc)])
 def test_a_word_other_than_auto_is_refused(call):
-    with pytest.raises(ValueError, match="wloc must be a number or 'auto', not 'atuo'"):
+    with pytest.raises(ValueError, match="wloc must be a number above 0 or 'auto', not 'atuo'"):
         call("atuo")
+    for number in (-3, 0.0, float("nan")):
+        with pytest.raises(ValueError, match=f"wloc must be a number above 0 or 'auto', not {number}"):
+            call(number)

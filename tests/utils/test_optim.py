@@ -52,6 +52,7 @@ def test_warm_up_starts_and_ends_where_it_should():
 def test_warm_up_takes_at_most_half_of_a_short_run_and_can_be_off():
     assert schedule(epochs=4).warmup_steps == 20
     assert schedule(warmup_epochs=0).at(0).lr == 0.01
+    assert [schedule(epochs=4, warmup_limit=limit).warmup_steps for limit in (5, 50)] == [5, 20]
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])

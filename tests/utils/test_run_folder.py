@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path, exist_ok):
     for project in (tmp_path / "file", tmp_path / "file" / "deeper", tmp_path / "dangling"):
         with pytest.raises(UserError, match="cannot make this run folder"):
             new_run_folder(project, "exp", exist_ok)
-    for name in ("", ".", "a\0b"):
+    for name in ("", ".", "..", "a/..", "a\0b"):
         with pytest.raises(UserError):
             new_run_folder(tmp_path, name, exist_ok)
 

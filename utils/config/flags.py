@@ -72,7 +72,12 @@ def parsed(kind: type, values: Mapping[str, Any], also: Collection[str] = ()) ->
     given = {key: value for key, value in values.items() if key in names}
     for key in given:
         checked(kind, {key: given[key]}, f"--{key.replace('_', '-')}")
-    return build(kind, given, "flag")
+    try:
+        return build(kind, given, "flag")
+    except UserError as error:
+        said = str(error).removeprefix("flag: ")
+        key = said.partition(" ")[0]
+        raise UserError(f"--{key.replace('_', '-')}{said[len(key) :]}" if key in names else said) from None
 
 
 def split_at_flags(flags: Sequence[str]) -> list[list[str]]:

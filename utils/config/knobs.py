@@ -197,7 +197,7 @@ class Hyperparameters:
     )
     ggiou_gamma: float = knob(0.0, "exponent of the GGIoU-balanced box weight, 0 = off (paper 1.4)", 0, 10)
     ggiou_wloc: float | str = knob(
-        "auto", "factor of the balanced weight, a number (paper 2.8); auto = mean weight 1", choices=("auto",)
+        "auto", "factor of the balanced weight, a number (paper 2.8); auto = mean weight 1", 0.001, choices=("auto",)
     )
     balance_metric: str = knob("ggiou", "metric of the balanced weight", choices=tuple(METRICS))
 
@@ -290,13 +290,6 @@ class Hyperparameters:
             raise UserError(
                 f"lr_steps is {list(self.lr_steps)}: expected rising whole epochs, or fractions of the run below 1"
             )
-
-
-# Keys of ultralytics' hyperparameter files that mean nothing here.
-FOREIGN_KEYS = frozenset(
-    ["iou_t", "anchors", "copy_paste", "copy_paste_mode", "bgr", "erasing", "auto_augment", "crop_fraction"]
-    + ["cutmix", "kobj", "nbs", "pose", "dfl"]
-)
 
 
 @dataclass(frozen=True)
@@ -676,7 +669,7 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
     """Return the value converted to the knob's type and found in its range; UserError otherwise."""
     flag = f"--{knob_field.name.replace('_', '-')}"
     place, limits = (where if where == flag else f"{where}: {knob_field.name}"), knob_field.metadata
-    if isinstance(value, bool) and {"on", "off"} <= set(limits["choices"]):
+    if isinstance(value, bool) and limits["choices"] and hint in (str, float | str):
         # YAML reads a bare on or off as true or false.
         value = "on" if value else "off"
     converted = convert(hint, value, place)
@@ -686,8 +679,9 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
                 raise UserError(f"{place} is {number:g}: expected a number that training can compute with")
             low, high = limits["low"], limits["high"]
             if (low is not None and number < low) or (high is not None and number > high) or number != number:
-                span = f"{low} to {high}" if high is not None else f"at least {low}"
-                raise UserError(f"{place} is {number}: expected {span}")
+                span = f"{low} to {high}" if high is not None else "a number" if low is None else f"at least {low}"
+                words = [choice for choice in limits["choices"] if isinstance(choice, str)]
+                raise UserError(f"{place} is {number}: expected {', '.join([span, *words])}")
     for text in converted if isinstance(converted, tuple) else (converted,):
         if limits["choices"] and isinstance(text, str) and text not in limits["choices"]:
             raise UserError(f"{place} is {printable(text)!r}{nearest(text, limits['choices'], limits['shown'])}")

@@ -22,8 +22,9 @@ def checked_model(model: "ModelConfig", where: str) -> "ModelConfig":
     counts = {len(level) for level in model.anchors}
     if len(model.anchors) != levels or len(counts) != 1 or 0 in counts:
         raise UserError(f"{where}: anchors: expected {levels} levels with the same number of [width, height] each")
-    if any(len(size) != 2 or min(size) <= 0 for level in model.anchors for size in level):
-        raise UserError(f"{where}: anchors: expected [width, height] above 0")
+    # Not a number is in no range.
+    if any(len(size) != 2 or not all(0 < side <= 1e6 for side in size) for level in model.anchors for size in level):
+        raise UserError(f"{where}: anchors: expected [width, height] in pixels, above 0 and at most 1000000")
     if model.spp and model.backbone != "darknet53":
         raise UserError(f"{where}: spp: only darknet53 has a pyramid pooling")
     return model

@@ -1,14 +1,16 @@
 """Where a run's configuration comes from: defaults < YAML files < `--set` and flags."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from utils.config.knobs import FOREIGN_KEYS, Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
+from utils.config.foreign_hyp import translated
+from utils.config.knobs import Hyperparameters, ModelConfig, TorchvisionConfig, build, checked, model_kind
 from utils.config.model_shape import checked_model
 from utils.config.yaml_file import find_yaml, read_mapping
 from utils.errors import UserError, nearest, printable
@@ -42,19 +44,21 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 def hyperparameters(hyp: str, overrides: Mapping[str, Any], base: str = "") -> Hyperparameters:
     """Return the hyperparameters of a YAML over those of `base` (defaults for ""), with overrides.
 
-    Foreign keys only warn.
+    Keys of ultralytics that mean nothing here only warn.
     """
     values: dict[str, Any] = {}
     where = "--set"
     for name in filter(None, (base, hyp)):
         path = find_yaml(name, HYPS, "hyperparameter YAML")
-        found, where = read_mapping(path), str(path)
-        foreign = sorted(str(key) for key in found if key in FOREIGN_KEYS)
-        if foreign:
-            print(f"note: {where}: no meaning here, ignored: {', '.join(foreign)}", file=sys.stderr)
-        values |= checked(Hyperparameters, {k: v for k, v in found.items() if k not in FOREIGN_KEYS}, where)
-    values |= checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
-    return build(Hyperparameters, values, where)
+        where = str(path)
+        ours, notes = translated(read_mapping(path), where)
+        for note in notes:
+            print(f"note: {where}: {note}", file=sys.stderr)
+        values |= checked(Hyperparameters, ours, where)
+    given = checked(Hyperparameters, _only(Hyperparameters, overrides), "--set")
+    return build(
+        Hyperparameters, {**values, **given}, _blamed(lambda: build(Hyperparameters, values, where), given, where)
+    )
 
 
 def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | TorchvisionConfig:
@@ -65,8 +69,22 @@ def model_config(cfg: str, overrides: Mapping[str, Any]) -> ModelConfig | Torchv
     meant = overrides.keys() - _only(Hyperparameters, overrides).keys() - _only(kind, overrides).keys()
     if meant:
         raise UserError(f"--set {min(meant)}: no key of {path.name}, which has {', '.join(_keys(kind))}")
-    model = build(kind, {**values, **_only(kind, overrides)}, str(path))
-    return model if isinstance(model, TorchvisionConfig) else checked_model(model, str(path))
+    given = checked(kind, _only(kind, overrides), "--set")
+
+    def built(values: Mapping[str, Any], where: str) -> ModelConfig | TorchvisionConfig:
+        model = build(kind, values, where)
+        return model if isinstance(model, TorchvisionConfig) else checked_model(model, where)
+
+    return built({**values, **given}, _blamed(lambda: built(values, str(path)), given, str(path)))
+
+
+def _blamed(alone: Callable[[], Any], given: Mapping[str, Any], file: str) -> str:
+    """Return whose mistake it is where a file and `--set` do not fit together: the file's, if it is wrong `alone`."""
+    if given:
+        with contextlib.suppress(UserError):
+            alone()
+            return "--set"
+    return file
 
 
 def _keys(kind: type) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs that are gone on with: whatever was lost, they end as if nothing had happened, or say what it was."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from engine.run_files import Records
-from engine.train.resume import changes, resume_path
+from engine.settings.configure import plan_run
+from engine.train.resume import change_of_schedule, changes, require_steps, resume_path, whole_best
 from engine.train.trainer import Trainer
 from tests.engine.train.test_stop_signals import rows_of
 from train import parse_flags, train
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.knobs import Config
-from utils.errors import InterruptedRun, UserError
+from utils.errors import CommandError, InterruptedRun, UserError
 
 # Nothing is learnt, so AP never rises.
 STILL = ["lr0=0", "warmup_bias_lr=0"]
@@ -174,6 +176,47 @@ def test_a_lost_best_pt_is_said_at_once_and_made_anew_where_it_can_be(how, where
     assert (weights / "best_damaged.pt").exists() == (how is damaged)
 
 
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_that_could_not_be_written_leaves_no_best_epoch_that_the_run_does_not_know(
+    name, made, tmp_path, monkeypatch
+):
+    folder, validate = tmp_path / "exp", Trainer.validate
+
+    def rising(self, *rest, **more):
+        metrics = validate(self, *rest, **more)
+        metrics.overall["ap"] = 0.1 * (self.start_epoch + 1)
+        return metrics
+
+    def refused(path, contents, **more):
+        if (path.name, contents["epoch"]) == (name, 3):
+            raise CommandError("no room")
+        save_checkpoint(path, contents, **more)
+
+    def epochs():
+        parts = load_checkpoint(folder / "weights" / "best.pt"), load_checkpoint(folder / "weights" / "last.pt")
+        return [*(part["epoch"] for part in parts), parts[1]["best"]["epoch"] + 1]
+
+    monkeypatch.setattr(Trainer, "validate", rising)
+    monkeypatch.setattr("engine.train.trainer.save_checkpoint", refused)
+    with pytest.raises(CommandError, match="no room"):
+        train(**{**made["still"], "project": str(tmp_path)})
+    assert epochs() == ([2, 2, 2] if name == "last.pt" else [2, 3, 3])
+    monkeypatch.setattr(Trainer, "one_epoch", lambda *rest: pytest.fail("was to be looked at before it trains"))
+    with pytest.raises(pytest.fail.Exception):
+        train(resume=str(folder))
+    assert epochs() == ([2, 2, 2] if name == "last.pt" else [3, 3, 3])
+
+
+def test_a_best_pt_of_an_epoch_that_the_run_does_not_know_is_put_aside(copied, capsys):
+    weights = copied("whole") / "weights"
+    contents = {**load_checkpoint(weights / "last.pt"), "best": {"ap": 0.2, "epoch": 0}}
+    save_checkpoint(weights / "best.pt", {**load_checkpoint(weights / "best.pt"), "epoch": 9})
+    assert whole_best(weights / "last.pt", contents)["epoch"] == 3
+    assert [load_checkpoint(weights / name)["epoch"] for name in ("best.pt", "best_damaged.pt")] == [4, 9]
+    said = capsys.readouterr().err
+    assert "best.pt: of epoch 9; the run's best is epoch 1; epoch 1 (AP 0.2000), the best, is lost" in said
+
+
 def test_a_run_whose_last_pt_is_gone_goes_on_from_the_one_before(made, copied, monkeypatch):
     monkeypatch.chdir(copied("whole").parent)
     Path("runs/train").mkdir(parents=True)
@@ -248,11 +291,60 @@ def test_a_flag_that_switches_off_what_the_run_has_is_refused(made, copied):
     config = Config.from_dict(load_checkpoint(made["whole"] / "weights" / "last.pt")["config"], "last.pt")
     config = replace(config, run=replace(config.run, rect=True, cache="device"))
     flags = parse_flags(["--resume", "x", "--no-rect", "--no-cos-lr", "--no-autoanchor", "--no-cache"])
-    assert changes(flags, config) == "--no-cache (the run has device), --no-rect (the run has True)"
+    assert changes(flags, config) == "--no-cache (the run has device), --no-rect (the run has --rect)"
     assert changes({"patience": 0, "loss": None, "weights": ""}, config) == "--patience 0 (the run has 100)"
     assert changes(parse_flags(["--resume"]), config) == ""
-    with pytest.raises(UserError, match=r"keeps the settings of its run; --plots True \(the run has False\) would"):
+    with pytest.raises(UserError, match=r"keeps the settings of its run; --plots \(the run has --no-plots\) would"):
         train(resume=str(copied("whole")), epochs=5, plots=True)
+
+
+def test_a_flag_that_equals_the_runs_is_no_change(made):
+    config = Config.from_dict(load_checkpoint(made["whole"] / "weights" / "last.pt")["config"], "last.pt")
+    same = "--seed 0 --batch-size 8 --name whole --imgsz 64 --no-plots --val 0 --loss ciou --amp off"
+    same += " --set nominal_batch=8 --set channels=[8,8,16,16,32,32,64]"
+    assert changes(parse_flags(["--resume", *same.split(), "--weights", ""]), config) == ""
+    other = "--seed 1 --imgsz 64 96 --plots --set nominal_batch=8 --set box=1 --set activation=leaky --set spp=true"
+    assert changes(parse_flags(["--resume", *other.split()]), config) == (
+        "--imgsz 64 96 (the run has 64), --plots (the run has --no-plots), --seed 1 (the run has 0), "
+        "--set box=1 activation=leaky spp=true"
+    )
+    assert changes({"weights": "a b.pt"}, config) == "--weights a b.pt (the run has none)"
+    with pytest.raises(UserError, match="--seed is 'x': expected a whole number"):
+        changes({"seed": "x"}, config)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "told"),
+    [
+        ("[2, 5]", 3, "lr_steps 5: --epochs 3 ends before; --resume keeps them: expected more epochs"),
+        ("[.5, .7]", 2, "lr_steps: of --epochs 2 they are epochs 1, 1; --resume keeps them"),
+        ("[2, 5]", 6, ""),
+    ],
+)
+def test_fewer_epochs_than_the_steps_of_the_rate_are_refused(steps, epochs, told, flags):
+    asked = {**flags, "epochs": 6, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}
+    config = plan_run(asked).config
+    shorter = replace(config, run=replace(config.run, epochs=epochs))
+    with pytest.raises(UserError, match=told) if told else contextlib.nullcontext():
+        require_steps(shorter)
+
+
+def test_resume_refuses_epochs_that_end_before_a_step_of_the_rate(copied):
+    last = copied("whole") / "weights" / "last.pt"
+    contents = load_checkpoint(last)
+    contents["config"]["run"]["epochs"] = 9
+    contents["config"]["hyper"] |= {"lr_schedule": "steps", "lr_steps": [2, 7]}
+    save_checkpoint(last, contents)
+    with pytest.raises(UserError, match="lr_steps 7: --epochs 6 ends before; --resume keeps them"):
+        train(resume=str(last), epochs=6)
+
+
+def test_epochs_that_are_all_without_mosaic_are_said(made):
+    config = Config.from_dict(load_checkpoint(made["whole"] / "weights" / "last.pt")["config"], "last.pt")
+    config = replace(config, run=replace(config.run, close_mosaic=3))
+    longer, shorter = (replace(config, run=replace(config.run, epochs=epochs)) for epochs in (12, 3))
+    assert ", mosaic ends 3 epochs before it;" in change_of_schedule(config, longer, 1, 3, 6)
+    assert ", without mosaic from here on;" in change_of_schedule(config, shorter, 1, 3, 6)
 
 
 def test_where_nothing_is_to_be_resumed_what_was_looked_for_is_said(made, tmp_path):
@@ -272,6 +364,35 @@ def test_a_resumed_run_says_where_it_goes_on(made, copied, monkeypatch, capsys):
     monkeypatch.setattr(Trainer, "one_epoch", lambda *rest: None)
     train(resume=str(copied("whole")), epochs=6)
     assert "resumed after epoch 4 of 6: goes on with epoch 5\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["this version's", "an older one's"])
+def test_more_epochs_do_not_lengthen_the_warm_up(old, copied, monkeypatch, capsys):
+    """Of 4 epochs of 3 batches 6 are warm-up, of 12 epochs 18 would be: the run is beyond the 6, and stays so."""
+    folder, one_epoch, schedules = copied("whole"), Trainer.one_epoch, []
+    last = folder / "weights" / "last.pt"
+    if old:
+        contents = load_checkpoint(last)
+        del contents["warmup_steps"]
+        torch.save(contents, last)
+
+    def one_alone(self, epoch, *rest):
+        schedules.append(self.schedule)
+        if epoch > 4:
+            raise Killed
+        one_epoch(self, epoch, *rest)
+
+    monkeypatch.setattr(Trainer, "one_epoch", one_alone)
+    with pytest.raises(Killed):
+        train(resume=str(folder), epochs=12)
+    said = capsys.readouterr().out
+    assert "6 of 36 batches are warm-up" in said
+    assert f"it goes on at {schedules[0].at(12).lr:.3g}, not 0.0001" in said
+    assert float(rows_of(folder)[-1]["lr"]) == pytest.approx(0.01 * schedules[0].decay(4))
+    with pytest.raises(Killed):
+        train(resume=str(folder))
+    for schedule in schedules:
+        assert all(schedule.at(step).lr == 0.01 * schedule.decay(step // 3) for step in range(12, 36))
 
 
 @pytest.mark.parametrize("name", ["last.pt", "elsewhere/last.pt"])

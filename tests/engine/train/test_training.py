@@ -5,11 +5,13 @@ import itertools
 import json
 import re
 import shutil
+from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import engine.train.trainer
 from alignyolo.registry import BASE_SIMILARITIES
@@ -24,6 +26,7 @@ from engine.train.divergence import Guard
 from engine.train.epoch import resized, train_one_epoch
 from engine.train.epoch_report import EpochReport
 from engine.train.resume import change_of_schedule
+from engine.train.trainer import frozen_modules
 from models.families import build_detector
 from models.kernels import compiled
 from models.kernels.compiled_winograd import bf16_pays
@@ -295,7 +298,7 @@ def test_more_epochs_say_how_the_schedule_changes(finished, tmp_path, capsys):
     folder = train(resume=str(tmp_path / "run"), epochs=5)
     # Linear from .01: after 4 of 4 epochs at its end, 1 % of it; after 4 of 5 at 20.8 %.
     said = (
-        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, mosaic ends 1 epochs before it; "
+        "--epochs 5 instead of 4: the learning rate now decays until epoch 5, without mosaic from here on; "
         "it goes on at 0.00208, not 0.0001"
     )
     assert said in capsys.readouterr().out
@@ -308,9 +311,9 @@ def test_more_epochs_move_the_steps_that_are_fractions(flags):
             {**flags, "close_mosaic": 0, "epochs": epochs, "set": ["lr_schedule=steps", f"lr_steps={steps}"]}
         ).config
 
-    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5)
+    moved = change_of_schedule(run(6, "[0.667]"), run(12, "[0.667]"), 5, 3, 9)
     assert "now: lr 0.01, times 0.1 after epoch 8 of 12 epochs; it goes on at 0.01, not 0.001" in moved
-    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5)
+    assert "it goes on at 0.001, not 0.001" in change_of_schedule(run(6, "[4]"), run(12, "[4]"), 5, 3, 9)
 
 
 @pytest.fixture
@@ -409,6 +412,13 @@ def test_weights_of_another_run_start_a_run(finished, flags, small_shapes, tmp_p
     assert torch.load(folder / "weights" / "best.pt", weights_only=True)["config"]["names"][-1] == "extra"
 
 
+def test_weights_that_are_none_are_said_before_the_memory_is_tried(flags, tmp_path, monkeypatch):
+    (tmp_path / "no.pt").write_text("no weights")
+    monkeypatch.setattr("engine.train.run.rehearsed", lambda *rest: pytest.fail("tried before"))
+    with pytest.raises(UserError, match="no.pt: not a checkpoint"):
+        train(**flags, weights=str(tmp_path / "no.pt"))
+
+
 def test_frozen_parts_keep_their_weights(flags, finished):
     folder = train(**{**flags, "epochs": 1}, weights=str(finished / "weights" / "best.pt"), freeze="backbone")
     before, after = (torch.load(f / "weights" / "last.pt", weights_only=True)["model"] for f in (finished, folder))
@@ -418,6 +428,14 @@ def test_frozen_parts_keep_their_weights(flags, finished):
             assert torch.allclose(value, start[name], atol=1e-6), name
     assert not torch.equal(after["head.convs.0.weight"], start["head.convs.0.weight"])
     assert before.keys() == after.keys()
+
+
+def test_what_has_no_weights_cannot_be_frozen():
+    network = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 8, 1), pool=nn.MaxPool2d(2), head=nn.Conv2d(8, 1, 1)))
+    with pytest.raises(UserError, match="--freeze: pool has no weights to keep; leave it out"):
+        frozen_modules(network, "stem,pool")
+    with pytest.raises(UserError, match="no part 'zzz' in the network; expected one of: head, pool, stem$"):
+        frozen_modules(network, "zzz")
 
 
 @pytest.mark.parametrize(
@@ -512,4 +530,6 @@ def test_the_next_steps_stay_with_the_model():
         ("yolov3", "--data shapes --cfg yolov3 --loss giou"),
     ):
         steps = next_steps(Path("run"), plan_run({"cfg": cfg}).config)
-        assert f"python train.py {shown}\n" in steps
+        assert f"python train.py {shown}\n" in steps and "results.png" in steps
+    steps = next_steps(Path("run"), plan_run({"plots": False}).config)
+    assert ".png" not in steps and ".jpg" not in steps and str(Path("run/results.csv")) in steps

@@ -18,7 +18,7 @@ from studies.compare import parse_flags as compare_flags
 from studies.comparison.recipe import as_flags, read_recipe
 from studies.trials.search import Search, check_metric, count_parameters, open_search, run_search
 from studies.trials.search_report import best_yaml, train_command, write_search_report
-from studies.trials.space import check_space, config_of, out_of_reach, present_values, read_space
+from studies.trials.space import check_space, choose, config_of, out_of_reach, present_values, read_space
 from tests.paths import ROOT
 from tests.processes import end_group
 from tests.studies.trials.stub_search import search, stub_steps
@@ -162,6 +162,32 @@ def test_a_choice_that_fits_no_other_is_named(small_shapes):
     shared = ["--data", str(small_shapes), "--loss", "focaler_iou"]
     with pytest.raises(UserError, match="focaler_low 0.98 is not below focaler_high"):
         check_space(read_space(["focaler_low=0.1,0.98", "focaler_high=0.5,0.97"]), shared)
+
+
+class LastOfAll:
+    """Stands in for a trial of Optuna: takes the last choice, and the high end of a range."""
+
+    def suggest_categorical(self, name, choices):
+        return choices[-1]
+
+    def suggest_float(self, name, low, high, *, log=False):
+        return high
+
+
+@pytest.mark.parametrize(
+    ("searches", "last"),
+    [
+        (["mosaic_from=all,batch", "mosaic=1,0"], {"mosaic": 0}),
+        (["mixup=0,.5", "mosaic_from=all,batch", "mosaic=1,0", "close_mosaic=2,3"], {"mosaic": 0}),
+        (["mosaic_from=all,batch", "mosaic=0,1"], {"mosaic": 1, "mosaic_from": "batch"}),
+        (["sca_alpha=.5,1", "box_loss=ciou,sca"], {"box_loss": "sca", "sca_alpha": 1}),
+    ],
+)
+def test_a_key_is_left_out_where_another_leaves_it_unread_in_any_order(searches, last, small_shapes):
+    shared = ["--data", str(small_shapes)]
+    for space in (read_space(searches), read_space(searches[::-1])):
+        check_space(space, shared)
+        assert choose(space, LastOfAll(), shared) == last
 
 
 @pytest.mark.parametrize(("metric", "hint"), [("ap_75", "did you mean 'ap75'"), ("loss", "expected one of: ap, ")])

@@ -121,6 +121,10 @@ def test_a_checkpoint_from_before_the_switch_has_it_on():
         ("box=.inf", "expected a number that training can compute with"),
         ("assign_negative=0.6", "above assign_positive"),
         ("ggiou_wloc=much", "'much'"),
+        ("ggiou_wloc=-3", "ggiou_wloc is -3.0: expected at least 0.001, auto"),
+        ("ggiou_wloc=0", "ggiou_wloc is 0.0: expected at least 0.001, auto"),
+        ("ggiou_wloc=.nan", "ggiou_wloc is nan: expected at least 0.001, auto"),
+        ("box_gain_match=0", "box_gain_match is 0.0: expected at least 0.001, none, iou"),
         ("lr0", "expected key=value"),
         ("lr_schedule=step", "did you mean 'steps'"),
         ("lr_steps=[11, 8]", "expected rising whole epochs, or fractions"),
@@ -142,6 +146,8 @@ def test_mistakes_are_named(setting, message):
         ({"anchors": [[[1, 2]]]}, "anchors"),
         ({"anchors": [[[1, 2]], [[1, 2], [3, 4]]]}, "anchors"),
         ({"anchors": [[[1, 2]], [[1, 0]]]}, "above 0"),
+        ({"anchors": [[[float("nan"), 2]], [[1, 1]]]}, "above 0"),
+        ({"anchors": [[[1, 2]], [[1, float("inf")]]]}, "at most 1000000"),
         ({"spp": True}, "spp"),
         ({"activation": "relu"}, "activation"),
         ({"backbone": "resnet"}, "backbone"),
@@ -172,6 +178,33 @@ def test_image_size_must_fit_the_stride(tmp_path: Path):
         plan_run({"imgsz": [310], "data_root": str(tmp_path)})
     with pytest.raises(UserError, match="3 numbers"):
         plan_run({"imgsz": [320, 320, 320]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"imgsz": [64, 96, 128]}, "^--imgsz has 3 numbers: expected one side"),
+        ({"batch_size": 0}, "^--batch-size is 0: expected at least 1"),
+        ({"photo_bits": 4}, "^--photo-bits is 4: expected 8 to 32"),
+        ({"set": ["channels=8"]}, "^--set: channels has 1 numbers"),
+        ({"set": ["anchors=5"]}, "^--set: anchors"),
+        ({"set": ["strides=[8,16]"]}, "^--set: strides"),
+        ({"set": ["spp=true"]}, "^--set: spp: only darknet53"),
+        ({"set": ["assign_negative=.6"], "hyp": "ggiou-yolo"}, "^--set: assign_negative 0.6 is above"),
+        ({"set": ["box_loss=off"]}, "^--set: box_loss is 'off'; expected one of: .*ciou"),
+    ],
+)
+def test_a_mistake_is_told_where_it_was_typed(flags, message):
+    with pytest.raises(UserError, match=message):
+        plan_run(flags)
+
+
+def test_a_file_that_is_wrong_by_itself_is_blamed(tmp_path):
+    file = tmp_path / "model.yaml"
+    file.write_text((MODELS / "yolov3-tiny.yaml").read_text().replace("strides: [16, 32]", "strides: [8, 16]"))
+    with pytest.raises(UserError, match=r"model.yaml: strides \[8, 16\]"):
+        model_config(str(file), {"norm_eps": 0.01})
+    assert model_config(str(file), {"strides": [16, 32]}).strides == (16, 32)
 
 
 def test_steps_beyond_the_end_of_a_run_are_named(tmp_path: Path):
