@@ -681,7 +681,7 @@ def check(knob_field: dataclasses.Field, hint: Any, value: Any, where: str) -> A
             if (low is not None and number < low) or (high is not None and number > high) or number != number:
                 span = f"{low} to {high}" if high is not None else "a number" if low is None else f"at least {low}"
                 words = [choice for choice in limits["choices"] if isinstance(choice, str)]
-                raise UserError(f"{place} is {number}: expected {', '.join([span, *words])}")
+                raise UserError(f"{place} is {number}: expected {' or '.join([span, *words])}")
     for text in converted if isinstance(converted, tuple) else (converted,):
         if limits["choices"] and isinstance(text, str) and text not in limits["choices"]:
             raise UserError(f"{place} is {printable(text)!r}{nearest(text, limits['choices'], limits['shown'])}")
