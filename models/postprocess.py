@@ -49,11 +49,13 @@ def nms_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> T
     """Return the rows (K,) that NMS keeps within each class, of boxes (N, 4) whose scores (N,) fall.
 
     torchvision's `batched_nms` moves classes apart in float32: at a thousand classes few digits of a pixel are left.
+    In float64 an IoU that is the limit is not above it, as .6 is in float32.
     """
+    boxes, scores = boxes.double(), scores.double()
     if len(boxes) <= FEW or boxes.device.type != "cpu":
-        # All classes at once, moved apart in float64. On a GPU a call for each class would wait for the device.
-        apart = labels[:, None] * (boxes.amax() - boxes.amin() + 1).double() if len(boxes) else 0
-        return nms(boxes.double() + apart, scores.double(), iou)
+        # All classes at once, moved apart. On a GPU a call for each class would wait for the device.
+        apart = labels[:, None] * (boxes.amax() - boxes.amin() + 1) if len(boxes) else 0
+        return nms(boxes + apart, scores, iou)
     order = labels.argsort(stable=True)
     counts = labels.unique(return_counts=True)[1].tolist()
     parts = zip(order.split(counts), boxes[order].split(counts), scores[order].split(counts), strict=True)

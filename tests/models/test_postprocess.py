@@ -82,5 +82,19 @@ def test_no_class_disturbs_another(boxes, last_class):
         both = torch.cat([small, torch.tensor([[600.0, 600, 640, 640]])])
         found = Postprocess(0.0, 0.5, max_detections=boxes + 1).select(both, scores)
         kept = found["labels"] == last_class
-        assert torch.equal(found["boxes"][kept], small[nms(small, score, 0.5)])
+        assert torch.equal(found["boxes"][kept], small[nms(small.double(), score.double(), 0.5)])
         assert (~kept).sum() == 1
+
+
+@pytest.mark.parametrize("others", [0, 1500])
+def test_an_overlap_that_is_the_limit_is_not_above_it(others):
+    """Two boxes of IoU 24 / 40, which float32 rounds to more than .6, alone and among many of another class."""
+    pair = torch.tensor([[0.0, 0, 32, 32], [8, 0, 40, 32]])
+    far = 100 + 50 * torch.arange(others)[:, None] + torch.tensor([0.0, 0, 10, 10])
+    scores = torch.zeros(2 + others, 2)
+    scores[:2, 0], scores[2:, 1] = torch.tensor([0.9, 0.8]), 0.5
+    boxes = torch.cat([pair, far])
+    for limit, expected in ((0.59, 1), (0.6, 2)):
+        found = Postprocess(0.1, limit, max_detections=2000).select(boxes, scores)
+        assert (found["labels"] == 0).sum() == expected
+        assert (found["labels"] == 1).sum() == others

@@ -204,11 +204,12 @@ def test_detections_are_those_that_ultralytics_predicts(cfg, without_nms):
                 module.bias += 8 + torch.randn(80) * 2  # confident, so that there is something to compare
     yolo.model.end2end = without_nms
     image = torch.rand(2, 3, 96, 96)
-    detector = UltralyticsDetector(yolo.model.eval(), Postprocess(0.3, 0.6, 20, multi_label=False)).eval()
+    detector = UltralyticsDetector(yolo.model.eval(), Postprocess(0.3, 0.65, 20, multi_label=False)).eval()
     with torch.inference_mode():
         found = detector(image)
     way = {"nms": False} if without_nms else {}  # its default is NMS, also for YOLO26
-    expected = yolo.predict(image, conf=0.3, iou=0.6, max_det=20, verbose=False, **way)
+    # Not .6, which is the IoU of two boxes of one size a quarter apart: theirs computes it in float32, and drops some.
+    expected = yolo.predict(image, conf=0.3, iou=0.65, max_det=20, verbose=False, **way)
     for ours, theirs in zip(found, expected, strict=True):
         assert 5 < len(ours["scores"]) == len(theirs.boxes)
         assert torch.allclose(ours["scores"], theirs.boxes.conf, atol=1e-4)

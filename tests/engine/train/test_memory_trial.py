@@ -178,7 +178,7 @@ def test_minus_one_finds_a_batch_size_and_the_checkpoint_keeps_it(flags, monkeyp
 
 
 def test_zero_is_no_batch_size(flags):
-    with pytest.raises(UserError, match="batch_size is 0: expected at least 1, or -1"):
+    with pytest.raises(UserError, match="--batch-size is 0: expected at least 1, or -1"):
         plan_run({**flags, "batch_size": 0})
 
 

@@ -71,5 +71,5 @@ def test_photo_bits_decides(run, capsys, tmp_path):
 def test_photo_bits_without_deep_photos_is_an_error(flags):
     with pytest.raises(UserError, match="--photo-bits 12: no photo of more than 8 bits among the"):
         train(**flags, photo_bits=12)
-    with pytest.raises(UserError, match="photo_bits is 3: expected 8 to 32, or 0"):
+    with pytest.raises(UserError, match="--photo-bits is 3: expected 8 to 32, or 0"):
         train(**flags, photo_bits=3)
