@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -129,26 +129,36 @@ def choose(space: Sequence[Dimension], trial: Suggester, shared: Sequence[str]) 
 def settled(keys: Sequence[str], ask: Callable[[str], Any], shared: Sequence[str]) -> dict[str, Any]:
     """Ask for the value of every key that a run with the other values reads, whatever the order of the keys."""
     settings: dict[str, Any] = {}
+    classes = class_count(shared)
     # Twice: what a later key makes readable had been passed over.
     for key in (*keys, *keys):
-        if key not in settings and is_read(key, settings, shared):
+        if key not in settings and read_of([key], settings, shared, classes):
             settings[key] = ask(key)
-    return {key: value for key, value in settings.items() if is_read(key, settings, shared)}
+    return {key: settings[key] for key in read_of(settings, settings, shared, classes)}
 
 
 def is_read(key: str, settings: Mapping[str, Any], shared: Sequence[str]) -> bool:
     """Say whether a run with these settings would read a key."""
-    if key in names_of(RunConfig) and key != "close_mosaic":
-        return True
-    return not unread([key], half_set(shared, settings))
+    return bool(read_of([key], settings, shared, class_count(shared)))
 
 
-def half_set(shared: Sequence[str], settings: Mapping[str, Any]) -> Choices:
+def class_count(shared: Sequence[str]) -> int:
+    """Return how many classes the data set of a run has."""
+    return len(config_of(shared, {}).names)
+
+
+def read_of(keys: Collection[str], settings: Mapping[str, Any], shared: Sequence[str], classes: int) -> list[str]:
+    """List those of the keys that a run with these settings would read."""
+    flags = {key for key in names_of(RunConfig) if key != "close_mosaic"}
+    missed = unread([key for key in keys if key not in flags], half_set(shared, settings, classes))
+    return [key for key in keys if key not in missed]
+
+
+def half_set(shared: Sequence[str], settings: Mapping[str, Any], classes: int) -> Choices:
     """Resolve settings that others may still join; where one contradicts what its partner is now, without that one.
 
     A low end above the default of its high end is right as soon as the high end is chosen too.
     """
-    classes = len(config_of(shared, {}).names)
     for left_out in (None, *settings):
         kept = {key: value for key, value in settings.items() if key != left_out}
         flags = train_flags([*shared, *as_arguments(kept)])
@@ -160,7 +170,7 @@ def half_set(shared: Sequence[str], settings: Mapping[str, Any]) -> Choices:
 
 def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
     """Raise UserError for a choice that train.py refuses beside all others, and for a key that no run reads."""
-    config_of(shared, {})  # what is wrong without the search is no choice's mistake
+    classes = class_count(shared)  # what is wrong without the search is no choice's mistake
     chosen, ranges = ([each for each in space if bool(each.choices) == wanted] for wanted in (True, False))
     combinations = itertools.product(*(each.choices for each in chosen))
     read: set[str] = set()
@@ -174,7 +184,7 @@ def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
             refused |= {pair: error for pair in settings.items() if pair not in refused}
         else:
             taken |= set(settings.items())
-            read |= settings.keys() | {each.key for each in space if is_read(each.key, settings, shared)}
+            read.update(settings, read_of([each.key for each in space], settings, shared, classes))
     for pair, error in refused.items():
         if pair not in taken:
             raise error
@@ -200,7 +210,7 @@ def present_values(space: Sequence[Dimension], shared: Sequence[str]) -> dict[st
     """Find what the flags without the search say of the keys that such a run reads."""
     config = config_of(shared, {})
     values = {**vars(config.run), **vars(config.model), **vars(config.hyper)}
-    return {each.key: single(values[each.key]) for each in space if is_read(each.key, {}, shared)}
+    return {key: single(values[key]) for key in read_of([each.key for each in space], {}, shared, len(config.names))}
 
 
 def out_of_reach(space: Sequence[Dimension], shared: Sequence[str]) -> dict[str, Any]:
