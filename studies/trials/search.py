@@ -38,7 +38,10 @@ def open_search(
     name = f"tune {into.as_posix()}"
     check_metric(config.metric)
     check_folder(name, config)
-    prunes, epochs = config.prune and start.run.epochs > 1, start.run.epochs
+    epochs = start.run.epochs
+    # Midway a run of few epochs has a lower learning rate than one of many, so that its measure says nothing of theirs.
+    lengths_differ = any(each.key == "epochs" for each in space)
+    prunes = config.prune and epochs > 1 and not lengths_differ
     # Not before the warm-up is over, if that leaves two thirds of the run: until then AP says nothing.
     first_look = max(1, min(math.ceil(start.hyper.warmup_epochs), epochs // 3))
     pruner = optuna.pruners.HyperbandPruner(first_look, epochs) if prunes else optuna.pruners.NopPruner()
@@ -50,6 +53,8 @@ def open_search(
         direction="maximize",
         pruner=pruner,
     )
+    if lengths_differ and config.prune and new:
+        print("note: --search tries epochs, so no run is stopped early: midway they cannot be compared", flush=True)
     asked = json.dumps([*config.search, *shared, config.metric, config.max_seconds, config.max_parameters])
     if new:
         study.steady(lambda: study.study.set_user_attr(ASKED, asked))
@@ -135,10 +140,11 @@ class Search:
         steps: Callable[[Run], Commands],
     ):
         self.study, self.config, self.shared, self.space, self.steps = study, config, tuple(shared), space, steps
-        self.into, self.last_epoch = Path(config.into), config_of(shared, {}).run.epochs
+        self.into = Path(config.into)
         # The start goes to its end, for all others are compared with it.
         self.kept = "" if out_of_reach(space, shared) else START
         self.runs: dict[int, Run] = {}
+        self.last_epoch: dict[int, int] = {}
         self.pruned: set[int] = set()
         self.reported: dict[int, int] = {}
         self.due, self.finished = 0.0, False
@@ -182,6 +188,7 @@ class Search:
             self.study.tell(trial, TrialState.PRUNED)
             print(f"{name}: left out, {error}", flush=True)
             return None
+        self.last_epoch[trial.number] = resolved.run.epochs
         if self.config.max_parameters:
             found = count_parameters(resolved)
             self.study.note(trial, "parameters", found)
@@ -210,7 +217,7 @@ class Search:
         if job.stopped or not job.locked:
             return
         fresh = self.report_fresh(trial)
-        if not fresh or self.reported[trial.number] >= self.last_epoch:
+        if not fresh or self.reported[trial.number] >= self.last_epoch[trial.number]:
             return
         excess = number(fresh[-1].get("seconds")) - self.config.max_seconds if self.config.max_seconds else 0
         if excess > 0:

@@ -22,6 +22,7 @@ from studies.trials.space import check_space, choose, config_of, out_of_reach, p
 from tests.paths import ROOT
 from tests.processes import end_group
 from tests.studies.trials.stub_search import search, stub_steps
+from tests.studies.trials.stub_worker import FAST
 from tests.studies.trials.test_workers import wait_for
 from train import parse_flags as train_flags
 from tune import parse_flags, tune, without_storage
@@ -319,6 +320,28 @@ def test_runs_are_first_compared_after_their_warm_up(epochs, warmup, first, tmp_
                 stopped.append(epoch)
                 break
     assert min(stopped) == first
+
+
+def test_runs_of_different_lengths_are_not_compared_midway(tmp_path, small_shapes, capsys):
+    """Where epochs are searched a run that falls behind goes to its end, for it may be a longer one."""
+    arguments = ["--into", str(tmp_path), "--data", str(small_shapes), "--search", "epochs=2..20", "lr0=1e-4..1"]
+    config, shared, space = parse_flags(arguments)
+    study = open_search(config, shared, space).study
+    assert "--search tries epochs, so no run is stopped early" in capsys.readouterr().out
+    for value in (1.0, 0.5, 0.1) * 8:
+        trial = study.ask({"lr0": optuna.distributions.FloatDistribution(1e-4, 1)})
+        for epoch in range(1, 21):
+            trial.report(value, epoch)
+            assert not trial.should_prune()
+
+
+def test_the_limit_of_seconds_stops_no_run_after_its_own_last_epoch(tmp_path, small_shapes):
+    """Without the search's choice a run has 100 epochs; the stub makes four, and says that they take 40 seconds."""
+    arguments = ["--into", str(tmp_path), "--data", str(small_shapes), "--trials", "2", "--max-seconds", "35"]
+    config, shared, space = parse_flags([*arguments, "--search", "epochs=3,4"])
+    study = open_search(config, shared, space, FAST)
+    run_search(study, config, shared, space, stub_steps(0.4))
+    assert {trial.state.name for trial in study.trials()} == {"COMPLETE"}
 
 
 def test_keys_are_tried_where_something_reads_them(tmp_path, small_shapes):
