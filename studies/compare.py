@@ -114,7 +114,10 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str, recipe: 
         except CommandError as error:
             failure = error
     with one_at_a_time(into / "report.lock"):
-        path = write_report(runs, recipe, into, command)
+        try:
+            path = write_report(runs, recipe, into, command)
+        except CommandError as error:
+            raise failure or error from None
     if failure:
         raise failure
     return path

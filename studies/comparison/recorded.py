@@ -15,7 +15,7 @@ from utils.errors import UserError, printable
 def report_again(config: CompareConfig) -> Path:
     """Write the report of all runs that the tables in `into` name, with another baseline where one is given.
 
-    UserError where there is no report.
+    UserError where there is no report, or a page that does not say what it reported.
     """
     into = Path(config.into)
     page, table = into / "report.md", into / "runs.csv"
@@ -25,12 +25,19 @@ def report_again(config: CompareConfig) -> Path:
             "--recipe, or --losses and --assigners)"
         )
     text, split = page.read_text("utf-8"), split_of_report(into)
+    before = re.search(rf"^{DIFFERENCES}(.+), points", text, re.MULTILINE)
+    if not split or not before:
+        # Another split, or another baseline, would be other numbers in the place of those that were there.
+        lacks = f"heading `{DIFFERENCES}...`" if split else "line `split ... (`"
+        raise UserError(
+            f"{printable(page)} lacks the {lacks} of a comparison's report: say what it compared (--recipe, or "
+            "--losses and --assigners, with the other flags)"
+        )
     named = {(row["variant"], int(row["seed"])): row for row in read_tables(into).runs}
     runs = [run_of(row, into, split) for row in named.values()]
     variants = tuple({run.variant.name: run.variant for run in runs}.values())
     command = re.search(r"^```\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
-    before = re.search(rf"^{DIFFERENCES}(.+), points", text, re.MULTILINE)
-    baseline = config.baseline or (before.group(1) if before else variants[0].name)
+    baseline = config.baseline or before.group(1)
     description = text[: command.start() if command else 0].partition("\n")[2].strip()
     recipe = Recipe(description, checked_baseline(baseline, variants), variants)
     return write_report(runs, recipe, into, command.group(1) if command else "")

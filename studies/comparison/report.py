@@ -10,7 +10,8 @@ from studies.comparison.pictures import draw_figures
 from studies.comparison.recipe import Recipe
 from studies.comparison.results import MAIN, Results, by_class, collect
 from studies.comparison.runs import Run
-from studies.comparison.tables import Row, Tables, update_tables
+from studies.comparison.tables import Row, Tables, read_tables, update_tables
+from utils.errors import CommandError, printable
 from utils.run_folder import write_atomically
 
 MAX_CLASSES = 20
@@ -69,7 +70,7 @@ def family(corrected: Mapping[str, Mapping[str, float]], others: int) -> str:
     return text + "".join(f", the {number} of {', '.join(columns)}" for number, columns in fewer.items())
 
 
-def verdict(results: Results) -> list[str]:
+def verdict(results: Results, states: Mapping[str, set[str]]) -> list[str]:
     """Say about AP what the intervals carry, and nothing else."""
     lines = []
     corrected = results.corrected(MAIN)
@@ -92,14 +93,20 @@ def verdict(results: Results) -> list[str]:
                 f"{versus}: no difference shown, {interval(difference, seeds)} points of AP; the interval includes "
                 "zero."
             )
+    return [*lines, highest(results, states)]
+
+
+def highest(results: Results, states: Mapping[str, set[str]]) -> str:
+    """Name the variant with the highest AP where it is above every variant of the recipe, and never diverged."""
     best = winner({variant: results.of(MAIN, variant) for variant in results.variants})
-    if best:
-        lines.append(
-            f"{best} has the highest AP of all: its intervals against every other one are above zero together."
-        )
-    else:
-        lines.append("No variant is above all others by intervals that hold together (Bonferroni): no winner.")
-    return lines
+    if not best:
+        return "No variant is above all others by intervals that hold together (Bonferroni): no winner."
+    unseen = [variant for variant, found in states.items() if found == {"missing"}]
+    if unseen:
+        return f"No winner is named while no run is finished of {', '.join(unseen)}."
+    if "diverged" in states[best]:
+        return f"{best} has the highest AP of the runs that are finished, but others of its own diverged: no winner."
+    return f"{best} has the highest AP of all: its intervals against every other one are above zero together."
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -158,13 +165,16 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         ]
         for variant in results.others
     ]
+    states: dict[str, set[str]] = {}
+    for run in runs:
+        states.setdefault(run.variant.name, set()).add(tables.state(run))
     parts = [
         "# Comparison",
         recipe.description,
         f"```\n{command}\n```",
         f"{protocols(rows)}\n\n{WEIGHTS}",
         warning(rows),
-        "\n".join(f"- {line}" for line in verdict(results)),
+        "\n".join(f"- {line}" for line in verdict(results, states)),
         *unfinished(tables, runs),
         f"## Mean ± standard deviation over seeds, percent\n\n{table(['variant', 'seeds', *columns], means)}",
         f"{DIFFERENCES}{results.baseline}, points, {CONFIDENCE:.0%} interval\n\n"
@@ -182,15 +192,20 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
 
 
 def write_report(runs: Sequence[Run], recipe: Recipe, into: Path, command: str) -> Path:
-    """Write runs.csv, curves.csv, report.md and figures.png; return the Markdown file."""
+    """Write runs.csv, curves.csv, report.md and figures.png; return the Markdown file.
+
+    CommandError where no run is finished: the files stay as they are.
+    """
+    before = read_tables(into)
+    if not any(run.done or before.state(run) == "done" for run in runs):
+        diverged = sum(run.diverged for run in runs)
+        lost = f" ({diverged} of {len(runs)} diverged)" if diverged else ""
+        raise CommandError(f"{printable(into)}: no run is finished{lost}: no report is written, an earlier one stays")
     into.mkdir(parents=True, exist_ok=True)
     tables = update_tables(runs, into)
     scored = tables.scored(runs)
     results = collect(scored, recipe)
     path = into / "report.md"
-    if not results.variants:
-        write_atomically(path, "# Comparison\n\nNo run is finished.\n")
-        return path
     draw_figures(results, tables.curves_of(scored), into / "figures.png")
     report = markdown_report(results, tables, runs, recipe, command)
     write_atomically(path, report)

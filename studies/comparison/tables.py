@@ -101,15 +101,15 @@ def read_tables(into: Path) -> Tables:
     for row in runs:
         if not {"variant", "seed", "state"} <= row.keys():
             raise UserError(f"{printable(into / 'runs.csv')}: expected the columns variant, seed and state")
-    runs = [{**dict.fromkeys(ABOUT, ""), "scored": split_of_report(into), **row} for row in runs]
+    runs = [{**dict.fromkeys(ABOUT, ""), "scored": split_of_report(into) or "val", **row} for row in runs]
     return Tables(runs, [row for row in curves if {"variant", "seed", "epoch"} <= row.keys()])
 
 
 def split_of_report(into: Path) -> str:
-    """Return the split that a report says its runs were scored on."""
+    """Return the split that a report says its runs were scored on; empty where it does not say, or is not there."""
     path = into / "report.md"
     found = re.search(r"^split (\w+) \(", path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
-    return found.group(1) if found else "val"
+    return found.group(1) if found else ""
 
 
 def update_tables(runs: Sequence[Run], into: Path) -> Tables:

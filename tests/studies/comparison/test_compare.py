@@ -16,7 +16,7 @@ from engine.settings.configure import plan_run
 from studies.compare import check_run, command_of, compare, main, parse_flags
 from studies.comparison.recipe import RECIPES, ULTRALYTICS, Recipe, Variant, from_lists, read_recipe, recipe_of
 from studies.comparison.report import write_report
-from studies.comparison.runs import plan, scoring
+from studies.comparison.runs import note_request, plan, scoring
 from studies.comparison.tables import less_is_better, read_tables
 from tests.paths import ROOT
 from train import parse_flags as train_flags
@@ -28,6 +28,7 @@ from val import parse_flags as val_flags
 
 FAST = ["--imgsz", "64", "--batch-size", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--amp", "off"]
 FAST += ["--no-plots", "--set", "channels=[8,8,16,16,32,32,64]"]
+PROTOCOL = "split val (4 images)  NMS IoU 0.65"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -185,7 +186,8 @@ def test_a_recipe_is_read_once(small_shapes, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr("studies.comparison.recipe.read_mapping", lambda path: read.append(path) or read_mapping(path))
     monkeypatch.setattr("studies.compare.make_missing", lambda *_: None)
-    assert main() == 0
+    with pytest.raises(CommandError, match="no run is finished"):
+        main()
     assert read == [recipe]
 
 
@@ -201,7 +203,7 @@ def finished_run(run, ap, **more):
     run.folder.mkdir(parents=True)
     metrics = {"ap": ap, "ap50": 2 * ap, "ap75": ap, "ap90": ap / 9, "ap_small": None, "ap_large": ap, **more}
     metrics |= {f"ap{limit}": ap for limit in (55, 60, 65, 70, 80, 85, 95)}
-    metrics |= {"confidence": 0.3, "per_class": {"disc": {"ap": ap, "ap50": ap}}, "protocol": "split val"}
+    metrics |= {"confidence": 0.3, "per_class": {"disc": {"ap": ap, "ap50": ap}}, "protocol": PROTOCOL}
     run.metrics_file.write_text(json.dumps(metrics))
     (run.folder / "results.csv").write_text(f"epoch,seconds,ap\n1,2.0,{ap / 2}\n2,4.0,{ap}\n")
     (run.folder / "env.json").write_text(json.dumps({"date": "2026-01-01T00:00", "torch": "2"}))
@@ -219,6 +221,12 @@ def report_of(values, tmp_path, **more):
     text = write_report(runs, recipe, tmp_path, "the command").read_text()
     with (tmp_path / "runs.csv").open(newline="") as file:
         return text, list(csv.DictReader(file))
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Reports without their picture, which takes longer than all the rest."""
+    monkeypatch.setattr("studies.comparison.report.draw_figures", lambda *_: None)
 
 
 def test_report_names_a_winner_that_the_intervals_carry(tmp_path):
@@ -259,6 +267,29 @@ def test_report_names_no_winner_without_evidence(tmp_path):
     assert "highest" not in text
 
 
+@pytest.mark.usefixtures("no_picture")
+def test_no_winner_is_named_over_a_variant_that_has_no_run_yet(tmp_path):
+    values = {"iou": {0: 0.30, 1: 0.32, 2: 0.34}, "sca": {0: 0.35, 1: 0.3701, 2: 0.3899}}
+    text, _ = report_of({**values, "giou": {}}, tmp_path)
+    assert "No winner is named while no run is finished of giou." in text
+    finished = plan((Variant("giou", {}),), [0], [], tmp_path, "val")
+    finished_run(finished[0], 0.2)
+    assert "no winner" in report_again(tmp_path)  # one pair carries no interval
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_no_variant_that_diverged_is_the_winner(tmp_path):
+    values = {"iou": {0: 0.30, 1: 0.32, 2: 0.34, 3: 0.31}, "sca": {0: 0.35, 1: 0.3701, 2: 0.3899}, "giou": {}}
+    for name, seeds in (("sca", [3]), ("giou", range(4))):
+        for run in plan((Variant(name, {}),), seeds, [], tmp_path, "val"):
+            note_request(run, 3)
+    text, _ = report_of(values, tmp_path)
+    assert "sca has the highest AP of the runs that are finished, but others of its own diverged: no winner." in text
+    # One that diverged with all seeds has lost.
+    finished_run(plan((Variant("sca", {}),), [3], [], tmp_path, "val")[0], 0.36)
+    assert "sca has the highest AP of all" in report_again(tmp_path)
+
+
 def test_one_seed_carries_no_statement(tmp_path):
     text, _ = report_of({"iou": {0: 0.30}, "sca": {0: 0.50}}, tmp_path)
     assert "one pair of runs with the same seed, which carries no interval" in text
@@ -288,13 +319,40 @@ def test_a_report_is_written_again_from_its_tables_alone(tmp_path):
     with pytest.raises(UserError, match="baseline 'sc'; did you mean 'sca'"):
         report_again(tmp_path, baseline="sc")
     # What runs.csv has is not run again, and rows of other variants stay.
-    config = CompareConfig(losses=("iou",), seeds=(0,), into=str(tmp_path), report_only=True)
     with pytest.raises(UserError, match="expected report.md and runs.csv of an earlier comparison"):
         report_again(tmp_path / "elsewhere")
-    compare(config, [], "the command")
+    variants = (Variant("iou", {}),)
+    write_report(plan(variants, [0], [], tmp_path, "val"), Recipe("", "iou", variants), tmp_path, "the command")
     with (tmp_path / "runs.csv").open(newline="") as file:
         kept = list(csv.DictReader(file))
     assert [row for row in kept if row["state"] == "done"] == rows
+
+
+def test_a_comparison_without_a_finished_run_leaves_an_earlier_report_alone(tmp_path):
+    values = {"ciou-anchor_ratio": {0: 0.30, 1: 0.32}, "sca-anchor_ratio": {0: 0.35, 1: 0.37}}
+    report_of(values, tmp_path / "runs")
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").iterdir() if path.is_file()}
+    for into in (tmp_path / "runs", tmp_path / "new"):
+        config = CompareConfig(losses=("giou", "diou"), into=str(into), report_only=True)
+        with pytest.raises(CommandError, match=f"{into.name}: no run is finished: no report is written") as told:
+            compare(config, [], "the command")
+        assert told.value.exit_code == 1
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "new" / "report.md").exists()
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [("split val (", r"lacks the line `split ... \("), ("## Paired diff", "lacks the heading `## Pa")],
+)
+def test_a_page_that_does_not_say_what_it_reported_is_not_written_again(lost, message, tmp_path):
+    """Another split and another baseline were taken for those that it had."""
+    text, _ = report_of({"iou": {0: 0.30, 1: 0.32}, "sca": {0: 0.35, 1: 0.37}}, tmp_path)
+    (tmp_path / "report.md").write_text(text.replace(lost, "gone"))
+    with pytest.raises(UserError, match=message):
+        report_again(tmp_path, baseline="sca")
+    assert (tmp_path / "report.md").read_text() == text.replace(lost, "gone")
 
 
 def test_what_the_tables_have_is_not_run_again(tmp_path, small_shapes, capsys):
@@ -325,12 +383,6 @@ def test_an_older_comparison_is_reported_again(tmp_path):
     assert "| sca | 2 | 10.00 ± 0.00 | 20.00 ± 0.00 |" in report_again(tmp_path)
 
 
-@pytest.fixture
-def no_picture(monkeypatch):
-    """Reports without their picture, which takes longer than all the rest."""
-    monkeypatch.setattr("studies.comparison.report.draw_figures", lambda *_: None)
-
-
 def recorded(folder):
     """The rows of runs.csv, by variant and seed, and the bytes of both tables."""
     rows = csv.DictReader((folder / "runs.csv").open(newline=""))
@@ -349,7 +401,7 @@ def test_a_folder_replaces_what_it_holds_and_no_more(tmp_path):
     assert report_again(tmp_path) == text
     assert recorded(tmp_path)[1] == tables
     # Scores alone: what is known of the training stays, its curve too.
-    (folder / "metrics.json").write_text(json.dumps({"ap": 0.5, "protocol": "split val"}))
+    (folder / "metrics.json").write_text(json.dumps({"ap": 0.5, "protocol": PROTOCOL}))
     report_again(tmp_path)
     after, kept = recorded(tmp_path)
     assert kept["curves.csv"] == tables["curves.csv"]
@@ -570,4 +622,4 @@ def test_a_failed_run_is_named_after_the_rest(tmp_path, small_shapes):
     with pytest.raises(CommandError, match="1 of 1 runs failed"):
         compare(config, ["--data", str(small_shapes), *FAST, "--weights", str(tmp_path / "none.pt")], "the command")
     assert "none.pt" in (tmp_path / "runs" / "iou-anchor_ratio" / "seed0.log").read_text()
-    assert "Missing: iou-anchor_ratio seed 0" not in (tmp_path / "runs" / "report.md").read_text()
+    assert not (tmp_path / "runs" / "report.md").exists()
