@@ -79,6 +79,8 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
     }
     best_first = 1 if less_is_better(measure) else -1
     ranked = sorted((name for name in means if means[name] == means[name]), key=lambda name: best_first * means[name])
+    if not ranked:
+        raise UserError(f"--by {printable(measure)}: {printable(folder)} has no values of it on the validation split")
     chosen = [*ranked[:count], *({named[1]} - set(ranked[:count]))]
     flags = {name: next(iter(found[name].values()))["flags"] for name in chosen}
     shared = {shared_flags(each) for each in flags.values()}

@@ -148,6 +148,7 @@ class Search:
         self.pruned: set[int] = set()
         self.reported: dict[int, int] = {}
         self.due, self.finished = 0.0, False
+        self.prunes = not isinstance(study.study.pruner, optuna.pruners.NopPruner)
 
     def take(self) -> tuple[Trial, Job] | None:
         """Start the trial that waits, or a new one while there are fewer than asked for."""
@@ -231,7 +232,11 @@ class Search:
         fresh = [row for row in self.epochs(trial) if int(row["epoch"]) > self.reported.get(trial.number, 0)]
         for row in fresh:
             self.reported[trial.number] = int(row["epoch"])
-            self.report(trial, int(row["epoch"]), number(row.get(self.config.metric)))
+            if self.config.metric in row:
+                self.report(trial, int(row["epoch"]), number(row[self.config.metric]))
+            elif self.prunes:
+                self.prunes = False
+                print(f"note: {self.config.metric} is not measured by epoch: no run is stopped early", flush=True)
         return fresh
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
@@ -274,11 +279,16 @@ class Search:
         print(f"{run.variant.name}: {outcome}   {said}", flush=True)
 
     def value_of(self, run: Run) -> float:
-        """Read the measure of a finished run; UserError where it has none of that name."""
+        """Read the measure of a finished run; UserError where it has none of that name, or no run can have one."""
         metrics = run.metrics()
         if self.config.metric not in metrics:
             raise UserError(
                 f"--metric {printable(self.config.metric)}: {printable(run.metrics_file)} has no such measure"
+            )
+        if metrics[self.config.metric] is None:
+            raise UserError(
+                f"--metric {printable(self.config.metric)} is undefined on val: it has no such objects "
+                f"({printable(run.metrics_file)})"
             )
         return number(metrics[self.config.metric])
 

@@ -1,6 +1,7 @@
 """What a search tries: keys of train.py's configuration, each with its range or its choices."""
 
 import contextlib
+import copy
 import itertools
 import re
 import typing
@@ -130,11 +131,17 @@ def settled(keys: Sequence[str], ask: Callable[[str], Any], shared: Sequence[str
     """Ask for the value of every key that a run with the other values reads, whatever the order of the keys."""
     settings: dict[str, Any] = {}
     classes = class_count(shared)
-    # Twice: what a later key makes readable had been passed over.
-    for key in (*keys, *keys):
-        if key not in settings and read_of([key], settings, shared, classes):
-            settings[key] = ask(key)
-    return {key: settings[key] for key in read_of(settings, settings, shared, classes)}
+    count = -1
+    while len(settings) > count:  # what a later key makes readable had been passed over
+        count = len(settings)
+        for key in keys:
+            if key not in settings and read_of([key], settings, shared, classes):
+                settings[key] = ask(key)
+    kept = read_of(settings, settings, shared, classes)
+    while len(kept) < len(settings):
+        settings = {key: settings[key] for key in kept}
+        kept = read_of(settings, settings, shared, classes)
+    return settings
 
 
 def is_read(key: str, settings: Mapping[str, Any], shared: Sequence[str]) -> bool:
@@ -149,8 +156,13 @@ def class_count(shared: Sequence[str]) -> int:
 
 def read_of(keys: Collection[str], settings: Mapping[str, Any], shared: Sequence[str], classes: int) -> list[str]:
     """List those of the keys that a run with these settings would read."""
+    return read_by(keys, half_set(shared, settings, classes))
+
+
+def read_by(keys: Collection[str], chosen: Choices) -> list[str]:
+    """List those of the keys that a run with these choices would read."""
     flags = {key for key in names_of(RunConfig) if key != "close_mosaic"}
-    missed = unread([key for key in keys if key not in flags], half_set(shared, settings, classes))
+    missed = unread([key for key in keys if key not in flags], chosen)
     return [key for key in keys if key not in missed]
 
 
@@ -174,6 +186,7 @@ def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
     chosen, ranges = ([each for each in space if bool(each.choices) == wanted] for wanted in (True, False))
     combinations = itertools.product(*(each.choices for each in chosen))
     read: set[str] = set()
+    accepted: list[tuple[dict[str, Any], Choices]] = []
     taken: set[tuple[str, Any]] = set()
     refused: dict[tuple[str, Any], UserError] = {}
     for values in itertools.islice(combinations, MAX_COMBINATIONS):
@@ -184,13 +197,46 @@ def check_space(space: Sequence[Dimension], shared: Sequence[str]) -> None:
             refused |= {pair: error for pair in settings.items() if pair not in refused}
         else:
             taken |= set(settings.items())
-            read.update(settings, read_of([each.key for each in space], settings, shared, classes))
+            resolved = half_set(shared, settings, classes)
+            read.update(settings, read_by([each.key for each in space], resolved))
+            left_out = {key: value for key, value in fixed.items() if key not in settings}
+            accepted.append((left_out, resolved))
     for pair, error in refused.items():
         if pair not in taken:
             raise error
-    for dimension in space:
-        if dimension.key not in read:
-            raise UserError(f"--search {dimension.key}: no run reads it; it is read by {readers_of(dimension.key)}")
+    missed = [each.key for each in space if each.key not in read]
+    for left_out, resolved in accepted:
+        if missed:
+            missed = unread_at_ends(missed, ranges, left_out, resolved)
+    if missed:
+        raise UserError(f"--search {missed[0]}: no run reads it; it is read by {readers_of(missed[0])}")
+
+
+def unread_at_ends(
+    keys: Collection[str], ranges: Sequence[Dimension], left_out: Mapping[str, Any], resolved: Choices
+) -> list[str]:
+    """List those of the keys that a run reads at no ends of the ranges, with the choices that are unread without them.
+
+    Many ranges are taken at their low ends together and at their high ones, then in the order of the ends.
+    """
+    corners = [[each.low for each in ranges], [each.high for each in ranges]]
+    missed = list(keys)
+    for ends in itertools.islice(
+        itertools.chain(corners, itertools.product(*((each.low, each.high) for each in ranges))), MAX_ENDS
+    ):
+        values = {**left_out, **{each.key: end for each, end in zip(ranges, ends, strict=True)}}
+        read = read_by(missed, with_values(resolved, values))
+        missed = [key for key in missed if key not in read]
+    return missed
+
+
+def with_values(resolved: Choices, values: Mapping[str, Any]) -> Choices:
+    """Return the choices of a run with other values, unchecked: ends that contradict each other say what is read."""
+    parts = {}
+    for name in ("run", "model", "hyper"):
+        parts[name] = copy.copy(getattr(resolved, name))
+        vars(parts[name]).update({key: value for key, value in values.items() if hasattr(parts[name], key)})
+    return resolved._replace(**parts)
 
 
 def refusal(settings: Mapping[str, Any], ranges: Sequence[Dimension], shared: Sequence[str]) -> UserError | None:

@@ -87,6 +87,14 @@ def test_of_what_errors_cost_the_least_is_best(folders):
     }
 
 
+def test_a_measure_without_values_chooses_nothing(folders):
+    table = folders[0] / "runs.csv"
+    header, *rows = csv.reader(table.open(newline=""))
+    table.write_text("\n".join(",".join(row) for row in [header, *([*row[:6], "", *row[7:]] for row in rows)]) + "\n")
+    with pytest.raises(UserError, match=r"--by ap75: .*losses has no values of it on the validation split"):
+        recipe_of(config(folders, "--by", "ap75"))
+
+
 def test_the_recipe_is_one_that_a_comparison_takes(folders, tmp_path, monkeypatch, capsys):
     into = tmp_path / "new" / "folder" / "combined.yaml"
     flags = ["--losses", str(folders[0]), "--assigners", str(folders[1]), "--into", str(into)]

@@ -455,7 +455,9 @@ class TuneConfig:
         ("lr0=1e-4..0.1:log", "weight_decay=1e-5..0.01:log", "box=0.02..0.5:log", "cls=0.1..5:log", "obj=0.2..5:log"),
         "keys with what to try: KEY=LOW..HIGH, KEY=LOW..HIGH:log, KEY=A,B,C",
     )
-    metric: str = knob("ap", "measure of metrics.json and results.csv to maximise")
+    metric: str = knob(
+        "ap", "measure of metrics.json to maximise; runs are stopped early by those of results.csv alone"
+    )
     max_seconds: float = knob(0.0, "constraint: training seconds of a run, 0 = none", 0)
     max_parameters: int = knob(0, "constraint: weights and biases of the detector, 0 = none", 0)
     prune: bool = knob(True, "stop runs early that fall behind (Hyperband)")

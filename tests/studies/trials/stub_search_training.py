@@ -26,7 +26,9 @@ def main(folder: Path, settings: dict, seconds: float) -> int:
             diary.write(f"epoch {epoch}\n")
             diary.flush()
         time.sleep(seconds)  # as the validation at a run's end
-        (folder / "metrics.json").write_text(json.dumps({"ap": best, "protocol": "split val"}))
+        # Measures at the end alone, and one of which the validation split has no objects.
+        others = {"ap_ratio_from_4": best, "ap_small": None}
+        (folder / "metrics.json").write_text(json.dumps({"ap": best, **others, "protocol": "split val"}))
         diary.write("finish\n")
     return 0
 

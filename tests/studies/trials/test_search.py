@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import shlex
 import shutil
 import subprocess
@@ -95,6 +96,35 @@ def test_a_key_that_no_run_reads_is_named(small_shapes):
     check_space(read_space(["sca_alpha=0.1..1", "box_loss=iou,sca"]), shared)
     with pytest.raises(UserError, match="expected multiples of"):
         check_space(read_space(["imgsz=100,128"]), shared)
+
+
+@pytest.mark.parametrize(
+    ("searches", "given"),
+    [
+        (["ggiou_gamma=0.1..1", "ggiou_wloc=1..3"], []),
+        (["ggiou_gamma=0.1..1", "balance_metric=iou,ggiou"], []),
+        (["warmup_epochs=0..3", "warmup_bias_lr=0..0.1"], ["warmup_epochs=0"]),
+        (["mosaic=0..1", "close_mosaic=0..6", "mixup=0..0.5"], ["mosaic=0"]),  # six epochs: all without mosaic
+        (["ggiou_gamma=0.1..1", "balance_metric=iou,ggiou", "ggiou_alpha=0.1..0.5"], []),
+    ],
+)
+def test_a_range_may_make_another_key_readable(searches, given, small_shapes):
+    shared = ["--data", str(small_shapes), "--epochs", "6", *(part for each in given for part in ("--set", each))]
+    for space in (read_space(searches), read_space(searches[::-1])):
+        check_space(space, shared)
+    unread = read_space([*searches, "sca_alpha=0.1..1"])
+    with pytest.raises(UserError, match="sca_alpha: no run reads it"):
+        check_space(unread, shared)
+
+
+def test_a_chain_of_keys_that_read_each_other_is_chosen_in_any_order(tmp_path, small_shapes):
+    """GGIoU's alpha is read where the weight is by GGIoU, and the weight's metric where there is a weight."""
+    (tmp_path / "mine.yaml").write_text("balance_metric: iou\n")
+    shared = ["--data", str(small_shapes), "--hyp", str(tmp_path / "mine.yaml")]
+    chain = ("ggiou_alpha=.1,.5", "balance_metric=iou,ggiou", "ggiou_gamma=.5,1")
+    for searches in itertools.permutations(chain):
+        chosen = choose(read_space(searches), LastOfAll(), shared)
+        assert chosen == {"ggiou_alpha": 0.5, "balance_metric": "ggiou", "ggiou_gamma": 1}
 
 
 def test_the_first_trial_is_what_the_flags_say(small_shapes):
@@ -206,6 +236,24 @@ def test_a_measure_of_which_less_is_better_is_not_searched_for(tmp_path, small_s
     with pytest.raises(UserError, match="--metric tide_localisation: less of it is better, and a search maximises"):
         search(arguments)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_measure_without_objects_is_told_by_the_first_run_and_again(tmp_path, small_shapes):
+    arguments = flags(tmp_path, small_shapes, "--metric", "ap_small", trials=2)
+    for _ in range(2):
+        with pytest.raises(UserError, match="--metric ap_small is undefined on val: it has no such objects"):
+            search(arguments)
+    assert [path.name for path in tmp_path.glob("trial*/metrics.json")] == ["metrics.json"]
+    assert not (tmp_path / "trial001").exists()
+
+
+def test_a_measure_of_the_end_alone_stops_no_run_and_says_so(tmp_path, small_shapes, capsys):
+    arguments = flags(tmp_path, small_shapes, *BAD_START, "--metric", "ap_ratio_from_4", trials=12)
+    study = search([*arguments, "--set", "warmup_epochs=0"])
+    assert {trial.state.name for trial in study.trials()} == {"COMPLETE"}
+    assert not any(trial.intermediate_values for trial in study.trials())
+    said = capsys.readouterr().out
+    assert said.count("note: ap_ratio_from_4 is not measured by epoch: no run is stopped early") == 1
 
 
 def test_a_bad_start_is_left_behind(tmp_path, small_shapes):
