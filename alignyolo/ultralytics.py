@@ -12,15 +12,17 @@ the checkpoint, and into a resumed run, `use(YOLO("last.pt")).train(resume=True)
 package's classes and load in plain ultralytics. It is imported by who asks for it alone, and needs ultralytics.
 """
 
+import inspect
 import sys
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from ultralytics import YOLO
+from ultralytics import YOLO, __version__
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
+from ultralytics.utils.loss import v8DetectionLoss
 
 from alignyolo.anchors import DenseAnchors
 from alignyolo.assign.assignment import Context, Predictions
@@ -50,7 +52,8 @@ def use(model: Any, loss: str | None = None, assign: str | None = None) -> Any:
         The same model.
 
     Raises:
-        ValueError: A name is unknown, or the model is for another task than detection.
+        ValueError: A name is unknown, the model is for another task than detection, or its loss cannot be trained by
+            several processes with the installed ultralytics.
         TypeError: It is no YOLO and no DetectionModel.
     """
     check(loss, assign)
@@ -113,9 +116,29 @@ def check(loss: str | None, assign: str | None) -> None:
             raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}")
 
 
+class UnevenProcesses(ValueError):
+    """Some processes of a run would wait for ever for what others never compute."""
+
+
+def check_processes(loss: str | None, count: int) -> None:
+    """Raise UnevenProcesses for a mean over processes where ultralytics leaves the box loss out on some of them.
+
+    8.4.0 and older compute none on a process whose images have no positive; 8.4.190 computes one of zero.
+    """
+    if loss is None or count < 2 or "over_ranks" not in SIMILARITIES[loss].needs:
+        return
+    if "fg_mask.sum()" in inspect.getsource(v8DetectionLoss):
+        raise UnevenProcesses(
+            f"loss {loss!r} on several GPUs: its running mean is over all of them, and ultralytics {__version__} "
+            "computes no box loss on one without positives; expected ultralytics 8.4.190, one GPU, or another loss"
+        )
+
+
 def apply(model: nn.Module, loss: str | None, assign: str | None) -> None:
     """Give a DetectionModel ultralytics' criterion with other parts, both of an end-to-end head's."""
     detector: Any = model
+    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    check_processes(loss, torch.distributed.get_world_size() if spread else 1)
     before, detector.criterion = getattr(detector, "criterion", None), stock_criterion(detector)
     # An end-to-end head's weights of its branches move from epoch to epoch; a resumed run has set them already.
     for name in ("updates", "o2m", "o2o"):
@@ -252,6 +275,8 @@ class AlignTrainer(DetectionTrainer):
         if (task := overrides.get("task") or "detect") != "detect":
             raise ValueError(f"task {task!r}: {EXPECTED}")
         super().__init__(cfg, overrides, _callbacks)
+        # Where a version counts them later, each process refuses when it equips its model.
+        check_processes(chosen.get(LOSS), getattr(self, "world_size", 1))
         # ultralytics refuses unknown arguments, but keeps, saves and restores those that are there.
         for key, value in chosen.items():
             setattr(self.args, key, value)
@@ -335,7 +360,10 @@ def main(arguments: list[str]) -> None:
         model = here.use(opened, loss, assign)
     except (ValueError, TypeError) as error:
         refuse(error)
-    model.train(**settings)
+    try:
+        model.train(**settings)
+    except here.UnevenProcesses as error:
+        refuse(error)
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -312,3 +312,34 @@ def test_the_command_line_trains(shapes, tmp_path):
     done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "weights" / "best.pt").is_file()
+
+
+class SkipsEmpty:
+    """As ultralytics' loss was until 8.4.0 at least."""
+
+    def loss(self, fg_mask):
+        if fg_mask.sum():
+            self.bbox_loss()
+
+
+@pytest.mark.parametrize("loss", ["wiou_v3", "inner_wiou_v3", "focaler_wiou_v3"])
+def test_a_mean_over_gpus_is_refused_where_some_compute_no_box_loss(loss, shapes, tmp_path, monkeypatch):
+    """Those that do would wait for them; with the installed ultralytics all do."""
+    from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    import alignyolo.ultralytics as ours
+
+    ours.check_processes(loss, 2)
+    monkeypatch.setattr(ours, "v8DetectionLoss", SkipsEmpty)
+    for other, count in ((None, 2), ("wiou_v1", 2), ("inner_sca", 2), (loss, 1), (loss, 0)):
+        ours.check_processes(other, count)
+    monkeypatch.setattr(DetectionTrainer, "__init__", lambda self, *_: setattr(self, "world_size", 2))
+    with pytest.raises(ValueError, match=f"loss '{loss}' on several GPUs: .* expected ultralytics 8.4.190, one GPU"):
+        ours.use(YOLO("yolo11n.yaml"), loss=loss).train(**settings_of(shapes, tmp_path))
+    # In the processes themselves too.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ours.UnevenProcesses):
+        criterion_of("yolo11n.yaml", loss=loss)
+    assert criterion_of("yolo11n.yaml", loss="sca")

@@ -101,3 +101,10 @@ def test_processes_on_other_gpus_start_from_the_file_that_ultralytics_writes_for
     asked = ("--loss", "sca", "--assign", "ggiou", "--with-us", "--spawned")
     found = json.loads(ran(None, tmp_path, SCRIPT, shapes, tmp_path, "yolo11n.yaml", *asked).splitlines()[-1])
     assert found["asked"] == {"align_loss": "sca", "align_assign": "ggiou"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_version_that_leaves_box_losses_out_trains_no_mean_over_gpus(version, path_of, tmp_path):
+    code = "from alignyolo.ultralytics import *; check_processes('sca', 2)\ntry: check_processes('wiou_v3', 2)\n"
+    said = ran(path_of(version), tmp_path, "-c", f"{code}except UnevenProcesses as error: print(error)")
+    assert ("computes no box loss" in said) == (version != "installed")
