@@ -169,8 +169,9 @@ class Grid:
 
     def release(self, trial: Trial) -> None:
         """Let a run that this worker leaves wait for another one."""
-        if self.study.tell(trial, TrialState.FAIL):
-            self.study.add({RUN: trial.user_attrs[RUN]})
+        with self.study.leaving():
+            if self.study.tell(trial, TrialState.FAIL):
+                self.study.add({RUN: trial.user_attrs[RUN]})
 
     def over(self) -> bool:
         """Say whether every run is finished or has failed."""

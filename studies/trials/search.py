@@ -294,9 +294,10 @@ class Search:
 
     def release(self, trial: Trial) -> None:
         """Let a run that this worker leaves wait for another one."""
-        frozen = next(each for each in self.study.trials() if each.number == trial.number)
-        if self.study.tell(trial, TrialState.FAIL):
-            self.study.give_back(frozen)
+        with self.study.leaving():
+            frozen = next(each for each in self.study.trials() if each.number == trial.number)
+            if self.study.tell(trial, TrialState.FAIL):
+                self.study.give_back(frozen)
 
     def over(self) -> bool:
         """Say whether there are as many trials as asked for, and all have ended."""

@@ -5,12 +5,14 @@ which a live trial counts as dead. Here a worker beats by raising a number in it
 Others measure by their own clock how long that number stands still, and begin anew after the storage was away.
 """
 
+import math
 import os
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,20 +71,38 @@ class SharedStudy:
     def __init__(self, study: optuna.Study, timing: Timing):
         self.study, self.timing, self.watch = study, timing, Watch(timing.grace)
         self.beaten: dict[int, float] = {}
+        self.waits_until = math.inf
 
     def steady(self, call: Callable[[], Value]) -> Value:
-        """Return the value of a call to the storage, which is tried again until the storage answers."""
+        """Return the value of a call to the storage, which is tried again until the storage answers.
+
+        For ever, but for a worker that leaves.
+        """
         said = -60.0
         while True:
             try:
                 return call()
             except OUTAGES as error:
+                if time.monotonic() > self.waits_until:
+                    raise
                 if time.monotonic() - said >= 60:
                     said = time.monotonic()
                     reason = printable(error.__cause__ or error, 160)
                     print(f"storage does not answer, trying again: {reason}", file=sys.stderr, flush=True)
                 self.watch.forget()
                 time.sleep(min(self.timing.look, 5))
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Let a worker that ends give a trial back, if the storage answers soon; else others will find it dead."""
+        self.waits_until = min(self.waits_until, time.monotonic() + 3 * self.timing.look)
+        try:
+            yield
+        except OUTAGES:
+            text = f"silent for {self.timing.grace:g} s, or at once on this machine"
+            print(
+                f"storage does not answer: a run is left as it is; others go on with it when it is {text}", flush=True
+            )
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as they are now."""

@@ -3,12 +3,14 @@
 import contextlib
 import fcntl
 import json
+import signal
 import subprocess
 import sys
 import time
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from studies.trials.grid import perform_all, require_free, study_name
 from studies.trials.jobs import Job, locked
@@ -17,6 +19,7 @@ from tests.engine.test_run_lock import holder
 from tests.paths import ROOT
 from tests.processes import end_group
 from tests.studies.trials.postgresql import Server
+from tests.studies.trials.stub_search import search
 from tests.studies.trials.stub_worker import FAST, stub_runs, stub_steps
 from utils.errors import CommandError, UserError
 
@@ -107,6 +110,51 @@ def test_a_terminated_worker_gives_its_run_back(tmp_path):
     with workers(["two"], tmp_path, "", 1, 4, 0.1) as (worker,):
         assert worker.wait(timeout=60) == 0
     check_everything_happened_once(runs, 4)
+
+
+class Interrupted:
+    """Stands for the pauses of a worker: in the third of them the storage goes away, and somebody ends the worker."""
+
+    def __init__(self, monkeypatch, number):
+        self.pauses, self.number, self.away = 0, number, False
+        for name in ("read_logs", "append_logs"):
+            real = getattr(JournalFileBackend, name)
+            monkeypatch.setattr(JournalFileBackend, name, lambda *given, real=real: self.answer(real, *given))
+        monkeypatch.setattr("studies.trials.workers.time", self)
+
+    def answer(self, real, *given):
+        """The storage's answer, or what a disk says that is not there."""
+        if self.away:
+            raise OSError("the storage is away")
+        return real(*given)
+
+    def sleep(self, seconds):
+        """A pause."""
+        self.pauses += 1
+        if self.pauses == 3:
+            self.away = True
+            signal.raise_signal(self.number)
+        time.sleep(seconds)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["comparison", "search"])
+def test_a_worker_ends_also_while_its_storage_is_away(kind, number, tmp_path, small_shapes, monkeypatch, capsys):
+    def go():
+        if kind == "comparison":
+            perform_all(stub_runs(tmp_path, 1), lambda run: not run.done, tmp_path, timing=FAST, steps=stub_steps(2, 1))
+        else:
+            search(["--into", str(tmp_path), "--data", str(small_shapes), "--trials", "1", "--epochs", "4"], 0.5)
+
+    started = time.monotonic()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        Interrupted(patch, number)
+        go()
+    assert time.monotonic() - started < 30
+    assert "storage does not answer: a run is left as it is" in capsys.readouterr().out
+    go()
+    (metrics,) = tmp_path.rglob("metrics.json")
+    assert (metrics.parent / "diary.txt").read_text().count("finish") == 1
 
 
 def test_several_at_the_same_time_and_one_that_fails(tmp_path, capsys):
