@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.drawing.plots import finish_axes
+from utils.errors import printable
 from utils.run_folder import write_csv
 
 DPI = 110
@@ -64,15 +65,20 @@ def save_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     print(f"wrote {path}")
 
 
+def cell_text(text: object) -> str:
+    """Return text for a cell of a Markdown table: on one line, with its bars as letters."""
+    return printable(text).replace("|", "\\|")
+
+
 def markdown(rows: Sequence[Mapping[str, object]], digits: int = 3) -> str:
     """Write rows of the same columns as a Markdown table; floats with `digits` digits, `-` for None."""
 
     def cell(value: object) -> str:
         if value is None or value != value:
             return "-"
-        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+        return f"{value:.{digits}f}" if isinstance(value, float) else cell_text(value)
 
     heads = list(rows[0])
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = ["| " + " | ".join(map(cell_text, heads)) + " |", "|" + "---|" * len(heads)]
     lines += ["| " + " | ".join(cell(row[head]) for head in heads) + " |" for row in rows]
     return "\n".join(lines)

@@ -23,8 +23,11 @@ def parse_flags(arguments: Sequence[str] | None = None) -> ScoresConfig:
     return parsed(ScoresConfig, vars(parser.parse_args(arguments)))
 
 
-def score_rows(folder: Path) -> Iterator[dict]:
-    """Yield a row for every metrics.json in a folder and below; UserError where there is none, or another file."""
+def score_rows(folder: Path, front: Path) -> Iterator[dict]:
+    """Yield a row for every metrics.json in a folder and below; UserError where there is none, or another file.
+
+    Each names its path in this folder, behind `front`.
+    """
     paths = sorted(folder.rglob("metrics.json"))
     if not paths:
         raise UserError(f"{folder}: expected a folder with metrics.json of train.py or val.py in it or below")
@@ -34,7 +37,11 @@ def score_rows(folder: Path) -> Iterator[dict]:
             found = {key: float(value) for key, value in metrics.items() if is_measure(key) and is_number(value)}
         except (ValueError, AttributeError) as error:
             raise UserError(f"{path}: expected the metrics of train.py or val.py ({error})") from error
-        yield {"folder": path.parent.relative_to(folder).as_posix(), "protocol": metrics.get("protocol"), **found}
+        yield {
+            "folder": (front / path.parent.relative_to(folder)).as_posix(),
+            "protocol": metrics.get("protocol"),
+            **found,
+        }
 
 
 def is_number(value: object) -> bool:
@@ -44,7 +51,8 @@ def is_number(value: object) -> bool:
 
 def write_scores(config: ScoresConfig) -> Path:
     """Write the rows of all folders; a measure that one lacks is empty there."""
-    rows = [row for folder in config.runs for row in score_rows(Path(folder))]
+    folders = [Path(folder) for folder in config.runs]
+    rows = [row for folder in folders for row in score_rows(folder, folder if len(folders) > 1 else Path())]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     save_rows([{name: row.get(name) for name in columns} for row in rows], Path(config.into))
     return Path(config.into)

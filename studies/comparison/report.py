@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from studies.charts import cell_text
 from studies.comparison.alike import environments, protocols, warning
 from studies.comparison.paired import CONFIDENCE, Estimate, winner
 from studies.comparison.pictures import draw_figures
@@ -111,8 +112,8 @@ def highest(results: Results, states: Mapping[str, set[str]]) -> str:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    head, *body = ("| " + " | ".join(map(cell_text, row)) + " |" for row in (heads, *rows))
+    return "\n".join([head, "|" + "---|" * len(heads), *body])
 
 
 def class_table(results: Results, rows: Sequence[Row]) -> str:

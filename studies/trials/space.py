@@ -17,6 +17,8 @@ from utils.config.knobs import Config, Hyperparameters, ModelConfig, RunConfig, 
 from utils.errors import UserError, nearest, printable
 
 SETTINGS = (Hyperparameters, ModelConfig, TorchvisionConfig)
+# What decides on which photos and labels runs are measured: with different ones their scores say nothing of each other.
+MEASURED = ("data", "data_root", "val", "max_pixels", "bad_labels")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(:log)?")
 MAX_COMBINATIONS = 1000
@@ -80,6 +82,11 @@ def read_dimension(text: str) -> Dimension:
     if kind is None or key in OWN_FLAGS:
         known = [name for each in (*SETTINGS, RunConfig) for name in names_of(each) if name not in OWN_FLAGS]
         raise UserError(f"--search: unknown key {printable(key)!r}{nearest(key, known)}")
+    if key in MEASURED:
+        raise UserError(
+            f"{where}: {key} decides on which photos or labels a run is measured, so that runs could not be compared: "
+            f"expected one --{key.replace('_', '-')} for all"
+        )
     if not equals or not values:
         raise UserError(f"{where}: expected KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C")
     found = RANGE.fullmatch(values)

@@ -555,6 +555,18 @@ def test_the_reports_are_what_their_tables_say(name, tmp_path):
         assert (folder / file).read_bytes() == (RESULTS / name / file).read_bytes()
 
 
+def test_what_the_tutorial_says_of_small_p_values_is_what_the_report_has():
+    """No difference of AP beyond chance, and which figures of the table are bold."""
+    text = " ".join((ROOT / "docs" / "tutorials" / "compare-losses.md").read_text("utf-8").split())
+    report = (RESULTS / "bccd" / "report.md").read_text("utf-8")
+    of_ap = [float(found) for found in re.findall(r"Holm's p (?:below )?(\.?[\d.]+\d)\)", report)]
+    assert min(of_ap) >= 0.1 and "no difference of AP has a p below .10" in text
+    head, _, *rows = report.partition("## Paired differences")[2].split("\n\n")[1].splitlines()
+    columns = [cell.strip() for cell in head.split("|")]
+    bold = [columns[place] for row in rows for place, cell in enumerate(row.split("|")) if "**" in cell]
+    assert bold == ["ap70", "ap70"] and "two figures are bold, both of AP70" in text
+
+
 def test_what_the_results_recommend_is_what_their_tables_say():
     """Every difference with its interval and Holm's p, rounded as the page rounds them."""
     text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split("\n## ")[1].split())

@@ -30,7 +30,11 @@ def test_every_metrics_file_is_a_row(tmp_path):
     metrics(tmp_path / "a" / "seed0" / "test", ap=0.25, ap90=0.125, protocol="split test, NMS .6")
     metrics(tmp_path / "b", ap=1)
     rows = scores(tmp_path, tmp_path / "a", tmp_path / "b")
-    assert [row["folder"] for row in rows] == ["seed0/test", "seed1", "."]
+    assert [row["folder"] for row in rows] == [
+        f"{tmp_path.as_posix()}/{name}" for name in ("a/seed0/test", "a/seed1", "b")
+    ]
+    assert [row["folder"] for row in scores(tmp_path, tmp_path / "a")] == ["seed0/test", "seed1"]
+    assert [row["folder"] for row in scores(tmp_path, tmp_path / "b")] == ["."]
     assert [row["protocol"] for row in rows] == ["split test, NMS .6", "split val", ""]
     assert [(row["ap"], row["ap90"]) for row in rows] == [("0.25", "0.125"), ("0.5", ""), ("1.0", "")]
     assert "counts" not in rows[0]

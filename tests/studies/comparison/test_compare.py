@@ -203,7 +203,7 @@ def finished_run(run, ap, **more):
     run.folder.mkdir(parents=True)
     metrics = {"ap": ap, "ap50": 2 * ap, "ap75": ap, "ap90": ap / 9, "ap_small": None, "ap_large": ap, **more}
     metrics |= {f"ap{limit}": ap for limit in (55, 60, 65, 70, 80, 85, 95)}
-    metrics |= {"confidence": 0.3, "per_class": {"disc": {"ap": ap, "ap50": ap}}, "protocol": PROTOCOL}
+    metrics |= {"confidence": 0.3, "per_class": {"disc": {"ap": ap, "ap50": ap}}, "protocol": PROTOCOL} | more
     run.metrics_file.write_text(json.dumps(metrics))
     (run.folder / "results.csv").write_text(f"epoch,seconds,ap\n1,2.0,{ap / 2}\n2,4.0,{ap}\n")
     (run.folder / "env.json").write_text(json.dumps({"date": "2026-01-01T00:00", "torch": "2"}))
@@ -241,6 +241,15 @@ def test_report_names_a_winner_that_the_intervals_carry(tmp_path):
     assert [row["ap"] for row in rows if row["variant"] == "sca"] == ["0.35", "0.3701", "0.3899"]
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files == {"report.md", "runs.csv", "curves.csv", "figures.png"}
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_class_of_any_name_keeps_its_table_whole(tmp_path):
+    each = {"ap": 0.5, "ap50": 0.6}
+    text, _ = report_of({"iou": {0: 0.3}}, tmp_path, per_class={"a|b": each, "one\ntwo": each})
+    head, rule, row = text.partition("## By class")[2].split("\n\n")[1].splitlines()
+    assert head == r"| variant | a\|b ap | one?two ap | a\|b ap50 | one?two ap50 |"
+    assert rule == "|---|---|---|---|---|" and row == "| iou | 50.00 | 50.00 | 60.00 | 60.00 |"
 
 
 def test_report_says_what_each_kind_of_error_costs(tmp_path):

@@ -68,6 +68,10 @@ def table(into):
         ("lr0=1..20", "lr0 is 20"),
         ("box_loss=iou,scaloss", "box_loss is 'scaloss'; did you mean 'sca'"),
         ("box_loss=1..2", "box_loss is '1'"),
+        ("val=0..0.5", "val decides on which photos or labels a run is measured, .*: expected one --val for all"),
+        ("data=one.yaml,two.yaml", "data decides on which photos"),
+        ("bad_labels=mend,skip", "expected one --bad-labels for all"),
+        ("max_pixels=1000..2000", "max_pixels decides on which photos"),
     ],
 )
 def test_mistakes_in_the_search_are_named(search, message):
