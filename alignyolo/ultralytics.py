@@ -130,7 +130,7 @@ def check_processes(loss: str | None, count: int) -> None:
     if "fg_mask.sum()" in inspect.getsource(v8DetectionLoss):
         raise UnevenProcesses(
             f"loss {loss!r} on several GPUs: its running mean is over all of them, and ultralytics {__version__} "
-            "computes no box loss on one without positives; expected ultralytics 8.4.190, one GPU, or another loss"
+            "computes no box loss on one without positives; expected 8.4.190 or newer, one GPU, or another loss"
         )
 
 
