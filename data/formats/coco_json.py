@@ -3,9 +3,9 @@
 import gc
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from utils.regular_file import require_regular
 
 LARGEST_ID = 2**53
 LONGEST_ID = 200
+LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 NUMBERS, MOST = {int, float}, 1e9
 SHOWN = 3
 
@@ -143,13 +144,40 @@ def document_of(file: CocoFile) -> dict[str, Any]:
         height, width = image.size
         entry: dict[str, Any] = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
         if file.federated:
-            entry |= {"neg_category_ids": list(image.absent), "not_exhaustive_category_ids": list(image.not_exhaustive)}
+            entry |= dict(zip(LVIS_LISTS, (list(image.absent), list(image.not_exhaustive)), strict=True))
         images.append(entry)
     annotations: list[dict[str, Any]] = []
     for number, item in enumerate(file.objects, 1):
         entry = {"id": number, "image_id": item.image, "category_id": item.category, "bbox": list(item.xywh)}
         entry |= {"area": item.area, "iscrowd": int(item.crowd)}
         annotations.append(entry | ({"ignore": 1} if item.difficult else {}))
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def part_of(file: CocoFile, names: Collection[str]) -> CocoFile:
+    """Take the photos of these names, and their objects, from an annotation file."""
+    images = tuple(image for image in file.images if image.file_name in names)
+    ids = {image.id for image in images}
+    return replace(file, images=images, objects=tuple(item for item in file.objects if item.image in ids))
+
+
+def joined_document(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join COCO or LVIS files of the same classes: photos and objects are numbered anew, classes as in the first."""
+    categories = documents[0]["categories"]
+    if not all("frequency" in each for document in documents for each in document["categories"]):
+        categories = [{"id": each["id"], "name": each["name"]} for each in categories]
+    numbers = {each["name"]: each["id"] for each in categories}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for document in documents:
+        own = {each["id"]: numbers[each["name"]] for each in document["categories"]}
+        photos = {image["id"]: number for number, image in enumerate(document["images"], len(images) + 1)}
+        for image in document["images"]:
+            lists = {key: [own[each] for each in image[key] if each in own] for key in LVIS_LISTS if key in image}
+            images.append({**image, **lists, "id": photos[image["id"]]})
+        for item in document["annotations"]:
+            place = {"image_id": photos[item["image_id"]], "category_id": own[item["category_id"]]}
+            annotations.append({**item, **place, "id": len(annotations) + 1})
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -226,7 +254,7 @@ def _image(entry: Any, ids: Ids) -> CocoImage | str:
         return "image without a file name"
     height, width = (whole(entry.get(side)) or 0 for side in ("height", "width"))
     size = (height, width) if min(height, width) > 0 else (0, 0)
-    lists = (_ids(entry.get(key)) for key in ("neg_category_ids", "not_exhaustive_category_ids"))
+    lists = (_ids(entry.get(key)) for key in LVIS_LISTS)
     return CocoImage(number, name.replace("\\", "/"), size, *lists)
 
 

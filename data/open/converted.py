@@ -17,7 +17,7 @@ from data.photo_files import is_photo_name, walk
 from data.pixel_limit import part_of_key
 from utils.errors import UserError, printable
 
-SCHEMA = 5  # one more whenever something else is made of the same files
+SCHEMA = 6  # one more whenever something else is made of the same files
 NOT_CONTENT = (".DS_Store", "Thumbs.db")
 CONVERTED = "sets"  # in the cache folder
 PLACES = "places"

@@ -16,7 +16,7 @@ import yaml
 
 from data.data_yaml import DataSpec
 from data.formats.annotation_set import AnnotationSet, base_split
-from data.formats.coco_json import CocoFile
+from data.formats.coco_json import part_of
 from data.images import ImageError, read_image
 from data.labels.index import LabelIndex
 from data.labels.read_files import cache_folder
@@ -104,20 +104,13 @@ def with_held_out(found: AnnotationSet, share: float, seed: int) -> AnnotationSe
         found.annotations[target] = found.annotations[source]
     if source in found.truths:
         whole = found.truths[source]
-        found.truths[target] = _part(whole, chosen)
-        found.truths[source] = _part(whole, {photo.name for photo in train} - chosen)
+        found.truths[target] = part_of(whole, chosen)
+        found.truths[source] = part_of(whole, {photo.name for photo in train} - chosen)
     found.facts.pop("validation", None)
     found.facts["validation"] = (
         f"{len(chosen):,} of {len(train):,} photos of {source}, by seed {seed} (--val {share:g})"
     )
     return replace(found, photos=moved)
-
-
-def _part(file: CocoFile, names: set[str]) -> CocoFile:
-    """Take the photos of these names, and their objects, from an annotation file."""
-    images = tuple(image for image in file.images if image.file_name in names)
-    ids = {image.id for image in images}
-    return replace(file, images=images, objects=tuple(item for item in file.objects if item.image in ids))
 
 
 def keep_split(spec: DataSpec, run_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """COCO annotation files of an annotation set, alone, or with the photos as a COCO folder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import yaml
 
 from data.data_yaml import DataSpec
 from data.formats.annotation_set import AnnotationSet
-from data.formats.coco_json import document_of
+from data.formats.coco_json import document_of, part_of, read_coco
 from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
 from utils.errors import printable
 from utils.run_folder import json_text
@@ -41,6 +42,20 @@ def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def truth_document(found: AnnotationSet, split: str) -> dict[str, Any]:
+    """Make the COCO file of a split with all that its source's file says: areas, classes that LVIS knows are absent.
+
+    That is the mended file, the original one without photos that the set lacks, or one of the labels.
+    """
+    if split in found.truths:
+        return document_of(found.truths[split])
+    if split not in found.annotations:
+        return coco_document(found, split)
+    sizes = {photo.name: photo.size for photo in found.photos if photo.split == split}
+    own = part_of(read_coco(found.annotations[split]), sizes)
+    return document_of(replace(own, images=tuple(each._replace(size=sizes[each.file_name]) for each in own.images)))
+
+
 def write_ids(found: AnnotationSet, draft: Path) -> None:
     """Write ids.json: the source's own ids, from which the way back restores them."""
     if found.ids:
@@ -54,9 +69,8 @@ def write_coco_set(found: AnnotationSet, target: Path, images: str = "link", exi
     def fill(draft: Path) -> None:
         (draft / "annotations").mkdir()
         for split in found.counts():
-            document = document_of(found.truths[split]) if split in found.truths else coco_document(found, split)
             path = draft / "annotations" / f"instances_{split}.json"
-            path.write_text(json_text(document), "utf-8")
+            path.write_text(json_text(truth_document(found, split)), "utf-8")
         for photo in found.photos:
             bring(photo.photo, draft / "images" / photo.split / photo.name, images)
         write_report(found, draft)

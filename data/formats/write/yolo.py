@@ -7,8 +7,8 @@ import yaml
 
 from data.data_yaml import exchange_images
 from data.formats.annotation_set import AnnotationSet, LabelledObject, base_split
-from data.formats.coco_json import document_of
-from data.formats.write.coco import coco_document, write_ids
+from data.formats.coco_json import document_of, joined_document
+from data.formats.write.coco import coco_document, truth_document, write_ids
 from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
 from utils.errors import UserError, nearest, printable
 from utils.run_folder import encoded, json_text
@@ -25,7 +25,7 @@ def write_yolo_set(found: AnnotationSet, target: Path, images: str = "link", exi
 
     def fill(draft: Path) -> None:
         _write_photos(found, draft, images)
-        annotations = _write_truths(found, draft, target)
+        annotations = _write_truths(found, draft, target, images)
         _write_yaml(found, draft / "data.yaml", target, images, annotations)
         names = "".join(f"{printable(name)}\n" for name in found.names)
         (draft / "names.txt").write_text(names, "utf-8")
@@ -62,12 +62,13 @@ def _fraction(value: float) -> str:
     return f"{value:.10f}".rstrip("0").removesuffix(".")
 
 
-def _write_truths(found: AnnotationSet, draft: Path, target: Path) -> dict[str, Path]:
-    """Name a COCO file for each split that needs one, so that an evaluation knows what labels cannot hold.
+def _write_truths(found: AnnotationSet, draft: Path, target: Path, images: str) -> dict[str, Path]:
+    """Name a COCO file for each of train, val, test that needs one, so that an evaluation knows what labels cannot hold.
 
-    That is the original file, or a mended one where the labels are not what the original says.
+    That is the original file, or a mended one where the labels are not what the original says. Splits that differ in
+    their year alone are one split to train.py and val.py: they get one file for all, beside their own.
     """
-    files = dict(found.annotations)
+    files, named = dict(found.annotations), dict[str, Path]()
     for split in found.counts():
         document = document_of(found.truths[split]) if split in found.truths else None
         ignored = any(photo.ignored for photo in found.photos if photo.split == split)
@@ -78,7 +79,32 @@ def _write_truths(found: AnnotationSet, draft: Path, target: Path) -> dict[str, 
             path = draft / "annotations" / f"{split}.json"
             path.write_text(json_text(document), "utf-8")
             files[split] = target / "annotations" / f"{split}.json"
-    return files
+    groups = found.by_base()
+    for base, splits in groups.items():
+        # Of the photos to train on a validation split may be held out (`--val`), where there is none.
+        measured = base != "train" or "val" not in groups
+        own = [split for split in splits if split in files]
+        if own and measured and len(splits) > 1:
+            (draft / "annotations").mkdir(exist_ok=True)
+            document = joined_document([_placed(found, split, images == "list") for split in splits])
+            (draft / "annotations" / f"{base}.json").write_text(json_text(document), "utf-8")
+            named[base] = target / "annotations" / f"{base}.json"
+        elif own and measured:
+            named[base] = files[own[0]]
+    return named
+
+
+def _placed(found: AnnotationSet, split: str, as_found: bool) -> dict[str, Any]:
+    """Make a split's COCO file in which photos have their folder before their name: other splits have the same names.
+
+    With `as_found` that is where they lie in the source.
+    """
+    photos = {photo.name: photo.photo for photo in found.photos if photo.split == split}
+    document = truth_document(found, split)
+    for image in document["images"]:
+        name = image["file_name"]
+        image["file_name"] = photos[name].relative_to(found.source).as_posix() if as_found else f"{split}/{name}"
+    return document
 
 
 def _write_yaml(found: AnnotationSet, path: Path, target: Path, images: str, annotations: dict[str, Path]) -> None:
@@ -95,13 +121,9 @@ def _write_yaml(found: AnnotationSet, path: Path, target: Path, images: str, ann
     for key, entries in values.items():
         if isinstance(entries, list) and len(entries) == 1:
             values[key] = entries[0]
-    for split, file in annotations.items():
-        key = base_split(split)
-        # Of the photos to train on a validation split may be held out (`--val`), where there is none.
-        measured = key != "train" or "val" not in values
-        if len(values.get(key, "")) and isinstance(values[key], str) and measured:
-            inside = file.is_relative_to(target) and images != "list"
-            values.setdefault("annotations", {})[key] = str(file.relative_to(target) if inside else file)
+    for key, file in annotations.items():
+        inside = file.is_relative_to(target) and images != "list"
+        values.setdefault("annotations", {})[key] = str(file.relative_to(target) if inside else file)
     values["names"] = dict(enumerate(found.names))
     note = f"# Made by convert.py from {printable(found.source)}; see {REPORT} for what was dropped.\n"
     path.write_text(note + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")

@@ -11,6 +11,7 @@ from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_coco, convert_detections, convert_voc, convert_yolo
 from data.formats.registry import WRITERS
 from data.open.any_layout import open_data_set
+from data.open.hold_out import hold_out
 from data.split import load_split
 from tests.data.formats.small_sets import coco_document, photo, read_back, write_json
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -313,6 +314,85 @@ def test_two_years_become_one_split(to, tmp_path, monkeypatch):
     for split in spec.splits:
         index = load_split(spec, split, tmp_path)
         assert sorted(index.boxes[:, 2].tolist()) == [pytest.approx(12.5, abs=1e-3), pytest.approx(27.5, abs=1e-3)]
+
+
+def voc_of_two_years(folder):
+    """VOC2007 and VOC2012, whose photos have the same names: a cat and a difficult dog, wider in 2012."""
+    box = "<bndbox><xmin>{}</xmin><ymin>20</ymin><xmax>{}</xmax><ymax>40</ymax></bndbox>"
+    for year, right in (("2007", 30), ("2012", 50)):
+        for number, split in enumerate(("train", "val"), 1):
+            root, name = folder / f"VOC{year}", f"00000{number}"
+            photo(root / "JPEGImages" / f"{name}.jpg", seed=int(year))
+            objects = f"<object><name>cat</name>{box.format(10, right)}</object>"
+            dog = f"<object><name>dog</name><difficult>1</difficult>{box.format(60, 60 + right)}</object>"
+            (root / "Annotations").mkdir(exist_ok=True)
+            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}{dog}</annotation>")
+            (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{name}\n")
+    return folder
+
+
+@pytest.mark.parametrize("images", ["link", "list"])
+def test_difficult_objects_of_two_years_are_no_false_alarms(images, tmp_path):
+    """Two annotation files cannot be named for one val: there is one for both, in which the photos are told apart."""
+    convert_voc(voc_of_two_years(tmp_path / "in"), tmp_path / "out", names=["cat", "dog"], images=images)
+    spec = read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path)
+    assert set(spec.annotations) == {"val"}
+    truths = split_truths(spec, "val", load_split(spec, "val", tmp_path / "cache"))
+    assert truths.difficult.tolist() == [False, True] * 2
+    assert truths.xywh[:, 2].tolist() == pytest.approx([20, 30, 40, 50], abs=1)
+    assert len(set(truths.image_ids.tolist())) == 2
+
+
+def test_training_photos_of_two_years_keep_their_difficult_objects_for_what_is_held_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = voc_of_two_years(tmp_path / "in")
+    convert_voc(source, tmp_path / "out", names=["cat", "dog"], splits=["train"])
+    spec = hold_out(read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path), 0.5, 0)
+    assert split_truths(spec, "val", load_split(spec, "val")).difficult.tolist() == [False, True]
+
+
+@pytest.fixture
+def lvis(tmp_path):
+    """Two LVIS files whose category ids differ: areas of masks, frequencies, classes that are absent or not all there."""
+    for year, add in (("2014", 0), ("2017", 100)):
+        document = coco_document(["a.jpg", "b.jpg"], categories=("zebra", "cat"))
+        for entry in document["categories"]:
+            entry |= {"id": entry["id"] + add, "frequency": "rc"[entry["id"] - 1]}
+        for entry in document["images"]:
+            entry |= {"neg_category_ids": [1 + add], "not_exhaustive_category_ids": [2 + add]}
+        for entry in document["annotations"]:
+            entry |= {"category_id": entry["category_id"] + add, "area": 1000 + add}
+        document["images"].append({**document["images"][0], "id": 7, "file_name": "not here.jpg"})
+        for name in ("a.jpg", "b.jpg"):
+            photo(tmp_path / "in" / f"val{year}" / name, seed=int(year))
+        write_json(tmp_path / "in" / "annotations" / f"instances_val{year}.json", document)
+    return tmp_path / "in"
+
+
+def test_two_years_of_lvis_are_measured_as_lvis(lvis, tmp_path):
+    convert_coco(lvis, tmp_path / "out")
+    spec = read_data_yaml(str(tmp_path / "out" / "data.yaml"), tmp_path)
+    truths = split_truths(spec, "val", load_split(spec, "val", tmp_path / "cache"))
+    assert truths.area.tolist() == [1000, 1000, 1100, 1100]
+    assert truths.labels.tolist() == [0, 1, 0, 1]
+    assert truths.category_ids == (1, 2)
+    assert truths.federated.frequency == ("r", "c")
+    assert truths.federated.absent.tolist() == [[row, 0] for row in range(4)]
+    assert truths.federated.not_exhaustive.tolist() == [[row, 1] for row in range(4)]
+
+
+def test_a_coco_file_keeps_what_the_sources_file_says(lvis, tmp_path):
+    """Areas of masks and LVIS's lists, which labels do not hold; photos that are not there are not in it."""
+    convert_coco(
+        lvis / "annotations" / "instances_val2017.json", tmp_path / "out", to="coco", photos=[lvis / "val2017"]
+    )
+    written = json.loads((tmp_path / "out" / "annotations" / "instances_val2017.json").read_text())
+    assert [each["file_name"] for each in written["images"]] == ["a.jpg", "b.jpg"]
+    assert [each["neg_category_ids"] for each in written["images"]] == [[101]] * 2
+    assert [each["not_exhaustive_category_ids"] for each in written["images"]] == [[102]] * 2
+    assert [each["frequency"] for each in written["categories"]] == ["r", "c"]
+    assert [each["area"] for each in written["annotations"]] == [1100, 1100]
 
 
 @pytest.mark.parametrize("to", WRITERS)
