@@ -15,6 +15,7 @@ HEIF_SUFFIXES = (".heic", ".heif")
 UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2")
 LISTED_SUFFIXES = IMAGE_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES
 ENTRIES_TRIED = 20
+NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that could not be decoded
 # A photo or label of a set that was converted into the cache (data/open/any_layout.py).
 CONVERTED = re.compile(
     r"(?P<root>/[^\n]*?/sets/[0-9a-f]{24})/(?P<kind>images|labels)/"
@@ -63,21 +64,32 @@ def photos_of_list(source: Path) -> Iterator[Path]:
     Lists are written on one machine and read on another: where a line leads nowhere but its end does, as in
     `data/images/a.jpg` (CVAT), `C:\\set\\images\\a.jpg` or `/content/set/images/a.jpg`, what stands before is left out.
     """
-    try:
-        lines = require_regular(source).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"cannot be read as a UTF-8 list of images: {printable(error)}"
-        raise UserError(f"{printable(source)}: {reason}") from error
+    lines = lines_of_list(source)
     entries = [(number, entry) for number, line in enumerate(lines, 1) if (entry := line.strip())]
     for number, entry in entries:
         if not entry.lower().endswith(LISTED_SUFFIXES):
             raise UserError(f"{printable(source)}:{number}: not an image path: {printable(entry, 80)!r}")
     before = _foreign_start([entry for _, entry in entries[:ENTRIES_TRIED]], source.parent)
-    for _, entry in entries:
+    for number, entry in entries:
         if before and (parts := _parts(entry))[: len(before)] == before:
-            yield source.parent.joinpath(*parts[len(before) :])
+            photo = source.parent.joinpath(*parts[len(before) :])
         else:
-            yield Path(os.path.normpath(source.parent / entry))
+            photo = Path(os.path.normpath(source.parent / entry))
+        if NO_UTF8.search(entry) and not exists(photo):
+            found = f"{printable(entry, 80)!r}, and no photo of this name is there"
+            raise UserError(f"{printable(source)}:{number}: expected UTF-8, found {found}")
+        yield photo
+
+
+def lines_of_list(source: Path) -> list[str]:
+    """Read the lines of a list of files; names that are no UTF-8 stand there as the bytes that they are on disk."""
+    try:
+        text = require_regular(source).read_text("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise UserError(f"{printable(source)}: cannot be read as a list of files: {printable(error)}") from error
+    if "\0" in text:
+        raise UserError(f"{printable(source)}: expected a UTF-8 list of files, found NUL bytes, as UTF-16 has them")
+    return text.split("\n")
 
 
 def _foreign_start(entries: Sequence[str], folder: Path) -> tuple[str, ...]:

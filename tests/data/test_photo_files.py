@@ -9,6 +9,7 @@ from data.data_yaml import label_paths, list_images, read_data_yaml
 from data.photo_files import HEIF_SUFFIXES, UNREAD_SUFFIXES, photos_below, photos_of_list
 from data.split import load_split
 from tests.data.formats.small_sets import photo
+from utils.errors import UserError
 
 
 def below(folder):
@@ -61,6 +62,27 @@ def test_lists_that_were_written_elsewhere(start, tmp_path):
     spec = read_data_yaml(str(tmp_path / "data.yaml"), tmp_path)
     images = list_images(spec, "train")
     assert label_paths(spec, images)[0] == folder / "a.txt"
+
+
+def test_names_that_are_no_utf8_are_the_bytes_that_they_are_on_disk(tmp_path):
+    photo(tmp_path / "x.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    (tmp_path / "train.txt").write_bytes(b"caf\xe9.jpg\n")
+    assert [path.name for path in photos_of_list(tmp_path / "train.txt")] == [os.fsdecode(b"caf\xe9.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg\ncafé.jpg\n".encode("latin-1"), r"train.txt:2: expected UTF-8, found 'caf.*jpg', and no photo of this"),
+        ("a.jpg\n".encode("utf-16"), "train.txt: expected a UTF-8 list of files, found NUL bytes, as UTF-16 has them"),
+    ],
+)
+def test_a_list_in_another_encoding_is_one_line(text, message, tmp_path):
+    for name in ("a", "café"):
+        photo(tmp_path / f"{name}.jpg")
+    (tmp_path / "train.txt").write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        list(photos_of_list(tmp_path / "train.txt"))
 
 
 def test_a_line_that_leads_to_a_photo_is_taken_as_it_stands(tmp_path):

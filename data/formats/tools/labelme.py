@@ -71,19 +71,24 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _background(root: Path, drawn: Sequence[DrawnPhoto], finders: Mapping[str, PhotoFinder]) -> list[DrawnPhoto]:
-    """List the photos that are no file's, nor can be: where a file's photo is not found, not those of its name."""
+    """List the photos that are no file's, nor can be: where a file's photo is not found, not those of its name.
+
+    Nor those beside a file's photo that differ from it in their suffix alone: they show what it shows.
+    """
     used: set[str] = set()
     unknown: set[str] = set()
     for each in drawn:
         try:
-            used.add(os.path.realpath(finders[each.subset].find(each.name)[0]))
+            used.add(_without_suffix(finders[each.subset].find(each.name)[0]))
         except BadAnnotation:
-            unknown.add(PurePosixPath(each.name).name)
-    others = [
-        photo for photo in photos_below(root) if photo.name not in unknown and os.path.realpath(photo) not in used
-    ]
+            unknown.add(PurePosixPath(each.name).stem)
+    others = [photo for photo in photos_below(root) if photo.stem not in unknown and _without_suffix(photo) not in used]
     names = sorted(photo.relative_to(root).as_posix() for photo in others)
     return [DrawnPhoto(name, FOLDER_SPLITS.get(_subset(name), "train"), (0, 0), [], _subset(name)) for name in names]
+
+
+def _without_suffix(photo: Path) -> str:
+    return os.fspath(Path(os.path.realpath(photo)).with_suffix(""))
 
 
 def _subset(name: str) -> str:

@@ -1,7 +1,7 @@
 """Where the parts of a VOC set lie: annotations, photos and image sets, in the layouts in which tools write them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from data.formats.annotation_set import FOLDER_SPLITS
 from data.formats.reading import BadAnnotation, place_in_set
 from data.formats.voc.xml_file import looks_like_voc
-from data.photo_files import is_photo_name, walk
+from data.photo_files import IMAGE_SUFFIXES, LISTED_SUFFIXES, is_photo_name, lines_of_list, walk
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 
@@ -18,16 +18,17 @@ SPLIT_KEYS = {"train": "train", "val": "val", "test": "test", "trainval": "train
 SET_KEYS = {**SPLIT_KEYS, "default": "train"}
 LABELMAP = "labelmap.txt"
 HEADER = re.compile(r"#\s*label\s*:")
+MARK = re.compile(r"\s+(-1|0|1)$")
 YEAR = re.compile(r"(19|20)\d\d$")
 PHOTO_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "photos")
 MOST_FILES_LOOKED_AT = 20
 
 
 class Photos(NamedTuple):
-    """Photos by their path below their folder, and by that path without its suffix."""
+    """Photos by their path below their folder, and by that path without its suffix, those that are read here first."""
 
     files: dict[str, Path]
-    stems: dict[str, Path]
+    stems: dict[str, list[Path]]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class VocFolder:
         return {_without_suffix(key): path for key, path in _files(self.xml_folder, (".xml",)).items()}
 
     def photos(self) -> Photos:
-        """Find the photos, however deep; of two that differ in their suffix only, the first counts."""
+        """Find the photos, however deep; several may differ in their suffix only, such as a camera's CR2 and JPG."""
         files = _files(self.photo_folder, ())
-        stems: dict[str, Path] = {}
+        stems: dict[str, list[Path]] = {}
         for key, path in files.items():
-            stems.setdefault(_without_suffix(key), path)
+            stems.setdefault(_without_suffix(key), []).append(path)
+        for paths in stems.values():
+            paths.sort(key=lambda path: path.suffix.lower() not in IMAGE_SUFFIXES)
         return Photos(files, stems)
 
     def place(self, photo: Path) -> str:
@@ -142,8 +145,13 @@ def holds_voc(folder: Path) -> bool:
     return False
 
 
-def read_image_sets(folder: VocFolder, wanted: Sequence[str] | None, facts: dict[str, object]) -> dict[str, list[str]]:
-    """Read the identifiers per split from ImageSets/Main; nothing where there are no image sets."""
+def read_image_sets(
+    folder: VocFolder, wanted: Sequence[str] | None, facts: dict[str, object], known: Collection[str]
+) -> dict[str, list[str]]:
+    """Read the identifiers per split from ImageSets/Main; nothing where there are no image sets.
+
+    `known` are those of the annotations and photos that are there.
+    """
     main = folder.root / "ImageSets" / "Main"
     lists = {path.stem: path for path in sorted(main.glob("*.txt"))}
     present = [split for split in SET_KEYS if split in lists]
@@ -163,18 +171,21 @@ def read_image_sets(folder: VocFolder, wanted: Sequence[str] | None, facts: dict
         if split not in lists:
             raise UserError(f"split {split!r}: no such file: {printable(main / f'{split}.txt')}")
         own = identifiers.setdefault(SET_KEYS.get(YEAR.sub("", split), "train") + folder.year, [])
-        own += [line for line in _lines(lists[split]) if line not in set(own)]
+        own += [each for each in _identifiers(lists[split], known) if each not in set(own)]
     return identifiers
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = require_regular(path).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{printable(path)}: cannot be read as UTF-8 text: {printable(error)}") from error
-    # Some image sets mark each line with 1, 0 or -1, as the per-class sets do; some name files, or quote names.
-    cleaned = [re.sub(r"\s+(-1|0|1)$", "", line.strip()).strip('"') for line in lines]
-    return list(dict.fromkeys(line for line in cleaned if line))
+def _identifiers(path: Path, known: Collection[str]) -> list[str]:
+    """Read the identifiers of an image set, each once: those `known` as they stand there, others by what tools add.
+
+    Some image sets mark each line with 1, 0 or -1, as the per-class sets do; some name files, or quote names.
+    """
+    found = []
+    for line in filter(None, map(str.strip, lines_of_list(path))):
+        spellings = [text.strip('"') for text in (line, MARK.sub("", line))]
+        stems = [_without_suffix(text) for text in spellings if text.lower().endswith((".xml", *LISTED_SUFFIXES))]
+        found.append(next((text for text in (*spellings, *stems) if text in known), spellings[-1]))
+    return [identifier for identifier in dict.fromkeys(found) if identifier]
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.photo_finder import SEVERAL
-from data.formats.reading import SAME_PHOTO, TWICE, BadAnnotation, clipped_box, frame, note_shared, one_label_each
+from data.formats.reading import (
+    SAME_LABEL_FILE,
+    SAME_PHOTO,
+    TWICE,
+    BadAnnotation,
+    clipped_box,
+    frame,
+    note_shared,
+    one_label_each,
+)
 from data.formats.turned import TURNED, Corners, turned_box
 from data.formats.voc.layout import (
     LABELMAP,
@@ -108,7 +117,7 @@ def _read_folder(
     """Yield the annotated photos of one VOC folder, split by split; what cannot be used goes to the findings."""
     xmls, photos = folder.annotations(), folder.photos()
     known = _Known(xmls, photos)
-    listed = read_image_sets(folder, splits, facts)
+    listed = read_image_sets(folder, splits, facts, xmls.keys() | photos.stems.keys())
     used: set[Path] = set()
     for split, identifiers in (listed or {folder.split: sorted(xmls)}).items():
         taken: set[Path] = set()
@@ -154,9 +163,9 @@ class _Known:
         That is the photo at its own place; else those that it names, in the folders that it names; else those that
         are called like it, wherever they lie.
         """
-        if key in self.photos.stems:
-            return [self.photos.stems[key]]
         named = named.replace("\\", "/")
+        if beside := self.photos.stems.get(key):
+            return [next((photo for photo in beside if photo.name == PurePosixPath(named).name), beside[0])]
         if named in self.photos.files:
             return [self.photos.files[named]]
         path = PurePosixPath(named)
@@ -177,11 +186,12 @@ def _read_one(
 ) -> AnnotatedPhoto:
     """Read one annotation with its photo; a photo of an image set that has no annotation is background."""
     xml = known.xmls.get(key)
+    beside = known.photos.stems.get(key, [])
+    known.annotated.update(beside)
     if xml is None:
-        photo = known.photos.stems.get(key)
-        if photo is None:
+        if not beside:
             raise BadAnnotation("annotation missing")
-        return _without_xml(folder, split, photo, findings)
+        return _without_xml(folder, split, beside[0], findings)
     try:
         annotation = read_annotation(xml)
     except BadAnnotation:
@@ -198,6 +208,10 @@ def _read_one(
     if photo in taken:
         raise BadAnnotation(SAME_PHOTO, photo.name)
     declared, size = frame(photo, annotation.size, split, findings)
+    for other in beside:
+        if other != photo:
+            reason = (SAME_LABEL_FILE, printable(photo.name))
+            findings.append(Finding("dropped photo", split, printable(other.name), "", *reason))
     name = folder.place(photo)
     kept = (annotation.objects, annotation.by_voc, annotation.tool)
     return AnnotatedPhoto(split, xml.name, photo, name, declared, size, *kept)

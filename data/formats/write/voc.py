@@ -80,7 +80,8 @@ def _stem(name: str) -> str:
 def _xml(found: AnnotationSet, photo: LabelledPhoto, name: str) -> bytes:
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "folder").text = "JPEGImages"
-    ElementTree.SubElement(root, "filename").text = name
+    # XML has no place for a name that is no UTF-8; such a photo is found by the name of its XML file.
+    ElementTree.SubElement(root, "filename").text = encoded(name).decode("utf-8", "replace")
     ElementTree.SubElement(ElementTree.SubElement(root, "source"), "database").text = "AlignYOLO"
     size = ElementTree.SubElement(root, "size")
     for key, value in (("width", photo.size[1]), ("height", photo.size[0]), ("depth", 3)):

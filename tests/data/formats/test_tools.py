@@ -226,6 +226,18 @@ def test_a_photo_that_is_only_in_another_subset_is_not_found(name, tmp_path):
     ]
 
 
+def test_photos_beside_labelmes_own_that_show_the_same_are_no_background(tmp_path):
+    """a.bmp beside a.jpg, also where the file of a.jpg is of another photo, or its photo has another suffix by now."""
+    for name in ("a.jpg", "a.bmp", "b.png", "c.jpg"):
+        photo(tmp_path / name)
+    shape = {"label": "cat", "points": [[1, 2], [9, 9]], "shape_type": "rectangle"}
+    for name, width in {"a.jpg": 7, "b.jpg": WIDTH}.items():
+        document = {"shapes": [shape], "imagePath": name, "imageHeight": HEIGHT, "imageWidth": width}
+        write_json(tmp_path / f"{name[0]}.json", document)
+    write_json(tmp_path / "c.json", {**document, "imagePath": "c.jpg"})
+    assert [each.name for each in FORMATS["labelme"].read(tmp_path).photos] == ["c.jpg"]
+
+
 @pytest.mark.parametrize("name", ["cvat", "datumaro"])
 def test_a_photo_in_two_subsets_is_noted(name, tmp_path):
     """One that lies in the folder of neither, and one of the other subset that the annotation names itself."""

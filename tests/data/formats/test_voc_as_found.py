@@ -1,5 +1,7 @@
 """VOC sets as tools write them: layouts, image sets, photos without XML, and where pixels are counted from."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,12 @@ from data.data_yaml import read_data_yaml
 from data.formats.coco_truths import split_truths
 from data.formats.convert import convert_voc
 from data.formats.voc.xml_file import Seen, choose_origin
+from data.open.any_layout import open_data_set
 from data.split import load_split
 from tests.data.formats.small_sets import photo, read_back
 from utils.errors import UserError
 
+SMALL = "<size><width>7</width><height>9</height></size>"
 BOX = [("p", 10.0, 20.0, 40.0, 60.0)]
 
 
@@ -127,6 +131,80 @@ def test_two_photos_that_would_share_a_label_file(tmp_path):
     found = convert_voc(tmp_path / "in", tmp_path / "out")
     assert [photo.name for photo in found.photos] == ["a.jpg"]
     assert ("dropped photo", "another photo would have the same label file") in found.reasons()
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("other", ["a.CR2", "a.bmp", "a.heic"])
+def test_an_annotation_is_of_the_photo_that_it_names(other, listed, tmp_path):
+    """RAW+JPG of a camera, a.bmp beside a.jpg: the other one is no photo without objects."""
+    for name in ("a.jpg", "b.jpg"):
+        photo(tmp_path / "in" / name)
+    if other == "a.bmp":
+        photo(tmp_path / "in" / other, 32, 32)
+    else:
+        (tmp_path / "in" / other).write_bytes(b"raw")
+    write(tmp_path / "in" / "a.xml", xml("a.jpg"))
+    write(tmp_path / "in" / "b.xml", xml("b.jpg"))
+    if listed:
+        write(tmp_path / "in" / "ImageSets" / "Main" / "train.txt", "a\nb\n")
+    found = convert_voc(tmp_path / "in", tmp_path / "out")
+    assert read_back(tmp_path / "out" / "data.yaml", tmp_path) == {("train", "a.jpg"): BOX, ("train", "b.jpg"): BOX}
+    said = [(each.action, each.file, each.reason, each.values) for each in found.findings]
+    assert said == [("dropped photo", other, "another photo would have the same label file", "a.jpg")]
+
+
+def test_where_the_named_photo_is_gone_the_first_one_that_is_read_counts(tmp_path):
+    for name in ("a.CR2", "a.HEIC"):
+        write(tmp_path / "in" / name, "raw")
+    photo(tmp_path / "in" / "a.png")
+    write(tmp_path / "in" / "a.xml", xml("a.jpg"))
+    assert [each.photo.name for each in convert_voc(tmp_path / "in", None).photos] == ["a.png"]
+
+
+@pytest.mark.parametrize("wrong", ["<annotation><object>", xml("a.jpg", size=SMALL)])
+def test_photos_beside_one_whose_annotation_is_refused_are_no_background(wrong, tmp_path):
+    for name in ("a.bmp", "a.jpg", "b.jpg"):
+        photo(tmp_path / "in" / name)
+    write(tmp_path / "in" / "a.xml", wrong)
+    write(tmp_path / "in" / "b.xml", xml("b.jpg"))
+    assert [each.photo.name for each in convert_voc(tmp_path / "in", None).photos] == ["b.jpg"]
+
+
+@pytest.mark.parametrize("line", ["{}", "{} 1", "{}  -1", "{}.jpg", "{}.xml", '"{}"', "{}.jpg 0", "{}.JPG"])
+@pytest.mark.parametrize("name", ["a", "frame 0", "frame 1", "b.c"])
+def test_lines_of_image_sets(name, line, tmp_path):
+    """A mark, a suffix or quotes are left out, but not what is a part of a photo's name."""
+    photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+    write(tmp_path / "Annotations" / f"{name}.xml", xml(f"{name}.jpg"))
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", f"{line.format(name)}\n")
+    found = convert_voc(tmp_path, None)
+    assert [(each.photo.name, len(each.objects)) for each in found.photos] == [(f"{name}.jpg", 1)]
+
+
+@pytest.mark.parametrize("images", ["link", "list"])
+@pytest.mark.parametrize("to", ["yolo", "voc", "darknet"])
+def test_names_that_are_no_utf8_come_back(to, images, tmp_path, monkeypatch):
+    """Photos of an old archive; the lists that name them hold the bytes of their names."""
+    if images == "list" and to != "yolo":
+        pytest.skip("lists are written for YOLO alone")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("a", "b"):
+        name = os.fsdecode(name.encode() + b"\xe9")
+        photo(tmp_path / "in" / "JPEGImages" / "x.jpg").rename(tmp_path / "in" / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "in" / "Annotations" / f"{name}.xml", xml("x.jpg"))
+    convert_voc(tmp_path / "in", tmp_path / "out", to=to, images=images)
+    source = {"yolo": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    found = read_back(open_data_set(str(tmp_path / "out" / source), tmp_path), tmp_path)
+    assert found == {("train", os.fsdecode(name + b"\xe9.jpg")): BOX for name in (b"a", b"b")}
+
+
+def test_an_image_set_in_utf16_is_one_line(tmp_path):
+    photo(tmp_path / "JPEGImages" / "a.jpg")
+    write(tmp_path / "Annotations" / "a.xml", xml("a.jpg"))
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n", "utf-16")
+    with pytest.raises(UserError, match=r"train.txt: expected a UTF-8 list of files, found NUL bytes"):
+        convert_voc(tmp_path, None)
 
 
 def test_the_order_of_a_labelmap(tmp_path):

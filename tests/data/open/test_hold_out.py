@@ -1,6 +1,7 @@
 """A validation split taken from train: its share of every class, no photo on both sides, the same for the same seed."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -204,6 +205,17 @@ def test_the_split_of_a_run_needs_no_other_folder(labels_dir, photos, tmp_path):
         assert (len(index.boxes), index.report.turned) == (len(index), 0), "boxes with key points, no polygons"
         if folder != tmp_path / "elsewhere":
             folder.rename(tmp_path / "elsewhere")
+
+
+def test_photos_whose_names_are_no_utf8(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(4):
+        name = os.fsdecode(b"caf\xe9%d" % number)
+        photo(tmp_path / "images" / "x.jpg", seed=number).rename(tmp_path / "images" / f"{name}.jpg")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
+    spec = hold_out(yaml_of(tmp_path, "train: images"), 0.5, 0)
+    assert [len(load_split(spec, split).boxes) for split in ("train", "val")] == [2, 2]
 
 
 def test_too_few_photos(tmp_path):
