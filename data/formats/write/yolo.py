@@ -63,7 +63,7 @@ def _fraction(value: float) -> str:
 
 
 def _write_truths(found: AnnotationSet, draft: Path, target: Path, images: str) -> dict[str, Path]:
-    """Name a COCO file for each of train, val, test that needs one, so that an evaluation knows what labels cannot hold.
+    """Name a COCO file for each of train, val, test that needs one: an evaluation must know what labels cannot hold.
 
     That is the original file, or a mended one where the labels are not what the original says. Splits that differ in
     their year alone are one split to train.py and val.py: they get one file for all, beside their own.

@@ -354,7 +354,7 @@ def test_training_photos_of_two_years_keep_their_difficult_objects_for_what_is_h
 
 @pytest.fixture
 def lvis(tmp_path):
-    """Two LVIS files whose category ids differ: areas of masks, frequencies, classes that are absent or not all there."""
+    """Two LVIS files whose category ids differ: areas of masks, frequencies, classes that are absent or unclear."""
     for year, add in (("2014", 0), ("2017", 100)):
         document = coco_document(["a.jpg", "b.jpg"], categories=("zebra", "cat"))
         for entry in document["categories"]:
