@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from data.formats.annotation_set import AnnotationSet
 from data.formats.detections import read_detections
 from data.formats.registry import FORMATS, WRITERS
 from data.formats.write.coco import write_coco_beside
-from data.formats.write.folder import check_beside, check_target
+from data.formats.write.folder import check_beside, check_kept, check_target
 from data.formats.write.yolo import ALL_MODES
 from data.formats.yolo import read_yolo
 from data.photo_files import exists
@@ -43,6 +44,7 @@ def convert(
         raise UserError(f"no such file or folder: {printable(source)}")
     if target is not None:
         check_target(Path(target), source, exist_ok)
+        check_kept(Path(target), map(Path, choices.get("photos", ())))
     found = FORMATS[name].read(source, **choices)
     found = change(found) if change else found
     if target is not None:
@@ -89,6 +91,7 @@ def convert_yolo(spec: DataSpec, target: Path | None, exist_ok: bool = False, to
     _check(to, "link")
     if target is not None:
         check_target(Path(target), spec.root, exist_ok, inside=to == "coco")
+        check_kept(Path(target), (spec.yaml, *chain(*spec.splits.values()), *spec.annotations.values()))
         check_beside(Path(target), (each for sources in spec.splits.values() for each in sources if each.is_dir()))
     found = read_yolo(spec, stays=to == "coco")
     if target is not None and to == "coco":
@@ -113,6 +116,7 @@ def convert_detections(
     _check(to, images)
     if target is not None:
         check_beside(Path(target), photos)
+        check_kept(Path(target), (source, *photos))
     found = read_detections(source, names, photos, conf)
     found = change(found) if change else found
     if target is not None:

@@ -26,12 +26,20 @@ def check_target(target: Path, source: Path, exist_ok: bool, inside: bool = Fals
     target, source = target.resolve(), source.resolve()
     if target == source or (target.is_relative_to(source) and not inside):
         raise UserError(f"{printable(target)} lies in the source folder, which stays as it is; choose another place")
+    check_kept(target, (source,))
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not exist_ok:
         raise UserError(f"{printable(target)} exists already (--exist-ok replaces an earlier conversion)")
     if not _is_conversion(target):
         raise UserError(f"{printable(target)} is no earlier conversion (it has no {REPORT} of one); it is not replaced")
+
+
+def check_kept(target: Path, sources: Iterable[Path]) -> None:
+    """Raise UserError if one of the sources lies in `target`, an earlier set that would be replaced."""
+    for source in sources:
+        if target.exists() and source.resolve().is_relative_to(target.resolve()):
+            raise UserError(f"{printable(source)} lies in {printable(target)}, which is replaced; choose another place")
 
 
 def check_beside(target: Path, folders: Iterable[Path]) -> None:

@@ -117,6 +117,15 @@ def test_detections_become_a_set_to_correct(to, detections, tmp_path, monkeypatc
         assert [item["score"] for item in document["annotations"]] == [0.9, 0.5]
 
 
+def test_detections_are_not_replaced_by_what_is_made_of_them(detections, tmp_path):
+    convert_detections(detections, tmp_path / "out", photos=[tmp_path / "photos"])
+    shutil.copy(detections, tmp_path / "out" / "detections.json")
+    with pytest.raises(UserError, match=r"detections.json lies in .*out, which is replaced"):
+        convert_detections(
+            tmp_path / "out" / "detections.json", tmp_path / "out", photos=[tmp_path / "photos"], exist_ok=True
+        )
+
+
 def test_detections_are_not_written_among_the_photos(detections, tmp_path):
     with pytest.raises(UserError, match="lies below .*photos"):
         convert_detections(detections, tmp_path / "photos" / "out", photos=[tmp_path / "photos"])
@@ -237,6 +246,29 @@ def test_nothing_is_written_among_the_photos(to, train, target, tmp_path, monkey
     if train != ".":
         convert_yolo(spec, tmp_path / "in" / "coco")
         assert [path.name for path in list_images(spec, "train")] == ["a.jpg"]
+
+
+def test_no_source_is_replaced_by_what_is_made_of_it(coco, tmp_path):
+    """`--exist-ok` replaces an earlier conversion, but not one that is converted, or whose photos are."""
+    convert_coco(coco, tmp_path / "out", to="coco")
+    file, photos = tmp_path / "out" / "annotations" / "instances_train.json", tmp_path / "out" / "images"
+    shutil.copy(file, tmp_path / "own.json")
+    before = sorted(tmp_path.joinpath("out").rglob("*"))
+    for to in WRITERS:
+        with pytest.raises(UserError, match=r"instances_train.json lies in .*out, which is replaced; choose another"):
+            convert_coco(file, tmp_path / "out", exist_ok=True, to=to)
+        with pytest.raises(UserError, match=r"images lies in .*out, which is replaced"):
+            convert_coco(tmp_path / "own.json", tmp_path / "out", photos=[photos], exist_ok=True, to=to)
+    assert sorted(tmp_path.joinpath("out").rglob("*")) == before
+
+
+def test_no_list_or_data_yaml_is_replaced_by_what_is_made_of_it(tmp_path):
+    source = voc_of_two_years(tmp_path / "in")
+    convert_voc(source, tmp_path / "out", images="list")
+    for place in ("out/data.yaml", "data.yaml"):
+        shutil.copy(tmp_path / "out" / "data.yaml", tmp_path / "data.yaml")
+        with pytest.raises(UserError, match=r"lies in .*out, which is replaced"):
+            convert_yolo(read_data_yaml(str(tmp_path / place), tmp_path), tmp_path / "out", exist_ok=True, to="yolo")
 
 
 def test_darknets_labels_beside_photos_below_images(coco, tmp_path):
