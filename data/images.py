@@ -196,8 +196,7 @@ def _deep_with_pillow(data: bytes) -> np.ndarray | None:
 
 def _decode_with_pillow(path: str | os.PathLike, data: bytes) -> np.ndarray:
     """Decode AVIF, the first frame of GIF, and HEIF where pillow-heif is installed; upright."""
-    _know_heif(path, data[8:12])
-    _header(path, io.BytesIO(data))  # refuses too many pixels
+    _header(path, io.BytesIO(data))  # refuses too many pixels, and lets Pillow know HEIF
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
@@ -205,16 +204,38 @@ def _decode_with_pillow(path: str | os.PathLike, data: bytes) -> np.ndarray:
         raise ImageError(path, f"cannot be decoded ({printable(error, 100)})") from error
 
 
-def _know_heif(path: str | os.PathLike, brand: bytes) -> None:
-    """Let Pillow read HEIF by way of pillow-heif; ImageError that names the package where it is not installed."""
-    if brand not in HEIF_BRANDS or "HEIF" in FORMATS:
-        return
+def _opened(path: str | os.PathLike, source: Path | io.BytesIO) -> Image.Image:
+    """Open a photo with Pillow, and where it does not know it, with pillow-heif: AVIF may have HEIF's first bytes."""
+    try:
+        return Image.open(source, formats=FORMATS)
+    except (Image.UnidentifiedImageError, ValueError):
+        if not _know_heif(path, source):
+            raise
+        return Image.open(source, formats=FORMATS)
+
+
+def _know_heif(path: str | os.PathLike, source: Path | io.BytesIO) -> bool:
+    """Let Pillow read HEIF by way of pillow-heif; tell whether it is news to it and the file may be HEIF.
+
+    ImageError that names the package where it is not installed.
+    """
+    start = _first_bytes(source)
+    if start[4:8] != ISO_MEDIA or start[8:12] not in HEIF_BRANDS or "HEIF" in FORMATS:
+        return False
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
         raise ImageError(path, "HEIC is not read here: pip install pillow-heif, or convert it to JPEG") from None
     register_heif_opener()
     FORMATS.append("HEIF")
+    return True
+
+
+def _first_bytes(source: Path | io.BytesIO) -> bytes:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:12]
+    with source.open("rb") as file:
+        return file.read(12)
 
 
 def _reduced(image: np.ndarray, reduce: int) -> np.ndarray:
@@ -238,15 +259,15 @@ def _header(path: str | os.PathLike, source: Path | io.BytesIO) -> tuple[tuple[i
     try:
         if isinstance(source, Path):
             require_regular(source)
-        with Image.open(source, formats=FORMATS) as image:
+        with _opened(path, source) as image:
             if not image.height or not image.width:
                 raise ImageError(path, "has no pixels")
             if image.height * image.width > pixel_limit():
                 raise ImageError(path, _too_large(image.height * image.width))
             # TIFF orientation is no EXIF block: both Pillow and OpenCV apply it themselves.
-            return (image.height, image.width), _orientation(image.info.get("exif", b""))
+            return (image.height, image.width), _orientation(image.info.get("exif") or b"")
     except Image.UnidentifiedImageError as error:
-        raise ImageError(path, "the file is empty" if _is_empty(source) else _why_unread(path, source)) from error
+        raise ImageError(path, "the file is empty" if _is_empty(source) else _why_unread(path)) from error
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
     except Image.DecompressionBombError as error:
@@ -260,14 +281,9 @@ def _too_large(pixels: int) -> str:
     return f"has {pixels:,} pixels, more than --max-pixels {pixel_limit()} allows (a decompression bomb?)"
 
 
-def _why_unread(path: str | os.PathLike, source: Path | io.BytesIO) -> str:
+def _why_unread(path: str | os.PathLike) -> str:
     """Say why a file has no header that is known: a kind that is not read here, or a damaged one."""
     suffix = Path(path).suffix.lower()
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            start = file.read(12)
-        if start[4:8] == ISO_MEDIA:
-            _know_heif(path, start[8:12])
     if suffix in UNREAD_SUFFIXES:
         return f"{suffix[1:].upper()} is not read here: convert it to PNG, TIFF or JPEG"
     return "no image, or one whose header is damaged"

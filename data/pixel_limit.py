@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from utils.config.knobs import LARGEST_PHOTO
 
@@ -31,5 +32,6 @@ def pixel_limit() -> int:
 
 
 def part_of_key() -> str:
-    """Add the limit to what a cache depends on, where it is not the usual one: another one leaves out other photos."""
-    return "" if _most == LARGEST_PHOTO else f" {_most} pixels"
+    """Add what decides which photos can be read to what a cache depends on: another limit, and pillow-heif's HEIC."""
+    limit = "" if _most == LARGEST_PHOTO else f" {_most} pixels"
+    return limit + (" HEIC" if find_spec("pillow_heif") else "")

@@ -1,11 +1,17 @@
 """Reading photos: orientation, odd formats, odd names, broken files."""
 
+import io
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.images import FLOATS, ImageError, image_size, read_image, used_bits
+from data.images import FLOATS, FORMATS, ImageError, image_size, read_image, used_bits
+from data.labels.index import load_labels
 from data.photo_files import IMAGE_SUFFIXES
 from data.pixel_limit import pixels_allowed
 from tests.paths import SHARED_DATA, needs_shared_data
@@ -273,3 +279,70 @@ def test_the_number_of_pixels_is_the_users_to_say(tmp_path):
                 pytest.raises(ImageError, match="has 960 pixels, more than --max-pixels 959"),
             ):
                 read(path)
+
+
+def as_heic(path, brand=b"heic"):
+    """A file that begins as HEIC does, and goes on as a JPEG that is 64 wide and 32 high."""
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 32), (200, 0, 0)).save(jpeg, "JPEG")
+    path.write_bytes((24).to_bytes(4, "big") + b"ftyp" + brand + jpeg.getvalue())
+    return path
+
+
+@pytest.fixture
+def stand_in_for_pillow_heif(monkeypatch):
+    """A pillow_heif that opens the files of `as_heic` as it would HEIC: without EXIF, `exif` is None."""
+
+    def opened(file, name):
+        image = Image.open(io.BytesIO(file.read()[12:]))
+        image.info["exif"] = None
+        return image
+
+    def register_heif_opener():
+        Image.register_open("HEIF", opened, lambda start: start[4:8] == b"ftyp")
+
+    module = types.ModuleType("pillow_heif")
+    module.__spec__ = ModuleSpec("pillow_heif", None)
+    module.register_heif_opener = register_heif_opener
+    Image.init()  # what it registers later would be lost with the copies
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr("data.images.FORMATS", [each for each in FORMATS if each != "HEIF"])
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+@pytest.mark.parametrize("read", [image_size, lambda path: read_image(path).shape[:2]])
+def test_the_first_heic_of_a_process_is_read_too(read, brand, stand_in_for_pillow_heif, tmp_path):
+    for name in ("a.heic", "b.heic"):
+        assert read(as_heic(tmp_path / name, brand)) == (32, 64)
+
+
+def test_a_set_is_read_anew_once_heic_can_be_read(stand_in_for_pillow_heif, tmp_path, monkeypatch):
+    label = tmp_path / "a.txt"
+    label.write_text("0 .5 .5 .2 .2\n")
+    other = tmp_path / "b.png"
+    Image.new("RGB", (9, 9)).save(other)
+    photos, labels = [as_heic(tmp_path / "a.heic"), other], [label, label]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        index = load_labels(photos, labels, 1, cache_dir=tmp_path / "cache")
+        assert [reason for _, reason in index.report.unreadable] == [
+            "HEIC is not read here: pip install pillow-heif, or convert it to JPEG"
+        ]
+    assert len(load_labels(photos, labels, 1, cache_dir=tmp_path / "cache")) == 2
+
+
+def test_avif_that_begins_as_heif_does_needs_no_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("data.images.FORMATS", [each for each in FORMATS if each != "HEIF"])
+    path = tmp_path / "a.avif"
+    try:
+        Image.new("RGB", (64, 32)).save(path)
+    except (KeyError, OSError, ValueError):
+        pytest.skip("this Pillow writes no AVIF")
+    data = bytearray(path.read_bytes())
+    data[8:12] = b"mif1"
+    path.write_bytes(data)
+    assert image_size(path) == (32, 64)
+    assert read_image(path).shape == (32, 64, 3)
