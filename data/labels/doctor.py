@@ -28,7 +28,7 @@ from utils.errors import UserError, printable
 from utils.hardware import usable_cores
 from utils.regular_file import read_regular
 
-SCHEMA = 4
+SCHEMA = 5
 END = 4096  # bytes at the beginning and the end of a photo by which photos are compared first
 ALL = 2**31  # as `decode`: all photos
 # What each kind means, worst first: error (cannot be used), warning (probably not meant), note.

@@ -32,7 +32,7 @@ from data.labels.yolo_text import (
 from data.pixel_limit import part_of_key
 from utils.errors import UserError, printable
 
-SCHEMA = 2
+SCHEMA = 3
 OVERSHOOT = 0.01
 # Corners of fractions written with four digits reach this far beyond the edge: not worth a word.
 ROUNDING = 1e-4

@@ -21,6 +21,9 @@ NO_KEYPOINTS, POLYGONS = 0, -1
 # Bits of a row's kind; a plain box has none.
 POLYGON, CORNERS, KEYPOINTS, LIKE_POSE = 1, 2, 4, 8
 INSIDE = 0.01
+# Of the long rows, from which on they are unclear. Rows of key points may have some beyond their box; of small polygons
+# all over the photos about .45 are like them.
+SHARE_LIKE_POSE = 0.75
 
 
 class Rows(NamedTuple):
@@ -131,7 +134,8 @@ def _like_pose(numbers: list[float]) -> bool:
         return False
 
     def inside(points: Sequence[tuple[float, ...]]) -> bool:
-        placed = [point for point in points if len(point) == 2 or point[2] != 0]
+        # A point that is not there has zeros, or 0 as its visibility.
+        placed = [point for point in points if any(point[:2]) and (len(point) == 2 or point[2] != 0)]
         return bool(placed) and all(
             abs(point[0] - x) <= w / 2 + INSIDE and abs(point[1] - y) <= h / 2 + INSIDE for point in placed
         )
@@ -143,19 +147,21 @@ def _like_pose(numbers: list[float]) -> bool:
 
 
 def unclear_kinds(rows: Rows, keypoints: int) -> tuple[int, str] | None:
-    """Return the first row and what to say where all rows of many numbers could be key points as well as polygons."""
+    """Return the first row and what to say where most rows of many numbers could be key points as well as polygons."""
     many = np.flatnonzero(rows.kind & POLYGON)
-    if keypoints or not len(many) or not (rows.kind[many] & LIKE_POSE).all():
+    like = np.flatnonzero(rows.kind & LIKE_POSE)
+    if keypoints or not len(many) or len(like) < SHARE_LIKE_POSE * len(many):
         return None
-    return int(many[0]), (
-        f"this row, as all {len(many)} of more than 5 numbers, could be "
+    shown = "all" if len(like) == len(many) else f"{len(like)} of the"
+    return int(like[0]), (
+        f"this row, as {shown} {len(many)} of more than 5 numbers, could be "
         "a box with key points or a polygon: say `kpt_shape: [points, 2 or 3]` or `task: segment` (or obb) in the "
         "data YAML"
     )
 
 
 def check_kinds(rows: Rows, paths: Sequence[Path], keypoints: int) -> None:
-    """Refuse labels whose rows of many numbers could all be key points as well as polygons."""
+    """Refuse labels most of whose rows of many numbers could be key points as well as polygons."""
     unclear = unclear_kinds(rows, keypoints)
     if unclear:
         row, why = unclear

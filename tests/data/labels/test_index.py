@@ -417,6 +417,23 @@ def test_a_row_that_could_be_two_things_is_an_error(split, line):
     assert report.boxes + report.skipped == 2, "as polygons, which `task: segment` says"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "0 .5 .5 .2 .3 .45 .4 .55 .4 .55 .6 .45 .67",  # a key point 2 % beyond its box
+        "0 .5 .5 .2 .3 .45 .4 0 0 .55 .6 0 0",  # key points that are not there
+    ],
+)
+def test_an_odd_row_does_not_make_polygons_of_all(split, odd):
+    with pytest.raises(UserError, match=r"0000\.txt:[12]: this row, as (9 of the|all) 10 of more than 5 numbers"):
+        split.add("\n".join([odd, *[POSE[0]] * 9])).load()
+
+
+def test_rows_of_which_some_could_be_key_points_are_polygons(split):
+    """A small polygon in the upper left part of a photo could be a box with key points, one at the right could not."""
+    split.add("0 .5 .5 .6 .5 .6 .6\n" * 2 + "0 .8 .5 .9 .5 .9 .6\n").load()
+
+
 def test_turned_boxes_are_their_upright_box_and_are_counted(split):
     index = split.add("1 .5 .2 .8 .5 .5 .8 .2 .5\n1 .5 .5 .1 .1\n").load()
     np.testing.assert_allclose(index.boxes, [[40, 20, 160, 80], [90, 45, 110, 55]], atol=1e-4)
