@@ -138,7 +138,7 @@ def _match_images(file: CocoFile, images: Sequence[str]) -> list[int]:
         if len(own) > 1:  # names in several folders: the longest common end decides
             posix = PurePosixPath("/", Path(path).as_posix())
             parts = {row: PurePosixPath(file.images[row].file_name.lstrip("/")).parts for row in own}
-            own = [row for row in own if posix.match("/".join(parts[row]))]
+            own = [row for row in own if posix.parts[-len(parts[row]) :] == parts[row]]
             longest = max((len(parts[row]) for row in own), default=0)
             own = [row for row in own if len(parts[row]) == longest]
         if len(own) > 1:

@@ -81,14 +81,11 @@ def read_ids(path: Path) -> dict[str, dict[str, int]]:
 
 
 def _photo_names(spec: DataSpec, split: str, index: LabelIndex) -> list[str]:
-    """Name each photo below the folder that its split names, or below the folder of all of them."""
+    """Name each photo below the one folder that its split names, or where some lie elsewhere, below that of all."""
     folders = [folder for folder in spec.splits[split] if folder.is_dir()]
     common = Path(os.path.commonpath([str(Path(image).parent) for image in index.images]))
-    names = []
-    for image in map(Path, index.images):
-        own = next((folder for folder in folders if image.is_relative_to(folder)), common)
-        names.append(image.relative_to(own if len(folders) == 1 else common).as_posix())
-    return names
+    inside = len(folders) == 1 and common.is_relative_to(folders[0])
+    return [Path(image).relative_to(folders[0] if inside else common).as_posix() for image in index.images]
 
 
 def _places(

@@ -229,6 +229,33 @@ def test_photos_of_one_name_in_folders_within_each_other(tmp_path, monkeypatch):
     np.testing.assert_allclose(split_truths(spec, "val", index).boxes, index.boxes, atol=1e-3)
 
 
+def test_names_with_brackets_are_no_patterns(tmp_path):
+    document = coco_document([f"cam{folder}/img[{number}].jpg" for folder in range(2) for number in range(2)])
+    for image in document["images"]:
+        with_rows(tmp_path, image["file_name"], "0 .5 .5 .5 .5\n")
+    write_json(tmp_path / "val.json", document)
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [thing]\nannotations: {val: val.json}\n")
+    spec = read_data_yaml(str(tmp_path / "data.yaml"), tmp_path)
+    assert split_truths(spec, "val", load_split(spec, "val", tmp_path / "cache")).image_ids.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_a_split_of_a_folder_and_a_list_keeps_all_photos(to, tmp_path, monkeypatch):
+    """The list's photos may have the names of those in the folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number, name in enumerate(("val/0.jpg", "val/1.jpg", "0.jpg", "1.jpg", "train/0.jpg")):
+        with_rows(tmp_path / "in", name, f"0 .5 .5 .5 .{number + 1}\n")
+    (tmp_path / "in" / "extra.txt").write_text("images/0.jpg\nimages/1.jpg\n")
+    (tmp_path / "in" / "data.yaml").write_text("train: images/train\nval: [images/val, extra.txt]\nnames: [thing]\n")
+    found = convert_yolo(read_data_yaml(str(tmp_path / "in" / "data.yaml"), tmp_path), tmp_path / "out", to=to)
+    assert found.findings == []
+    source = {"yolo": "data.yaml", "coco": "data.yaml", "darknet": "obj.data"}.get(to, "")
+    spec = open_data_set(str(tmp_path / "out" / source), tmp_path)
+    index = load_split(spec, "val", tmp_path / "labels-cache")
+    heights = (index.boxes[:, 3] - index.boxes[:, 1]).tolist()
+    assert sorted(heights) == pytest.approx([9.6, 19.2, 28.8, 38.4], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("train", "target"), [(".", "coco"), ("images/train", "images/train/coco"), ("../in/images", "images/new")]
 )
