@@ -15,6 +15,7 @@ from utils.regular_file import require_regular
 DIGITS = re.compile("0|[1-9][0-9]{0,5}")
 BUILT_IN = Path(__file__).resolve().parent
 SPLITS = ("train", "val", "test")
+YAML_SUFFIXES = (".yaml", ".yml")
 KEYS: tuple[str, ...] = ("path", *SPLITS, "names", "nc", "labels_dir", "annotations", "downloads", "after_download")
 ROW_KEYS = ("kpt_shape", "task")
 KEYS += ROW_KEYS
@@ -194,8 +195,8 @@ def find_data_yaml(name: str) -> Path:
     built_in = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
     short = not Path(name).suffix and "/" not in name and "\\" not in name
     if short and name not in built_in:
-        hint = f" (or a path such as ./{printable(name)}.yaml)"
-        raise UserError(f"no built-in data set {printable(name)!r}{nearest(name, built_in)}{hint}")
+        known = f"no built-in data set {printable(name)!r}{nearest(name, built_in)}"
+        raise UserError(f"no such file or folder: {printable(Path(name).absolute())}, and {known}")
     if short:
         return BUILT_IN / f"{name}.yaml"
     path = Path(os.path.normpath(Path(name).absolute()))
@@ -203,7 +204,8 @@ def find_data_yaml(name: str) -> Path:
         raise UserError(f"data YAML expected, but this is a folder: {printable(path)}")
     if not exists(path):
         hint = f"; the built-in set of this name is --data {path.stem}" if path.stem in built_in else ""
-        raise UserError(f"data YAML not found: {printable(path)}{hint}")
+        what = "data YAML not found" if path.suffix.lower() in YAML_SUFFIXES else "no such file or folder"
+        raise UserError(f"{what}: {printable(path)}{hint}")
     return path
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.data_yaml import BUILT_IN, SPLITS, DataSpec, data_root, data_yaml_values, read_data_yaml
+from data.data_yaml import BUILT_IN, SPLITS, YAML_SUFFIXES, DataSpec, data_root, data_yaml_values, read_data_yaml
 from data.open.archive import is_archive, unpack
 from data.open.darknet_data import class_names, read_darknet_data
 from data.photo_files import exists, is_photo_name, photos_below, walk
 from utils.errors import UserError, printable
 
-YAML_SUFFIXES = (".yaml", ".yml")
 # Where class names stand beside labels that have no data YAML: Label Studio, labelImg, CVAT.
 NAMES_FILES = ("classes.txt", "obj.names", "names.txt")
 UNPACKED = "unpacked"
@@ -147,7 +146,7 @@ def _unpacked(archive: Path, root: Path) -> Path:
     key = hashlib.sha256(os.fsencode(f"{archive} {found.st_size} {found.st_mtime_ns}")).hexdigest()[:12]
     target = root / UNPACKED / f"{archive.name.split('.')[0]}-{key}"
     done = target.with_name(f"{target.name}.done")
-    if not done.is_file():
+    if not done.is_file() or not target.is_dir():
         count = unpack(archive, target)
         try:
             done.write_text(f"{archive}\n", "utf-8", "replace")

@@ -48,9 +48,9 @@ def unpack(archive: Path, target: Path) -> int:
 
 
 def safe_name(name: str, archive: Path) -> PurePosixPath:
-    """Return the member's place below the target; UserError if it is none."""
-    path = PurePosixPath(name)
-    unsafe = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name.split("/")[0]
+    """Return the member's place below the target; UserError if it is none. Old Windows programs write `\\` for `/`."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    unsafe = path.is_absolute() or ".." in path.parts or "\0" in name or any(":" in part for part in path.parts[:1])
     if unsafe or not path.parts:
         raise UserError(
             f"{printable(archive.name)}: refused, its member {printable(name, 80)!r} leaves the target folder"
@@ -78,7 +78,7 @@ def _unpack_zip(archive: Path, draft: Path) -> Iterator[PurePosixPath]:
                     f"{printable(archive.name)}: refused, its member {printable(name)!r} is a link or device"
                 )
         for name, info in members:
-            if not info.is_dir():
+            if not info.filename.endswith(("/", "\\")):
                 with file.open(info) as source:
                     _copy(source, draft / name, info.file_size)
                 yield name

@@ -202,6 +202,9 @@ HOSTILE = {
     "parent.zip": zipped({"fine.txt": b"", "../out.txt": b"x"}),
     "absolute.zip": zipped({"/tmp/out.txt": b"x"}),
     "backslash.zip": zipped({"..\\out.txt": b"x"}),
+    "server.zip": zipped({"\\\\server\\out.txt": b"x"}),
+    "deep backslash.zip": zipped({"fine.txt": b"", "a\\..\\..\\out.txt": b"x"}),
+    "backslash drive.zip": zipped({"C:\\out.txt": b"x"}),
     "drive.zip": zipped({"C:/out.txt": b"x"}),
     "link.zip": zip_link(),
     "bomb.zip": zipped({"zeros": bytes(300 * 2**20)}),
@@ -234,6 +237,14 @@ def test_a_hostile_archive_writes_nothing(name, tmp_path):
         unpack(tmp_path / name, tmp_path / "target" / "deep")
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [name]
+
+
+def test_an_archive_with_backslashes_has_folders(tmp_path):
+    """As older Windows programs write them."""
+    (tmp_path / "old.zip").write_bytes(zipped({"images\\train\\": b"", "images\\train\\a.jpg": b"a", "b.txt": b"b"}))
+    assert unpack(tmp_path / "old.zip", tmp_path / "target") == 2
+    found = [path.relative_to(tmp_path / "target").as_posix() for path in (tmp_path / "target").rglob("*.*")]
+    assert sorted(found) == ["b.txt", "images/train/a.jpg"]
 
 
 def test_a_link_in_the_target_is_not_followed(tmp_path):

@@ -334,10 +334,26 @@ def test_an_unknown_layout_lists_what_was_looked_for(tmp_path):
     for word in (*looked_for, ".zip"):
         assert word in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="data YAML not found"):
-        open_data_set(str(tmp_path / "nothing.zip"), tmp_path)
-    with pytest.raises(UserError, match="did you mean 'shapes'"):
-        open_data_set("shape", tmp_path)
+    for name, message in {
+        str(tmp_path / "nothing.zip"): "no such file or folder: .*/nothing.zip",
+        str(tmp_path / "nothing"): "no such file or folder: .*/nothing",
+        str(tmp_path / "nothing.yaml"): "data YAML not found: .*/nothing.yaml",
+        "mydata": "no such file or folder: .*/mydata, and no built-in data set 'mydata'",
+        "shape": "did you mean 'shapes'",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            open_data_set(name, tmp_path)
+
+
+def test_an_unpacked_archive_that_is_gone_is_unpacked_again(tmp_path):
+    put(tmp_path / "set" / "data.yaml", "train: images\nnames: [thing]\n")
+    photo(tmp_path / "set" / "images" / "a.jpg")
+    put(tmp_path / "set" / "labels" / "a.txt", "0 .5 .5 .2 .2\n")
+    archive = shutil.make_archive(str(tmp_path / "own"), "zip", tmp_path / "set")
+    for _ in range(2):
+        spec = open_data_set(archive, tmp_path / "root")
+        assert len(load_split(spec, "train", tmp_path / "cache")) == 1
+        shutil.rmtree(spec.root)
 
 
 def test_messages_name_the_users_files_and_not_the_cache(tmp_path, capsys):
