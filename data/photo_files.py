@@ -15,6 +15,9 @@ HEIF_SUFFIXES = (".heic", ".heif")
 UNREAD_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2")
 LISTED_SUFFIXES = IMAGE_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES
 ENTRIES_TRIED = 20
+# What a folder of train.py and one of val.py hold; detect.py's may hold drawn photos alone.
+RUNS = ({"config.yaml", "env.json"}, {"metrics.json", "metrics.csv"})
+DETECTED = f"{os.sep}runs{os.sep}detect"
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that could not be decoded
 # A photo or label of a set that was converted into the cache (data/open/any_layout.py).
 CONVERTED = re.compile(
@@ -32,7 +35,8 @@ def is_photo_name(name: str) -> bool:
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield every folder at or below this one with the names in it; linked ones last, and each of them once.
 
-    So a link back up ends nowhere, and a folder keeps the path that it has without links, where it has one.
+    So a link back up ends nowhere, and a folder keeps the path that it has without links, where it has one. Runs below
+    it are left out: their pictures would be trained on.
     """
     waiting, seen = [os.fspath(folder)], set()
     while waiting:
@@ -41,13 +45,19 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             if os.path.realpath(start) in seen:
                 continue
             for parent, folders, names in os.walk(start):
-                if parent != start and os.path.realpath(parent) in seen:
+                again = parent != start and os.path.realpath(parent) in seen
+                if again or (parent != os.fspath(folder) and _is_run(parent, names)):
                     folders.clear()
                     continue
                 seen.add(os.path.realpath(parent))
                 links += [link for name in folders if os.path.islink(link := os.path.join(parent, name))]  # noqa: PTH114, PTH118 - faster
                 yield Path(parent), names
         waiting = sorted(links)
+
+
+def _is_run(folder: str, names: Sequence[str]) -> bool:
+    """Tell whether a folder is that of a run, or the one of detect.py's runs."""
+    return folder.endswith(DETECTED) or any(run.issubset(names) for run in RUNS)
 
 
 def photos_below(folder: Path) -> Iterator[Path]:

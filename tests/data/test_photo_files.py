@@ -16,6 +16,11 @@ def below(folder):
     return sorted(path.relative_to(folder).as_posix() for path in photos_below(folder))
 
 
+def touched(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def test_linked_folders_are_followed_once(tmp_path):
     photo(tmp_path / "set" / "deep" / "a.jpg")
     photo(tmp_path / "elsewhere" / "b.jpg")
@@ -38,6 +43,25 @@ def test_photos_below_a_linked_folder_keep_their_labels(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\nnames: [a]\n")
     index = load_split(read_data_yaml(str(tmp_path / "data.yaml"), tmp_path), "train", tmp_path / "cache")
     assert len(index.boxes) == len(index) == 2
+
+
+def test_the_pictures_of_runs_are_no_photos_of_the_set(tmp_path):
+    """`cd set; python train.py --data .` twice: the second run would train on the first one's pictures."""
+    runs = {
+        "runs/train/exp": ("config.yaml", "env.json", "labels.png"),
+        "my runs/exp": ("config.yaml", "env.json", "split/x.jpg"),
+        "runs/val/exp": ("metrics.json", "metrics.csv", "val_batch0.jpg"),
+        "runs/detect/exp": ("a.jpg", "crops/0_a/a_0.jpg"),
+    }
+    for folder, names in runs.items():
+        for name in names:
+            photo(tmp_path / folder / "x.png").replace(touched(tmp_path / folder / name))
+    for name in ("a.jpg", "detect/b.jpg", "runs/c.jpg"):
+        photo(tmp_path / name)
+    (tmp_path / "linked").symlink_to(tmp_path / "my runs" / "exp")
+    assert below(tmp_path) == ["a.jpg", "detect/b.jpg", "runs/c.jpg"]
+    assert below(tmp_path / "runs" / "train" / "exp") == ["labels.png"], "that is what was asked for"
+    assert below(tmp_path / "runs" / "detect" / "exp") == ["a.jpg", "crops/0_a/a_0.jpg"]
 
 
 STARTS = {
