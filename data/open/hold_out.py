@@ -4,17 +4,19 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import yaml
 
-from data.data_yaml import DataSpec
+from data.data_yaml import DataSpec, list_images
 from data.formats.annotation_set import AnnotationSet, base_split
 from data.formats.coco_json import part_of
 from data.images import ImageError, read_image
@@ -26,6 +28,7 @@ from utils.hardware import usable_cores
 
 SIDE = 16  # of the thumbnails by which photos are compared
 ALIKE = 4.0  # mean difference of two thumbnails' grey levels below which the photos are taken for the same
+FINE_SIDE, FINE_ALIKE = 32, 24.0  # the same of closer looks, by the largest difference: something has moved
 SAME_BITS = 3  # of 64 that may differ
 CROWDED = 500  # photos with a quarter of their bits in common, beyond which only equal ones are compared
 FOLDER = "split"  # in a run's folder
@@ -57,7 +60,19 @@ def hold_out(spec: DataSpec, share: float, seed: int, run_folder: Path | None = 
         classes = [set(index.of(row)[1].tolist()) for row in range(len(index))]
         held = choose_held_out(list(map(Path, index.images)), classes, share, seed)
         _write(spec, index, held, folder, f"{share:g} of {printable(spec.shown)}, seed {seed}")
-    return _read(folder, spec)
+    split = _read(folder, spec)
+    _tell_few(len(list_images(split, "val")), len(index), share)
+    return split
+
+
+def _tell_few(held: int, photos: int, share: float) -> None:
+    """Warn where far fewer photos are held back than were asked for."""
+    if 2 * held < share * photos:
+        print(
+            f"warning: --val {share:g} holds back {held:,} of {photos:,} photos, not {share * photos:,.0f}: most of "
+            "them are nearly the same, and such photos stay on one side",
+            file=sys.stderr,
+        )
 
 
 def _read(folder: Path, spec: DataSpec) -> DataSpec:
@@ -92,6 +107,7 @@ def with_held_out(found: AnnotationSet, share: float, seed: int) -> AnnotationSe
     train = [photo for photo in found.photos if photo.split == source]
     classes = [{item.label for item in photo.objects} for photo in train]
     held = choose_held_out([photo.photo for photo in train], classes, share, seed)
+    _tell_few(int(held.sum()), len(train), share)
     chosen = {photo.name for photo, out in zip(train, held.tolist(), strict=True) if out}
     moved = [
         photo._replace(split=target) if photo.split == source and photo.name in chosen else photo
@@ -130,10 +146,15 @@ def keep_split(spec: DataSpec, run_folder: Path) -> None:
 def choose_held_out(photos: Sequence[Path], classes: Sequence[set[int]], share: float, seed: int) -> np.ndarray:
     """Choose photos (N,) bool for validation; those that are the same or nearly stay together.
 
+    Where that is more than the share, such as all photos of a fixed camera, only those do in which nothing has moved.
     The rarest class comes first, and each group of photos goes where it is wanted most (the iterative stratification of
     Sechidis et al. 2011). UserError where one side would be empty.
     """
     groups = same_photos(photos)
+    for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
+        if count > share * len(photos):  # a fixed camera's, all of whose photos are nearly the same
+            rows = np.flatnonzero(groups == group)
+            groups[rows] = rows[same_photos([photos[row] for row in rows], finely=True)]
     members: dict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(groups.tolist()):
         members[group].append(row)
@@ -176,13 +197,14 @@ def choose_held_out(photos: Sequence[Path], classes: Sequence[set[int]], share: 
     return held
 
 
-def same_photos(photos: Sequence[Path]) -> np.ndarray:
+def same_photos(photos: Sequence[Path], finely: bool = False) -> np.ndarray:
     """Give photos (N,) numbers, the same number to those of the same or nearly the same content.
 
-    Compared are 64 bits of which neighbour is brighter (dHash), and of those that agree, small grey thumbnails.
+    Compared are 64 bits of which neighbour is brighter (dHash), and of those that agree, small grey thumbnails; with
+    `finely` larger ones, no place of which may differ.
     """
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(_thumbnail, photos))
+        found = list(pool.map(partial(_thumbnail, side=FINE_SIDE if finely else SIDE), photos))
     parent = list(range(len(photos)))
 
     def root(row: int) -> int:
@@ -211,21 +233,22 @@ def same_photos(photos: Sequence[Path]) -> np.ndarray:
                     others = np.array(group[place + 1 : place + 1 + CROWDED], int)
                     near = others[(bits[others] != bits[row]).sum(1) <= SAME_BITS] if len(others) else others
                     for other in near.tolist():
-                        if np.abs(found[row] - found[other]).mean() < ALIKE:
+                        difference = np.abs(found[row] - found[other])
+                        if difference.max() < FINE_ALIKE if finely else difference.mean() < ALIKE:
                             parent[root(other)] = root(row)
     return np.array([root(row) for row in range(len(photos))])
 
 
-def _thumbnail(photo: Path) -> np.ndarray | None:
-    """Shrink a photo to (16, 16) float32 grey levels; None for one that cannot be read."""
+def _thumbnail(photo: Path, side: int) -> np.ndarray | None:
+    """Shrink a photo to (side, side) float32 grey levels; None for one that cannot be read."""
     try:
         image = read_image(photo, 8)
-        if min(image.shape[:2]) < 2 * SIDE:
+        if min(image.shape[:2]) < 2 * side:
             image = read_image(photo)
     except ImageError:
         return None
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _bits(thumbnail: np.ndarray) -> np.ndarray:

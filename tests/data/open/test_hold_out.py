@@ -48,6 +48,47 @@ def test_copies_and_near_copies_are_the_same_photo_and_others_are_not(photos):
     np.testing.assert_array_equal(groups[:, None] == groups, expected[:, None] == expected)
 
 
+def fixed_cameras(folder, cameras, each):
+    """Photos of fixed cameras with noise, in which two squares have moved; the first and the second of each are one."""
+    random, paths = np.random.default_rng(0), []
+    folder.mkdir(parents=True)
+    for camera in range(cameras):
+        still = cv2.resize(random.integers(40, 200, (12, 16, 3), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
+        for number in range(each):
+            if number != 1:
+                image = still.copy()
+                for left, top in random.integers(0, (290, 210), (2, 2)).tolist():
+                    image[top : top + 30, left : left + 30] = random.integers(0, 255, 3)
+            noisy = np.clip(image + random.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+            paths.append(folder / f"{camera}_{number:02d}.jpg")
+            Image.fromarray(noisy).save(paths[-1], quality=80)
+    return paths
+
+
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_photos_of_a_fixed_camera_give_their_share(cameras, tmp_path):
+    """All of a camera are nearly the same: they would stay on one side, which none of a fifth can be."""
+    paths = fixed_cameras(tmp_path / "images", cameras, 40 // cameras)
+    held = choose_held_out(paths, [{0}] * 40, 0.2, 0)
+    assert 7 <= held.sum() <= 9
+    assert all(held[start] == held[start + 1] for start in range(0, 40, 40 // cameras)), "in these nothing has moved"
+
+
+def test_too_few_held_back_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(10):
+        copy = photo(tmp_path / "images" / ("x.jpg" if number < 9 else "y.jpg"))
+        copy.rename(tmp_path / "images" / f"{number}.jpg")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{number}.txt").write_text("0 .5 .5 .2 .2\n")
+    for _ in range(2):
+        hold_out(yaml_of(tmp_path, "train: images"), 0.4, 0)
+        said = capsys.readouterr().err
+        assert "warning: --val 0.4 holds back 1 of 10 photos, not 4: most of them are nearly the same" in said
+    hold_out(yaml_of(tmp_path, "train: images"), 0.1, 0)
+    assert capsys.readouterr().err == ""
+
+
 @needs_shared_data
 def test_real_photos_are_told_apart(tmp_path):
     paths = sorted((SHARED_DATA / "neu-det" / "JPEGImages").glob("patches_*.jpg"))
