@@ -150,11 +150,7 @@ def choose_held_out(photos: Sequence[Path], classes: Sequence[set[int]], share: 
     The rarest class comes first, and each group of photos goes where it is wanted most (the iterative stratification of
     Sechidis et al. 2011). UserError where one side would be empty.
     """
-    groups = same_photos(photos)
-    for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
-        if count > share * len(photos):  # a fixed camera's, all of whose photos are nearly the same
-            rows = np.flatnonzero(groups == group)
-            groups[rows] = rows[same_photos([photos[row] for row in rows], finely=True)]
+    groups = _kept_together(photos, share)
     members: dict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(groups.tolist()):
         members[group].append(row)
@@ -195,6 +191,16 @@ def choose_held_out(photos: Sequence[Path], classes: Sequence[set[int]], share: 
     if not held.any() or held.all():
         raise UserError(f"--val {share:g}: {len(photos)} photos ({len(members)} different ones) are too few to divide")
     return held
+
+
+def _kept_together(photos: Sequence[Path], share: float) -> np.ndarray:
+    """Give photos (N,) numbers, the same number to those that stay on one side."""
+    groups = same_photos(photos)
+    for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
+        if count > share * len(photos):  # a fixed camera's, all of whose photos are nearly the same
+            rows = np.flatnonzero(groups == group)
+            groups[rows] = rows[same_photos([photos[row] for row in rows.tolist()], finely=True)]
+    return groups
 
 
 def same_photos(photos: Sequence[Path], finely: bool = False) -> np.ndarray:
