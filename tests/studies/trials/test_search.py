@@ -271,8 +271,8 @@ def test_a_bad_start_is_left_behind(tmp_path, small_shapes):
     assert float(rows[0]["lr0"]) == 1e-7
     # However far it falls behind, the start is what all others are compared with.
     assert (rows[0]["folder"], rows[0]["state"], rows[0]["epochs"]) == ("trial000", "complete", "4")
-    # At lr0 = .01, the default, the stub's AP is 1; within a factor of three and a half of it above .97. Which trials are
-    # proposed depends on which of two jobs at once ends first.
+    # At lr0 = .01, the default, the stub's AP is 1; within a factor of three and a half of it above .97. Which trials
+    # are proposed depends on which of two jobs at once ends first.
     assert study.study.best_value > 0.97
     assert float(rows[0]["ap"] or 0) < 0.1
     text = (tmp_path / "report.md").read_text()
