@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 EXPECTED = "expected RGB (h, w, 3), grey (h, w), or with alpha (h, w, 4), of uint8, uint16, or floats from 0 to 1"
 # What resizing may leave beyond 0 and 1 by rounding.
@@ -13,7 +13,8 @@ ROUNDING = 1e-3
 
 def is_array(source: Any) -> bool:
     """Tell whether a source is an array, a tensor or a picture in memory, and no path."""
-    return hasattr(source, "__array__")
+    # Pillow from 13 on has the latter alone. It decodes the picture when asked for it, which its class does not.
+    return hasattr(source, "__array__") or hasattr(type(source), "__array_interface__")
 
 
 def as_photo(source: Any, bits: int = 0) -> np.ndarray:
@@ -23,12 +24,12 @@ def as_photo(source: Any, bits: int = 0) -> np.ndarray:
     """
     # Pillow's pictures may have a palette. Those of 16 bits (I;16), 32 (I) or floats (F) are arrays as they are: Pillow
     # would clip them at 255 instead of scaling them.
-    if hasattr(source, "convert") and not getattr(source, "mode", "").startswith(("I", "F")):
-        source = source.convert("RGB")
     try:
+        if hasattr(source, "convert") and not getattr(source, "mode", "").startswith(("I", "F")):
+            source = source.convert("RGB")
         array = np.asarray(source)
-    except (TypeError, RuntimeError) as error:  # a tensor on a GPU
-        raise UserError(f"an image that is no array in memory ({error}): {EXPECTED}") from None
+    except (TypeError, RuntimeError, OSError, ValueError) as error:  # a tensor on a GPU, a picture cut off or closed
+        raise UserError(f"an image that is no array in memory ({printable(error, 80)}): {EXPECTED}") from None
     if not array.size:
         return np.zeros((*array.shape[:2], 3) if array.ndim == 3 else (0, 0, 3), np.uint8)
     if array.ndim == 2:

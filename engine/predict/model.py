@@ -1,5 +1,6 @@
 """A loaded model: images in, ultralytics' Results out."""
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from data.images import ImageError, read_image
 from engine.export.backend import Backend, input_size, within_limits
 from engine.export.detector import within
 from engine.export.runtimes import device_for, open_backend
-from engine.predict.arrays import as_photo, is_array
+from engine.predict.arrays import EXPECTED, as_photo, is_array
 from models.postprocess import Postprocess
 from utils.config.flags import parsed
 from utils.config.knobs import DetectConfig
@@ -67,7 +68,7 @@ class Model:
             within_limits(self.backend, {"conf": conf}, {}, self.weights)
         results = []
         for each in sources:
-            path = "" if is_array(each) else str(each)
+            path = "" if is_array(each) else path_of(each)
             try:
                 bits = self.backend.photo_bits
                 image = as_photo(each, bits) if is_array(each) else read_image(path, bits=bits)
@@ -118,6 +119,13 @@ class Model:
             return 0.0, ""
         row, column = divmod(int(scores.argmax()), scores.shape[1])
         return float(scores[row, column]), self.backend.names[column if labels is None else int(labels[row])]
+
+
+def path_of(source: Any) -> str:
+    """Return the path that a source is; UserError for what is neither a path nor an array."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    raise UserError(f"an image of type {type(source).__name__}: expected a path or an array: {EXPECTED}")
 
 
 def _of_classes(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detect import load
 from export import export
@@ -40,6 +41,32 @@ def test_floats_and_bytes_of_a_photo_give_the_same_boxes(files):
         assert torch.equal(model(same)[0].boxes.data, expected.boxes.data)
     with pytest.raises(UserError, match="expected RGB"):
         model(photo.astype(np.float32))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+def test_a_picture_of_pillow_is_a_photo(mode, files):
+    """A model takes what `as_photo` takes, and no picture for a path: Pillow 13 has no `__array__`."""
+    model, (photo,) = load(files["pt"], conf=0.01), photos(1)
+    deep = photo[..., 0].astype(np.uint16) * 257
+    picture = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(photo).convert(mode)
+    assert picture.mode == mode
+    same = deep if mode == "I;16" else np.asarray(picture.convert("RGB"))
+    (found,), (expected,) = model(picture), model(same)
+    assert len(expected)
+    assert torch.equal(found.boxes.data, expected.boxes.data)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"abc", {"a": 1}, [[1, 2]]], ids=str)
+def test_what_is_neither_a_path_nor_an_array_says_what_was_expected(given, files):
+    with pytest.raises(UserError, match=r"an image of type \w+: expected a path or an array: expected RGB"):
+        load(files["pt"])(given)
+
+
+def test_a_picture_that_is_cut_off_is_one_line(files, tmp_path):
+    Image.fromarray(photos(1)[0]).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:1000])
+    with Image.open(tmp_path / "a.png") as picture, pytest.raises(UserError, match="no array in memory"):
+        load(files["pt"])(picture)
 
 
 @pytest.mark.parametrize("name", FORMATS)
