@@ -11,6 +11,7 @@ from detect import detect, load
 from engine.export.runtimes import open_backend
 from export import export
 from tests.lively import lively_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config.export_formats import EXPORT_FORMATS
 from utils.device import cpu_has_bf16
 from utils.errors import UserError
@@ -63,6 +64,45 @@ def test_a_file_measures_as_its_weights(fmt, shape, best, measure, tmp_path, cap
     protocol = json.loads((tmp_path / "runs" / "file" / "metrics.json").read_text())["protocol"]
     assert protocol in said
     assert f"  float32 ({fmt} file)" in protocol
+
+
+@pytest.fixture(scope="module")
+def own(best, tmp_path_factory):
+    """The same network of a run with thresholds of its own, which change its numbers."""
+    contents = load_checkpoint(best)
+    contents["config"]["run"].update(OWN)
+    path = tmp_path_factory.mktemp("own") / "best.pt"
+    save_checkpoint(path, contents)
+    return path
+
+
+OWN = {"conf": 0.1, "nms_iou": 0.3, "max_det": 40, "bad_labels": "clip", "max_pixels": 200_000_000}
+
+
+@pytest.mark.parametrize("fmt", ["onnx", "torchscript", "openvino"])
+def test_a_file_keeps_the_thresholds_of_the_run(fmt, own, best, measure, tmp_path):
+    (file,) = export(weights=str(own), format=[fmt], output=str(tmp_path / "best"))
+    expected, found = measure(own, name="weights"), measure(file, name="file")
+    assert {key: found[key] for key in ("ap", "ar")} == pytest.approx({key: expected[key] for key in ("ap", "ar")})
+    assert measure(best, name="other")["ar"] != pytest.approx(expected["ar"], abs=1e-3)
+    folders = (tmp_path / "runs" / name for name in ("weights", "file"))
+    first, second = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    assert second["protocol"] == first["protocol"].replace("  float32", f"  float32 ({fmt} file)")
+    assert "conf 0.1  NMS IoU 0.3 per class  max_det 40" in second["protocol"]
+    assert open_backend(file).run_settings == {**OWN, "photo_bits": 0}
+    assert measure(file, name="flag", max_det=300)["ar"] == measure(own, name="flag 2", max_det=300)["ar"]
+
+
+def test_a_file_with_nms_has_limits_of_its_own_beside_the_runs(own, measure, tmp_path, capsys):
+    limits = {"conf": 0.2, "nms_iou": 0.5, "max_det": 50}
+    (file,) = export(weights=str(own), layout="nms", output=str(tmp_path / "best"), **limits)
+    measure(file, name="file")
+    protocol = json.loads((tmp_path / "runs" / "file" / "metrics.json").read_text())["protocol"]
+    assert "conf 0.2  NMS IoU 0.5 per class  max_det 40" in protocol
+    assert "leaves out what scores below 0.2, so its AP is lower" in capsys.readouterr().err
+    (file,) = export(weights=str(own), layout="nms", output=str(tmp_path / "low"), **{**limits, "conf": 0.05})
+    measure(file, name="low")
+    assert "leaves out" not in capsys.readouterr().err, "what the run itself leaves out"
 
 
 def test_a_file_without_names_takes_those_of_the_data(best, measure, data, tmp_path):

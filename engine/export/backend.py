@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alignyolo.anchors import build_anchors
-from engine.export.metadata import require_ours
+from engine.export.metadata import require_ours, settings_of
 from models.yolov3.decoding import Decoding
 from utils.errors import UserError, printable
 
@@ -43,6 +43,7 @@ class Backend:
     model: Mapping[str, Any] = field(default_factory=dict)  # the model's config
     source: str = ""  # what the weights say about themselves
     photo_bits: int = 0  # that deep photos are scaled by (data/images.py)
+    run_settings: Mapping[str, Any] = field(default_factory=dict)  # of a file: what val.py takes from its training run
     in_torch: bool = False  # computed by PyTorch, whose threads are ours to share out
 
 
@@ -108,7 +109,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
         model = json.loads(metadata["model_config"] if "model_config" in metadata else metadata["model"])
         layout = metadata["layout"]
         limits = _literal(metadata.get("nms_limits", {}))
-        photo_bits = int(_literal(metadata.get("photo_bits", 0)))
+        run_settings = settings_of(_literal(metadata.get("val_settings", {})), _literal(metadata.get("photo_bits", 0)))
         require_ours(values, layout, model, limits)
         image_size = (values["imgsz"][0], values["imgsz"][1])
         stored = next((name for key, name in STORED.items() if values["args"].get(key)), "float32")
@@ -136,7 +137,7 @@ def from_metadata(path: Path, metadata: Mapping[str, Any], compute: Compute, pre
 
     batch = None if dynamic else values["batch"]
     final, stride = layout == "nms", values["stride"]
-    facts = (stride, precision, limits, model, "exported", photo_bits)
+    facts = (stride, precision, limits, model, "exported", run_settings["photo_bits"], run_settings)
     return Backend(names, image_size, batch, dynamic, run, final, *facts)
 
 

@@ -54,7 +54,7 @@ def with_calibration(job: Job) -> tuple[Job, Trial]:
     settings, config = job.settings, job.config
     spec = open_data(settings.calibrate, root_for(settings.calibrate, settings.data_root))
     spec.check_classes(names_on(config.names, spec.names), settings.weights or "the newest best.pt")
-    train, val = load_split(spec, "train"), load_split(spec, "val")
+    train, val = (load_split(spec, split, bad_labels=config.run.bad_labels) for split in ("train", "val"))
     boxed = list(itertools.islice(_readable(train, job), CALIBRATION_PHOTOS))
     if not boxed:
         raise UserError(f"--calibrate {printable(settings.calibrate)}: no photo of its train split can be read")
@@ -122,7 +122,8 @@ def milliseconds(sides: Mapping[str, Backend], images: torch.Tensor) -> dict[str
 def average_precision(backend: Backend, job: Job, trial: Trial) -> float:
     """Return AP of a backend on the split, as val.py measures it."""
     dataset = DetectionDataset(trial.index, job.size, None, 0, photo_bits=job.config.run.photo_bits)
-    detector = BackendDetector(backend, Postprocess())
+    run = job.config.run
+    detector = BackendDetector(backend, Postprocess(run.conf, run.nms_iou, run.max_det))
     metrics = CocoMetrics.of(trial.truths, job.config.names)
     with contextlib.redirect_stdout(io.StringIO()):
         for batch in build_loader(dataset, 16, 0, shuffle=False, seed=0):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from alignyolo import __version__
+from engine.export.metadata import VAL_SETTINGS
 from models.detector import AnyDetector
 from models.families import family_of
 from utils.config.knobs import Config, ExportConfig, plain
@@ -68,6 +69,7 @@ class Job:
             **({"photo_bits": config.run.photo_bits} if config.run.photo_bits else {}),
             "any_size": settings.dynamic,
             **({"nms_limits": limits} if settings.layout == "nms" else {}),
+            "val_settings": {name: getattr(config.run, name) for name in VAL_SETTINGS},
             "letterbox": "scale = min(H/h, W/w), resized to whole pixels, centred on 114",
             "colour_order": "RGB, 0 to 1",
             "config_sha256": hashlib.sha256(described).hexdigest(),

@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from utils.config.knobs import RunConfig, build
+from utils.errors import UserError
+
+# What val.py takes from the training run, of weights and of a file alike, where its flags do not say otherwise.
+VAL_SETTINGS = ("conf", "nms_iou", "max_det", "bad_labels", "max_pixels")
 LAYOUTS = ("decoded", "raw", "nms")
 DECODINGS = ("bounded", "darknet")
 LARGEST_SIDE = 2**16
@@ -32,6 +37,21 @@ def require_ours(values: Mapping[str, Any], layout: Any, model: Any, limits: Any
     _require(_number(model["xy_reach"], 0, 2), f"xy_reach {model['xy_reach']!r}")
     if layout == "raw":
         require_levels(model["strides"], model["anchors"], stride)
+
+
+def settings_of(values: Any, photo_bits: Any) -> dict[str, Any]:
+    """Return what a file says of its training run, for a RunConfig; ValueError where that could not be said there.
+
+    Files of older versions say nothing of it.
+    """
+    _require(isinstance(values, dict), f"val_settings {values!r}")
+    for name in values:
+        _require(name in VAL_SETTINGS, f"val_settings {name!r}")
+    try:
+        run = build(RunConfig, {**values, "photo_bits": photo_bits}, "val_settings")
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return {name: getattr(run, name) for name in (*values, "photo_bits")}
 
 
 def require_levels(strides: Any, anchors: Any, stride: int) -> None:

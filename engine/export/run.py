@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.pixel_limit import pixels_allowed
 from engine.export.backend import Backend
 from engine.export.check import check, photos
 from engine.export.format import Format, format_named
@@ -44,15 +45,17 @@ def run(settings: ExportConfig) -> list[Path]:
     for each, path in zip(formats, paths, strict=True):
         require_replaceable(path, each.facts, weights)
     job = Job(load_detector(contents, config, str(weights)), config, contents, settings, size)
-    trial = None
-    if settings.int8:
-        for each in formats:
-            each.require(int8=True)
-        job, trial = with_calibration(job)
-    images = [] if trial else list(photos(settings.source, size))
-    make_folder(base.parent)
-    print(f"weights {printable(weights)}: {len(config.names)} classes, input {size[0]}x{size[1]}, {settings.layout}")
-    return [export(each, path, job, images, trial) for each, path in zip(formats, paths, strict=True)]
+    with pixels_allowed(config.run.max_pixels):  # --calibrate and --source may be the photos of the training run
+        trial = None
+        if settings.int8:
+            for each in formats:
+                each.require(int8=True)
+            job, trial = with_calibration(job)
+        images = [] if trial else list(photos(settings.source, size))
+        make_folder(base.parent)
+        said = f"{len(config.names)} classes, input {size[0]}x{size[1]}, {settings.layout}"
+        print(f"weights {printable(weights)}: {said}")
+        return [export(each, path, job, images, trial) for each, path in zip(formats, paths, strict=True)]
 
 
 def output_base(output: str, weights: Path) -> Path:

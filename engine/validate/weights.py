@@ -71,7 +71,7 @@ def _open_exported(weights: Path, settings: ValConfig, name: str) -> Measured:
     if not settings.data:
         raise UserError(f"{printable(weights)}: an exported file knows no data set: name one with --data")
     model = build(model_kind(backend.model), backend.model, str(weights))
-    run = RunConfig(imgsz=input_size(backend, settings.imgsz, weights), photo_bits=backend.photo_bits)
+    run = RunConfig(imgsz=input_size(backend, settings.imgsz, weights), **backend.run_settings)
     config = with_flags(Config(run, model, Hyperparameters(), backend.names), settings)
     precision = f"{backend.precision} ({name} file)"
     if backend.final:
@@ -86,7 +86,7 @@ def _within(run: RunConfig, settings: ValConfig, backend: Backend, weights: Path
     asked = {name: getattr(run, name) for name in ("conf", "nms_iou", "max_det")}
     not_given = {name: value for name, value in asked.items() if getattr(settings, name) is None}
     kept = within_limits(backend, asked, not_given, weights)
-    if kept["conf"] > RunConfig.conf:
+    if kept["conf"] > run.conf:
         print(
             f"warning: {printable(weights)} leaves out what scores below {kept['conf']:g}, so its AP is lower than "
             "that of the weights; --layout decoded exports a file that can be measured in full",

@@ -214,7 +214,8 @@ def try_darknet(folder, rng):
 METADATA = {
     "names": {0: "cat", 1: "dog"}, "imgsz": [32, 64], "batch": 1, "stride": 32, "layout": "raw", "any_size": False,
     "args": {"batch": 1, "half": False, "int8": False, "dynamic": False, "nms": False},
-    "nms_limits": {"conf": 0.25, "nms_iou": 0.6, "max_det": 300},
+    "nms_limits": {"conf": 0.25, "nms_iou": 0.6, "max_det": 300}, "photo_bits": 12,
+    "val_settings": {"conf": 0.001, "nms_iou": 0.65, "max_det": 300, "bad_labels": "mend", "max_pixels": 178956970},
     "model_config": {
         "decode": "bounded", "xy_reach": 0.5, "strides": [16, 32],
         "anchors": [[[10.0, 14.0], [23.0, 27.0]], [[81.0, 82.0], [135.0, 169.0]]],

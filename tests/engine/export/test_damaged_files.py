@@ -33,6 +33,29 @@ def test_metadata_that_is_not_ours_is_one_line(changes):
         from_metadata(Path("x"), {**OURS, **changes}, lambda images: [])
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"val_settings": "{'conf': 7}"}, "conf is 7.0: expected 0 to 1"),
+        ({"val_settings": "{'nms_iou': 'a\\nb'}"}, "nms_iou is 'a.b': expected a number"),
+        ({"val_settings": "{'max_det': True}"}, "max_det is 'True'"),
+        ({"val_settings": "{'max_pixels': 0}"}, "max_pixels is 0"),
+        ({"val_settings": "{'bad_labels': 'hide'}"}, "bad_labels is 'hide'"),
+        ({"val_settings": "{'project': '/'}"}, "val_settings 'project'"),
+        ({"val_settings": "[1]"}, r"val_settings \[1\]"),
+        ({"photo_bits": "-4"}, "photo_bits is -4: expected 0 to 32"),
+        ({"photo_bits": "3"}, "photo_bits is 3"),
+    ],
+    ids=str,
+)
+def test_settings_of_the_run_that_cannot_be_are_one_line(changes, told):
+    """Those of a file without them, as older versions wrote, are the defaults."""
+    assert from_metadata(Path("x"), OURS, lambda images: []).run_settings == {"photo_bits": 0}
+    with pytest.raises(UserError, match=f"x: not exported by this project .*{told}") as caught:
+        from_metadata(Path("x"), {**OURS, **changes}, lambda images: [])
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["torchscript", "safetensors"])
 def test_a_full_disk_leaves_the_file_of_before(name, best, monkeypatch):
     (path,) = export(weights=str(best), format=[name])

@@ -15,6 +15,7 @@ from export import export
 from models.weights.read import load_detector, read_weights
 from tests.lively import lively_checkpoint
 from tests.paths import SHARED_DATA, needs_shared_data
+from utils.checkpoint import save_checkpoint
 from utils.config.export_formats import EXPORT_FORMATS
 from utils.config.knobs import Config, ExportConfig
 from utils.errors import ExportMismatch, UserError
@@ -149,6 +150,30 @@ def test_weights_without_names_take_those_of_the_data(flags, data):
     assert len(trial.index) == 3
     with pytest.raises(UserError, match="has the classes disc"):
         int8.with_calibration(replace(job, config=replace(job.config, names=("class0", "class1"))))
+
+
+def test_ap_is_that_of_val_with_the_settings_of_the_run(best, flags, data, tmp_path):
+    contents = read_weights(best)
+    contents["config"]["run"].update(conf=0.1, nms_iou=0.3, max_det=10, bad_labels="error", max_pixels=96 * 96)
+    save_checkpoint(tmp_path / "own.pt", contents)
+    job, trial = int8.with_calibration(a_job({**flags, "weights": str(tmp_path / "own.pt")}))
+    settings = {"data": str(data), "plots": False, "report": False, "workers": 0, "project": str(tmp_path / "runs")}
+    measured, usual = (validate(weights=str(each), **settings).overall["ap"] for each in (tmp_path / "own.pt", best))
+    assert int8.average_precision(open_backend(best), job, trial) == pytest.approx(measured)
+    assert usual != pytest.approx(measured, abs=1e-3)
+    # What was too bad or too large to train on is so here.
+    contents["config"]["run"]["max_pixels"] = 96 * 96 - 1
+    save_checkpoint(tmp_path / "own.pt", contents)
+    with pytest.raises(UserError, match=r"none of the 5 images can be read.*has 9,216 pixels"):
+        export(**{**flags, "weights": str(tmp_path / "own.pt")})
+    label = next((data.parent / "labels" / "val").iterdir())
+    before = label.read_text()
+    label.write_text("0 .99 .5 .5 .5\n")
+    try:
+        with pytest.raises(UserError, match="bad-labels"):
+            int8.with_calibration(job)
+    finally:
+        label.write_text(before)
 
 
 def a_job(flags):
