@@ -61,6 +61,7 @@ def detect(**flags: Any) -> Path:
 
     Raises:
         UserError: A flag, the weights or the source is wrong; the message is one line.
+        CommandError: All is done, but a drawn video could not be written in full.
     """
     settings = parsed(DetectConfig, flags)
     # Only now torch: a wrong flag has been answered already.

@@ -18,7 +18,7 @@ from export import export
 from tests.lively import lively_checkpoint
 from tests.test_commands import one_line_error, run
 from utils.config.knobs import DetectConfig
-from utils.errors import UserError
+from utils.errors import CommandError, UserError
 
 NAMES = ("cat", "dog", "a/b")
 HEIGHT, WIDTH = 60, 100
@@ -196,6 +196,23 @@ def test_broken_videos_do_not_end_a_folder(photos, found):
     assert [line.rpartition("/")[2] for line in said.err.splitlines()] == [
         f"{name}.mp4: no video, or a damaged one; left out" for name in "ace"
     ]
+
+
+def test_a_video_on_a_full_disk_ends_in_an_error(photos, found, tmp_path, capsys):
+    resource = pytest.importorskip("resource", reason="limits the size of files")
+    write_video(photos / "clip.mp4", 50)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))  # beyond it writing fails, as on a full disk
+    try:
+        with pytest.raises(CommandError, match=r"clip\.mp4: could not be written in full") as caught:
+            found(photos, name="full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.exit_code == 1
+    assert pictures(tmp_path / "runs" / "full") == ["photo 0.jpg", "photo 1.png", "photo 2.jpg"]
+    said = capsys.readouterr()
+    assert "clip.mp4: could not be written (is the disk full?" in said.err
+    assert "53 images, " in said.out
 
 
 class Camera(BaseHTTPRequestHandler):

@@ -69,8 +69,8 @@ with _process_state_kept():
 
     dict.update(SETTINGS, sync=False)  # no telemetry; the plain dict method leaves the settings file alone
 
-__all__ = ["ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "result", "results_class", "stream_loader"]
-__all__ += ["video_suffixes"]
+__all__ = ["ModelEMA", "benchmark_peer", "file_loader", "inference_peer", "opencv_silent", "result", "results_class"]
+__all__ += ["stream_loader", "video_suffixes"]
 
 
 def _part(module: str, name: str) -> Any:
@@ -95,7 +95,7 @@ def results_class() -> type:
 
 
 @contextmanager
-def _opencv_silent() -> Iterator[None]:
+def opencv_silent() -> Iterator[None]:
     """Silence OpenCV and FFmpeg on a video or stream that cannot be opened: our own words are one line."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     given = os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -123,7 +123,7 @@ def file_loader(source: str | list[str], vid_stride: int) -> Any:
                     require_regular(path)
                 except OSError as error:
                     raise FileNotFoundError(*error.args) from None
-                with _opencv_silent():
+                with opencv_silent():
                     super()._new_video(path)
 
     return Loader(source, vid_stride=vid_stride)
@@ -137,7 +137,7 @@ def video_suffixes() -> tuple[str, ...]:
 def stream_loader(source: str, vid_stride: int) -> Any:
     """Return ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
     LoadStreams = _part("ultralytics.data.loaders", "LoadStreams")
-    with _opencv_silent():
+    with opencv_silent():
         return LoadStreams(source, vid_stride=vid_stride)
 
 

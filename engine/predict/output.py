@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from engine.predict.drafts import Drafts
 from engine.predict.names import FRAME, Names
 from engine.predict.sources import Files
+from engine.predict.videos import Video
 from utils.config.knobs import DetectConfig
 from utils.drawing.draw import draw_boxes, write_image
 from utils.errors import UserError, printable
@@ -38,7 +38,8 @@ class Output:
         self.folder, self.settings, self.names, self.precision = folder, settings, names, precision
         self.rows: list[dict[str, Any]] = []
         self.frames = self.detections = 0
-        self.videos: dict[str, cv2.VideoWriter] = {}
+        self.video: tuple[str, Video] | None = None  # the source that is being drawn; videos come one after another
+        self.lost: list[Path] = []  # videos that could not be written in full
         by_frame = settings.save_txt or settings.save_crop
         self.stems = Names(self.own_stem, files.photos, files.videos, by_frame)
         self.told: set[str] = set()
@@ -96,15 +97,17 @@ class Output:
             suffix = ".png" if Path(path).suffix.lower() == ".png" else ".jpg"
             self._write_picture(self.folder / f"{stem}{suffix}", drawn)
             return
-        if path not in self.videos:
-            size = (drawn.shape[1], drawn.shape[0])
-            file = str(self.folder / f"{stem}.mp4")
-            # MPEG-4 counts time in steps of 1/65535 second at most: 29.97002997 is written at the nearest rate.
-            self.videos[path] = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"mp4v"), round(fps, 3), size)
-            if not self.videos[path].isOpened():
-                shown = f"{size[0]}x{size[1]} at {fps:g} frames a second"
-                print(f"warning: {printable(file)}: cannot be written ({shown}); left out", file=sys.stderr)
-        self.videos[path].write(np.ascontiguousarray(drawn[..., ::-1]))
+        if self.video is None or self.video[0] != path:
+            self._finish_video()
+            self.video = (path, Video(self.folder / f"{stem}.mp4", (drawn.shape[1], drawn.shape[0]), fps))
+        self.video[1].add(drawn)
+
+    def _finish_video(self) -> None:
+        """Finish the video that is being written: whatever happens to the run then, it can be played."""
+        if self.video:
+            video, self.video = self.video[1], None
+            if not video.finish():
+                self.lost.append(video.file)
 
     def _write_txt(self, stem: str, found: Any) -> None:
         file = self.folder / "labels" / f"{stem}.txt"
@@ -134,9 +137,8 @@ class Output:
             print(f"{printable(file.name)}: {image.shape[1]}x{image.shape[0]} px, written as {printable(written.name)}")
 
     def close(self) -> None:
-        """Finish the videos and write the tables."""
-        for video in self.videos.values():
-            video.release()
+        """Finish the last video and write the tables."""
+        self._finish_video()
         if self.settings.save_csv:
             table = io.StringIO()
             writer = csv.DictWriter(table, CSV_COLUMNS, lineterminator="\n")

@@ -10,7 +10,7 @@ from engine.predict.model import Model, load
 from engine.predict.output import Output
 from utils.checkpoint import newest
 from utils.config.knobs import DetectConfig
-from utils.errors import UserError, nearest, printable
+from utils.errors import CommandError, UserError, nearest, printable
 from utils.run_folder import new_run_folder
 
 
@@ -44,6 +44,8 @@ def detected(settings: DetectConfig) -> Path:
             print(summary(output, frames.unread, frames.files.left))
     if output is None:
         raise UserError(f"--source {printable(settings.source)}: nothing in it could be read")
+    if output.lost:
+        raise CommandError(f"{', '.join(printable(file) for file in output.lost)}: could not be written in full")
     return output.folder
 
 
