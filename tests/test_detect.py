@@ -106,6 +106,41 @@ def test_same_names_in_two_folders_are_two_pictures(photos, found, tmp_path):
     assert pictures(found(tmp_path / "list.txt")[0]) == ["a.png", "a_2.png"]
 
 
+@pytest.mark.parametrize("way", ["folder", "link", "hard link", "other suffix", "sub-folder", "list", "crops"])
+def test_no_drawn_picture_takes_the_place_of_a_source(way, photos, found, tmp_path):
+    flags = {"project": str(tmp_path), "name": photos.name, "exist_ok": True}
+    (photos / "sub").mkdir()
+    write_video(photos / "sub" / "clip.mp4", 2)
+    (photos / "crops" / "0_cat").mkdir(parents=True)
+    (photos / "crops" / "0_cat" / "x_0.jpg").write_bytes((photos / "photo 0.jpg").read_bytes())
+    source = photos
+    if way == "link":
+        (tmp_path / "link").symlink_to(photos)
+        flags["name"] = "link"
+    elif way == "hard link":
+        (tmp_path / "out").mkdir()
+        os.link(photos / "photo 1.png", tmp_path / "out" / "photo 1.png")
+        flags["name"] = "out"
+    elif way == "other suffix":  # of which the first takes the name of the second
+        (photos / "photo 0.bmp").write_bytes((photos / "photo 2.bmp").read_bytes())
+        (tmp_path / "list.txt").write_text(f"{photos}/photo 0.bmp\n{photos}/photo 0.jpg\n", "utf-8")
+        source = tmp_path / "list.txt"
+    elif way == "sub-folder":
+        source, flags = photos / "sub", {**flags, "recursive": True, "name": f"{photos.name}/sub"}
+    elif way == "list":
+        source = tmp_path / "list.txt"
+        source.write_text(f"{photos}/photo 1.png\n", "utf-8")
+    elif way == "crops":
+        source, flags = photos / "crops" / "0_cat", {**flags, "save": False, "save_crop": True}
+    before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"--exist-ok: .* is a file of --source, and would be replaced"):
+        found(source, **flags)
+    assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
+    # Other names, and other folders, are fine.
+    folder, _ = found(photos, exist_ok=True, name="again")
+    assert pictures(found(photos, exist_ok=True, name="again")[0]) == pictures(folder)
+
+
 def test_everything_that_is_saved_says_the_same(photos, found, best):
     flags = dict.fromkeys(("save_txt", "save_csv", "save_json", "save_crop"), True)
     folder, said = found(photos, **flags, conf=0.3)

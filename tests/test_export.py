@@ -340,6 +340,25 @@ def test_an_output_is_a_file(output, best, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("way", ["..", "link", "hard link", "its folder"])
+def test_weights_are_not_replaced_by_another_name_of_theirs(way, best, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (weights,) = export(weights=str(best["tiny"]), format=["safetensors"], output=str(tmp_path / "x"))
+    before, output = weights.read_bytes(), tmp_path / "y"
+    if way == "..":
+        output = tmp_path / "deep" / ".." / "x"
+    elif way == "link":
+        output.with_suffix(".safetensors").symlink_to(weights)
+    elif way == "hard link":
+        output.with_suffix(".safetensors").hardlink_to(weights)
+    else:
+        (tmp_path / "linked").symlink_to(tmp_path)
+        output = tmp_path / "linked" / "x"
+    with pytest.raises(UserError, match="would replace the weights themselves: name another --output"):
+        export(weights=str(weights), format=["safetensors"], output=str(output), half=True)
+    assert weights.read_bytes() == before
+
+
 def test_a_dot_in_the_name_of_the_output_is_no_suffix(best, tmp_path):
     for version in ("best_v1.5", "best_v1.6", "best_v1.5.safetensors"):
         export(weights=str(best["tiny"]), format=["safetensors"], output=str(tmp_path / version))

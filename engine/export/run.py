@@ -96,7 +96,7 @@ def require_replaceable(path: Path, facts: ExportFormat, weights: Path) -> None:
 
     The weights themselves, a folder where a file is written, and a folder that holds more than an export of ours.
     """
-    if path.absolute() == weights.absolute():
+    if path.absolute() == weights.absolute() or (path.exists() and weights.exists() and path.samefile(weights)):
         raise UserError(f"{printable(path)}: would replace the weights themselves: name another --output")
     if not facts.holds:
         for each in (path, *(path.with_suffix(suffix) for suffix in facts.beside)):

@@ -43,6 +43,8 @@ class Output:
         by_frame = settings.save_txt or settings.save_crop
         self.stems = Names(self.own_stem, files.photos, files.videos, by_frame)
         self.told: set[str] = set()
+        if settings.exist_ok:  # a folder that was made for this run holds nothing yet
+            self._require_other_files([*files.photos, *files.videos])
 
     def own_stem(self, path: str) -> str:
         """Return the name that an image's outputs have where no other image has it."""
@@ -52,6 +54,21 @@ class Output:
         if self.settings.recursive and self.source:
             stem = (Path(path).parent.relative_to(self.source) / stem).as_posix()
         return stem
+
+    def _require_other_files(self, sources: Sequence[str]) -> None:
+        """Raise UserError where a drawn photo or video, or a crop, would take the place of a source itself."""
+        crops = (self.folder / "crops").resolve() if self.settings.save_crop else None
+        originals = {_identity(Path(path)) for path in sources} - {None}
+        for path in sources:
+            drawn = (self.folder / f"{self.own_stem(path)}{suffix}" for suffix in (".jpg", ".png", ".mp4"))
+            replaced = next((file for file in drawn if self.settings.save and _identity(file) in originals), None)
+            if crops and crops in Path(path).resolve().parents:
+                replaced = Path(path)
+            if replaced:
+                raise UserError(
+                    f"--exist-ok: {printable(replaced)} is a file of --source, and would be replaced: name another "
+                    "folder with --project or --name"
+                )
 
     def stem(self, path: str) -> str:
         """Return a file name for an image's outputs, another one for another image of the same name, which is said."""
@@ -149,3 +166,12 @@ class Output:
             write_json(self.folder / "detections.json", json.loads(json.dumps(self.rows)))
         if self.settings.save_coco:
             self.drafts.write(self.folder, self.source)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Return what tells a file, also by another path or a link to it; None where there is none."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

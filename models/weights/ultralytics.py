@@ -87,7 +87,8 @@ def _config(
         # Half precision in a file rounds 10.0 / 16 and the like; anchors are whole pixels or tenths.
         "anchors": [[[round(side, 2) for side in size] for size in level] for level in anchors.double().tolist()],
         "activation": _activation(tree),
-        "norm_eps": next(module.get("eps") for _, module in tree if module.kind.endswith(".BatchNorm2d")),
+        # A fused model has no batch normalisation: `_state` writes one that changes nothing, with any epsilon.
+        "norm_eps": next((m.get("eps") for _, m in tree if m.kind.endswith(".BatchNorm2d")), ModelConfig.norm_eps),
         "pool_padding": "zeros" if any(m.kind.endswith(".ZeroPad2d") for _, m in tree) else "lowest",
     }
     checked = checked_model(build(ModelConfig, values, str(path)), str(path))

@@ -10,6 +10,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.weights.read import is_ours, load_detector, read_weights
 from models.weights.ultralytics import read_ultralytics
@@ -62,6 +63,28 @@ def test_yolov3_and_spp_compute_the_same(spp, act, key, tmp_path, monkeypatch):
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         assert torch.allclose(detector_of(ours).network(images), theirs(images), atol=1e-5)
+
+
+def test_a_fused_model_computes_the_same(tmp_path, monkeypatch):
+    """As `model.fuse()` leaves it: convolutions with a bias, and no batch normalisation that could tell an epsilon."""
+    torch.manual_seed(0)
+    theirs = yolov3_repository.yolov3([8, 16, 24, 32, 40, 48], 2, {0: "a", 1: "b"}, False, "silu").eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = theirs(images)
+    for module in list(theirs.modules()):
+        if hasattr(module, "bn"):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            del module.bn
+    yolov3_repository.registered(monkeypatch)
+    torch.save({"epoch": -1, "model": theirs, "opt": {"imgsz": 416}}, tmp_path / "theirs.pt")
+    monkeypatch.undo()
+    with torch.no_grad():
+        assert torch.allclose(detector_of(read_weights(tmp_path / "theirs.pt")).network(images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("told", ["alignyolo", "/home/u/alignyolo/data.yaml", "format alignyolo"])
