@@ -5,7 +5,8 @@ import json
 import os
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
@@ -96,6 +97,23 @@ def test_image_glob_and_list(photos, found, tmp_path, monkeypatch):
     assert pictures(folder) == ["photo 0.jpg", "photo 1.png"]
     assert "missing.jpg: does not exist; left out" in said.err
     assert "1 could not be read" in said.out
+
+
+def test_globs_of_a_list_are_relative_to_it_too_and_said_where_they_match_nothing(photos, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (photos / "notes.txt").write_text("no photo")
+    listed = photos / "list.txt"
+    listed.write_text("*.png\nmy photos é/*.bmp\nnone*.jpg\nnotes.txt\n", "utf-8")
+    folder, said = found(listed)
+    assert pictures(folder) == ["photo 1.png", "photo 2.jpg"]
+    assert said.err.splitlines() == [
+        "warning: none*.jpg: matches nothing; left out",
+        "warning: notes.txt: neither a photo nor a video by its suffix; left out",
+    ]
+    assert "2 could not be read" in said.out
+    listed.write_text("none*.jpg\n")
+    with pytest.raises(UserError, match="a list of 1 files, none of which exists"):
+        found(listed)
 
 
 def test_same_names_in_two_folders_are_two_pictures(photos, found, tmp_path):
@@ -216,6 +234,41 @@ def test_a_video(tmp_path, found):
     assert sorted(path.name for path in (folder / "labels").iterdir()) == [f"clip_00000{n}.txt" for n in (2, 4, 6)]
     with (folder / "detections.csv").open(encoding="utf-8", newline="") as file:
         assert {row["frame"] for row in csv.DictReader(file)} == {"2", "4", "6"}
+
+
+def test_a_video_shorter_than_the_stride_is_not_called_damaged(tmp_path, photos, found):
+    write_video(photos / "short.mp4", 3)
+    (photos / "damaged.mp4").write_bytes(b"no video" * 100)
+    said = found(photos, vid_stride=5)[1].err.splitlines()
+    assert [line.rpartition("/")[2] for line in said] == [
+        "damaged.mp4: no video, or a damaged one; left out",
+        "short.mp4: has 3 frames, fewer than --vid-stride 5; left out",
+    ]
+
+
+def test_every_frame_of_a_video_at_an_address_is_taken(tmp_path, found):
+    clip = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (WIDTH, HEIGHT))
+    for number in range(45):
+        clip.write(picture(number))
+    clip.release()
+    handler = partial(Quiet, directory=str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        folder, said = found(f"http://127.0.0.1:{server.server_port}/clip.avi")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "the stream ended after 45 frames" in said.out
+    (video,) = folder.iterdir()
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 45
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a line for each of them."""
+
+    def log_message(self, *arguments):
+        pass
 
 
 def test_broken_videos_do_not_end_a_folder(photos, found):

@@ -1,6 +1,7 @@
 """The only module that imports ultralytics: offline, silent, without telemetry or traces in the process."""
 
 import importlib
+import math
 import os
 import tempfile
 import threading
@@ -137,8 +138,19 @@ def video_suffixes() -> tuple[str, ...]:
 def stream_loader(source: str, vid_stride: int) -> Any:
     """Return ultralytics' loader of webcams and network streams; ConnectionError when one cannot be opened."""
     LoadStreams = _part("ultralytics.data.loaders", "LoadStreams")
+
+    class Loader(LoadStreams):  # type: ignore[valid-type, misc]
+        @property
+        def buffer(self) -> bool:
+            """Wait for each frame to be taken, which the frames of a file at an address can; a camera's cannot."""
+            return math.isfinite(self.frames[0])
+
+        @buffer.setter
+        def buffer(self, wanted: bool) -> None:
+            pass
+
     with opencv_silent():
-        return LoadStreams(source, vid_stride=vid_stride)
+        return Loader(source, vid_stride=vid_stride)
 
 
 def inference_peer() -> SimpleNamespace:

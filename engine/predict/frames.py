@@ -1,5 +1,7 @@
 """The images of a source: photos, folders, lists, videos, webcams and streams."""
 
+import glob
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from data.images import ImageError, read_image
-from engine.predict.sources import Files, files_of
+from engine.predict.sources import Files, files_of, is_listed, is_there
+from engine.predict.videos import frames_of
 from utils.errors import UserError, printable
 from utils.regular_file import require_regular
 from utils.ultralytics_only import file_loader, stream_loader
@@ -47,18 +50,21 @@ class Frames:
         yield from (self._of_stream() if self.stream else self._of_files())
 
     def _listed(self, path: Path) -> list[str]:
-        """Return the files that a list names, relative to the working directory or to the list.
+        """Return the files and globs that a list names, relative to the working directory or to the list.
 
-        Missing ones are said.
+        Those that name nothing are said.
         """
         names = [line.strip() for line in require_regular(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = []
         for name in names:
-            found = next((each for each in (Path(name), path.parent / name) if each.exists()), None)
-            if found or "*" in name:
-                files.append(str(found or name))
+            here = os.path.join(glob.escape(str(path.parent)) if "*" in name else path.parent, name)  # noqa: PTH118
+            found = next((each for each in (name, here) if is_there(each)), None)
+            if found is None:
+                self._said(name, "matches nothing" if "*" in name else "does not exist")
+            elif Path(found).is_file() and not is_listed(found):
+                self._said(name, "neither a photo nor a video by its suffix")
             else:
-                self._said(name, "does not exist")
+                files.append(found)
         if not files:
             raise FileNotFoundError(f"a list of {len(names)} files, none of which exists")
         return files
@@ -101,7 +107,9 @@ class Frames:
             yield path, seen[path], np.ascontiguousarray(image[..., ::-1])
         for path in videos:
             if not seen[path]:
-                self._said(path, "no video, or a damaged one")
+                count = frames_of(Path(path)) if self.vid_stride > 1 else 0
+                few = f"has {count} frames, fewer than --vid-stride {self.vid_stride}"
+                self._said(path, few if 0 < count < self.vid_stride else "no video, or a damaged one")
 
     def _of_stream(self) -> Iterator[tuple[str, int | None, np.ndarray]]:
         """Yield frames until the stream ends."""

@@ -52,6 +52,16 @@ def files_of(source: str, recursive: bool, listed: Iterable[str] | None = None) 
     return Files(photos, videos, left, folder, len(found) - len(once))
 
 
+def is_there(entry: str) -> bool:
+    """Tell whether a path, or something that a glob means, exists."""
+    return bool(glob.glob(entry, recursive=True)) if "*" in entry else Path(entry).exists()  # noqa: PTH207
+
+
+def is_listed(path: str) -> bool:
+    """Tell by its suffix whether a file is a photo or a video."""
+    return path.lower().endswith((*LISTED_SUFFIXES, *video_suffixes()))
+
+
 def _is_photo(path: str) -> bool:
     return path.lower().endswith(LISTED_SUFFIXES) and not path.lower().endswith(ANIMATED)
 
@@ -72,6 +82,5 @@ def _expanded(entry: str, recursive: bool) -> tuple[list[str], int]:
 
 def _files_below(folder: Path) -> list[Path]:
     """List the photos and videos at or below a folder, hidden ones left out."""
-    wanted = (*LISTED_SUFFIXES, *video_suffixes())
     found = ((parent / name) for parent, names in walk(folder) for name in names if not name.startswith("."))
-    return [path for path in found if path.name.lower().endswith(wanted)]
+    return [path for path in found if is_listed(path.name)]
