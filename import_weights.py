@@ -30,6 +30,8 @@ def import_weights(weights: str, **flags: Any) -> Path:
         raise UserError(f"--output {printable(output)}: a folder: expected a file to write")
     if output.exists() and not settings.exist_ok:
         raise UserError(f"{printable(output)} exists: --exist-ok replaces it, --output writes elsewhere")
+    if output.exists() and Path(weights).exists() and output.samefile(weights):
+        raise UserError(f"{printable(output)}: would replace the weights themselves: name another --output")
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {printable(output)}: its folder does not exist")
     # Only now torch: a wrong flag has been answered already.

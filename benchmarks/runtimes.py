@@ -29,6 +29,7 @@ from benchmarks.measuring.exported import PEER_RUNS, PEER_WEIGHTS, peer_file, pe
 from benchmarks.measuring.side_by_side import PACKAGES, conclude, flags, in_turns, positive_int, silence, spread
 from data.open.any_layout import root_for
 from data.split import load_split
+from engine.export.backend import input_size
 from engine.export.check import batches, photos
 from engine.export.runtimes import open_backend
 from engine.settings.configure import open_data
@@ -179,7 +180,9 @@ def add_peers(rows: Rows, sides: Sides, classes: int, settings: Namespace, folde
 def measure(settings: Namespace, folder: Path) -> list[dict[str, Any]]:
     """Return the rows of all ways, and of the peer's files with --peer."""
     weights = Path(settings.weights) if settings.weights else untrained_weights(folder, settings.imgsz, CLASSES)
-    names = open_backend(weights).names
+    opened = open_backend(weights)
+    names = opened.names
+    input_size(opened, (settings.imgsz,), weights)
     if settings.data:  # a mistake in it is no property of a runtime
         spec = open_data(settings.data, root_for(settings.data, settings.data_root))
         spec.check_classes(names_on(names, spec.names), str(weights))

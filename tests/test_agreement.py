@@ -74,7 +74,8 @@ def backend(file: Path) -> Callable:
 
 def runtimes(weights: Path, size: tuple, dynamic: bool, batch: int, folder: Path) -> Iterator[tuple[str, Callable]]:
     """Each runtime with its file."""
-    flags = {"imgsz": list(size), "dynamic": dynamic, "batch_size": batch, "output": str(folder / "best")}
+    flags = {"imgsz": list(size), "dynamic": dynamic, "output": str(folder / "best")}
+    flags |= {} if dynamic else {"batch_size": batch}
     onnx, script, openvino = export(weights=str(weights), format=["onnx", "torchscript", "openvino"], **flags)
     yield from (("onnxruntime", backend(onnx)), ("torchscript", backend(script)), ("openvino", backend(openvino)))
     yield "ultralytics", ultralytics(onnx)

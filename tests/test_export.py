@@ -292,6 +292,7 @@ def test_darknet_export_is_the_imported_file(tmp_path):
         ({"half": True, "layout": "nms"}, "--half with --layout nms: cannot be checked"),
         ({"half": True, "format": ["torchscript"]}, "--half: for onnx, openvino, safetensors and mnn"),
         ({"weights": "nowhere.pt"}, "weights not found"),
+        ({"dynamic": True, "batch_size": 4}, "--batch-size 4: not with --dynamic, whose file takes any number"),
     ],
 )
 def test_mistakes(flags, message, best, tmp_path):
@@ -338,6 +339,17 @@ def test_an_output_is_a_file(output, best, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"^--output {output}: a folder: expected a file to write"):
         export(weights=str(best["tiny"]), output=output)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_folder_without_a_slash_is_told(best, tmp_path):
+    (tmp_path / "models").mkdir()
+    flags = {"weights": str(best["tiny"]), "format": ["openvino"]}
+    with pytest.raises(UserError, match="--output .*models: a folder: expected a file to write"):
+        export(**flags, output=str(tmp_path / "models"))
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    # The folder of an earlier export is what is asked for.
+    (made,) = export(**flags, output=str(tmp_path / "x"))
+    assert export(**flags, output=str(made)) == [made]
 
 
 @pytest.mark.parametrize("way", ["..", "link", "hard link", "its folder"])

@@ -37,6 +37,10 @@ def test_nothing_is_written_of_what_cannot_be_described(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["odd.pt"]
     with pytest.raises(UserError, match=f"--output {tmp_path}: a folder: expected a file to write"):
         import_weights(str(tmp_path / "odd.pt"), output=str(tmp_path), exist_ok=True)
+    (tmp_path / "link.pt").symlink_to(tmp_path / "odd.pt")
+    for name in ("odd.pt", "link.pt"):
+        with pytest.raises(UserError, match=f"{name}: would replace the weights themselves"):
+            import_weights(str(tmp_path / "odd.pt"), output=str(tmp_path / name), exist_ok=True)
 
 
 @needs_shared_data

@@ -105,6 +105,13 @@ def test_a_file_with_nms_has_limits_of_its_own_beside_the_runs(own, measure, tmp
     assert "leaves out" not in capsys.readouterr().err, "what the run itself leaves out"
 
 
+def test_what_export_returns_is_taken_by_the_other_functions(best, data, tmp_path):
+    (file,) = export(weights=best, output=tmp_path / "best")
+    flags = {"workers": 0, "plots": False, "report": False, "project": tmp_path / "runs"}
+    assert validate(weights=file, data=data, **flags).overall["ap50"] is not None
+    assert detect(weights=file, source=data.parent / "images" / "val", project=tmp_path / "d").is_dir()
+
+
 def test_a_file_without_names_takes_those_of_the_data(best, measure, data, tmp_path):
     """As one that was exported from Darknet's weights."""
     names = tuple(f"class{number}" for number in range(len(read_data_yaml(str(data), data.parent).names)))

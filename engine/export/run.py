@@ -21,7 +21,7 @@ from engine.export.job import Job
 from models.families import family_of
 from models.weights.read import load_detector, read_weights
 from utils.checkpoint import newest
-from utils.config.export_formats import ExportFormat, listed, without_suffix
+from utils.config.export_formats import EXPORT_FORMATS, ExportFormat, listed, without_suffix
 from utils.config.knobs import Config, ExportConfig
 from utils.errors import UserError, printable
 
@@ -40,7 +40,9 @@ def run(settings: ExportConfig) -> list[Path]:
     if any(side % stride for side in size):
         raise UserError(f"--imgsz {' '.join(map(str, size))}: expected multiples of {stride}")
     formats = [format_named(name) for name in settings.format]
-    name = without_suffix(base.name) + ("_int8" if settings.int8 else "")
+    name = without_suffix(base.name)
+    if settings.int8 and not (settings.output and name.endswith("_int8")):
+        name += "_int8"
     paths = [base.with_name(name + each.facts.suffix) for each in formats]
     for each, path in zip(formats, paths, strict=True):
         require_replaceable(path, each.facts, weights)
@@ -60,7 +62,10 @@ def run(settings: ExportConfig) -> list[Path]:
 
 def output_base(output: str, weights: Path) -> Path:
     """Return the file of `--output`, or of the weights, to name the written ones after; UserError for a folder."""
-    if output and (Path(output).name in ("", "..") or output.endswith(("/", os.sep))):
+    # A format that is a folder replaces its own.
+    own = any(entry.holds and output.endswith(entry.suffix) for entry in EXPORT_FORMATS.values())
+    folder = Path(output).name in ("", "..") or output.endswith(("/", os.sep)) or (Path(output).is_dir() and not own)
+    if output and folder:
         raise UserError(f"--output {printable(output)}: a folder: expected a file to write, such as best.onnx")
     return Path(output) if output else weights
 

@@ -24,6 +24,7 @@ EPSILON = 1e-6  # of Darknet's batch normalisation
 TINY_ANCHORS = (((23, 27), (37, 58), (81, 82)), ((81, 82), (135, 169), (344, 319)))
 COCO_CLASSES = 80
 MOST_CLASSES = 2000
+LARGEST_INPUT = 8192  # of a side in pixels
 
 
 def looks_like_darknet(path: Path, start: bytes) -> bool:
@@ -157,13 +158,23 @@ def _config_of(sections: list[Section], where: str) -> Config:
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"line {yolos[0].line}: [yolo] classes={classes}: expected 1 to {MOST_CLASSES}")
     _refuse_forks(sections[0])
-    size = (sections[0].number("height", UNSAID_SIDE), sections[0].number("width", UNSAID_SIDE))
+    size = _size_of(sections[0], max(model.strides))
     for number, (found, expected) in enumerate(zip(sections[1:], cfg_sections(model, classes, size)[1:], strict=False)):
         _compare(found, expected, number)
     if len(sections) != len(cfg_sections(model, classes, size)):
         raise UserError(f"{len(sections) - 1} layers: expected {len(cfg_sections(model, classes, size)) - 1}")
     run = RunConfig(data="", cfg=_cfg_name(model), imgsz=size)
     return Config(run, model, Hyperparameters(), tuple(f"class{number}" for number in range(classes)))
+
+
+def _size_of(net: Section, stride: int) -> tuple[int, int]:
+    """Return height and width of the input; UserError for one that the network cannot have."""
+    height, width = (net.number(key, UNSAID_SIDE) for key in ("height", "width"))
+    for key, side in (("height", height), ("width", width)):
+        if side % stride or not stride <= side <= LARGEST_INPUT:
+            expected = f"a multiple of {stride} up to {LARGEST_INPUT}"
+            raise UserError(f"line {net.line}: [net] {key}={side}: expected {expected}")
+    return height, width
 
 
 def _masked_anchors(yolo: Section) -> list[list[float]]:

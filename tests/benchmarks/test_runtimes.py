@@ -111,6 +111,8 @@ def test_mistakes_are_one_line_before_anything_is_measured(run):
         run("--formats", "tflite")
     with pytest.raises(UserError):
         run("--formats", "pytorch", "--data", "nowhere.yaml")
+    with pytest.raises(UserError, match="--imgsz 100 100: expected multiples of 32"):
+        run("--formats", "pytorch", "--imgsz", "100")
 
 
 def test_it_starts_itself_on_one_core_and_in_one_thread(monkeypatch):

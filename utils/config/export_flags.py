@@ -32,6 +32,10 @@ def check_combination(settings: ExportConfig) -> None:
             raise UserError(f"--dynamic: for {_names(lambda each: each.dynamic)}, not {entry.name}")
         if settings.batch_size > 1 and not entry.batches:
             raise UserError(f"--batch-size {settings.batch_size}: {entry.name} takes one image at a time")
+    if settings.dynamic and settings.batch_size > 1 and graphs:
+        raise UserError(
+            f"--batch-size {settings.batch_size}: not with --dynamic, whose file takes any number of images"
+        )
     if settings.half and settings.layout == "nms":
         # At half precision a box on the edge of a threshold comes or goes: no check could tell that from a mistake.
         raise UserError("--half with --layout nms: cannot be checked; export decoded or raw")

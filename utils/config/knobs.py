@@ -5,6 +5,7 @@ This module imports neither torch nor the project's models, so that a command ca
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -712,8 +713,8 @@ def convert(hint: Any, value: Any, place: str) -> Any:
         if isinstance(value, bool) or str(value).lower() in named:
             return value if isinstance(value, bool) else named[str(value).lower()]
     elif hint is str:
-        if isinstance(value, str):
-            return value
+        if isinstance(value, (str, os.PathLike)):  # what export() and the other functions return is a path
+            return os.fsdecode(value)
     elif not isinstance(value, bool):
         try:
             number = float(value)

@@ -63,6 +63,12 @@ def test_a_file_in_8_bits_finds_about_the_same(fmt, layout, best, flags, tmp_pat
         assert set(found.run(images)[0]) == {"boxes", "scores", "labels"}
 
 
+@pytest.mark.parametrize("name", ["x_int8.onnx", "x.onnx", "x_int8", "x"])
+def test_int8_stands_once_in_the_name(name, flags, tmp_path):
+    (file,) = export(**flags | {"output": str(tmp_path / name)}, force=True)
+    assert file == tmp_path / "x_int8.onnx"
+
+
 def test_openvino_weights_have_seven_bits_so_that_sums_of_products_fit_into_16(flags):
     """A CPU without VNNI adds two products of 8 bits in 16; with weights of eight the scores here were .11 off."""
     needs("openvino")
