@@ -101,7 +101,7 @@ def test_nms_in_the_graph(fmt, dynamic, best, tmp_path):
         format=[fmt],
         layout="nms",
         dynamic=dynamic,
-        batch_size=2,
+        batch_size=1 if dynamic else 2,
         output=str(tmp_path / "n"),
         **limits,
     )
