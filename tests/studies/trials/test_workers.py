@@ -146,10 +146,15 @@ def test_a_worker_ends_also_while_its_storage_is_away(kind, number, tmp_path, sm
         else:
             search(["--into", str(tmp_path), "--data", str(small_shapes), "--trials", "1", "--epochs", "4"], 0.5)
 
+    # Of several pytest processes each ignores Ctrl-C, and would wait for ever.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        Interrupted(patch, number)
-        go()
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            Interrupted(patch, number)
+            go()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 30
     assert "storage does not answer: a run is left as it is" in capsys.readouterr().out
     go()
