@@ -75,8 +75,22 @@ def test_flags_come_before_the_runs_own(best, measured):
     assert "max_det 7" in measured(best, conf=0.001)[1]
 
 
-def test_a_file_without_a_run_is_scored_by_the_defaults(best, data, measured):
+def test_a_file_is_scored_as_its_weights_are(best, data, measured):
     (file,) = export(weights=str(best))
+    said = measured(file, data=str(data))[1].replace(" (onnx file)", "")
+    assert "conf 0.02  NMS IoU 0.4 per class  max_det 7  float32" in said
+    assert DEFAULTS not in said
+    assert "max_det 300" in measured(file, data=str(data), max_det=300)[1]
+
+
+def test_a_file_that_says_nothing_of_its_run_is_scored_by_the_defaults(best, data, measured):
+    """As those of earlier versions."""
+    onnx = pytest.importorskip("onnx", reason="onnx is absent")
+    (file,) = export(weights=str(best))
+    model = onnx.load(file)
+    for entry in [each for each in model.metadata_props if each.key == "val_settings"]:
+        model.metadata_props.remove(entry)
+    onnx.save(model, file)
     assert DEFAULTS in measured(file, data=str(data))[1].replace(" (onnx file)", "")
 
 
