@@ -171,7 +171,8 @@ def read_image_sets(
         if split not in lists:
             raise UserError(f"split {split!r}: no such file: {printable(main / f'{split}.txt')}")
         own = identifiers.setdefault(SET_KEYS.get(YEAR.sub("", split), "train") + folder.year, [])
-        own += [each for each in _identifiers(lists[split], known) if each not in set(own)]
+        before = set(own)
+        own += [each for each in _identifiers(lists[split], known) if each not in before]
     return identifiers
 
 
