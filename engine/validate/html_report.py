@@ -15,17 +15,27 @@ from data.images import ImageError, read_image
 from data.labels.index import LabelIndex
 from utils.drawing.draw import draw_boxes
 from utils.drawing.plots import plot_confusion_matrix, plot_f1, plot_precision_recall
-from utils.metrics.coco_eval import ERROR_KINDS, RATIO_BINS, counted_detections, side_ratios
-from utils.metrics.coco_metrics import COLUMNS, TABLE_HEADS, CocoMetrics, Matches, Metrics, match_truths
+from utils.metrics.coco_eval import ERROR_KINDS, RATIO_BINS, SIZE_BINS, counted_detections
+from utils.metrics.coco_metrics import (
+    COLUMNS,
+    FEW_LABELS,
+    GROUP_LABELS,
+    TABLE_HEADS,
+    WEIGHTED,
+    CocoMetrics,
+    Matches,
+    Metrics,
+    match_truths,
+)
 from utils.run_folder import write_atomically
 
 GALLERY = 12
 FULL_WIDTH_FROM = 20  # classes, of a readable confusion matrix
 SHOWN_SIDE = 440
-SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 BINS_NOTE = (
     "percent; side ratio: long over short side; sizes are COCO's, with limits at 32 x 32 and 96 x 96 pixels; "
-    "by COCO's rule an object exactly on a limit counts in both rows"
+    "by COCO's rule an object exactly on a limit counts in both rows; AP is a mean over the classes with such objects, "
+    "of which those with few decide as much as the others; weighted, a class counts as often as it has objects there"
 )
 ERRORS_NOTE = (
     "AP50 lost: percentage points that AP50 would gain if all errors of the kind were mended, each kind by itself; "
@@ -79,7 +89,7 @@ def write_report(path: Path, collected: CocoMetrics, metrics: Metrics, index: La
         protocol=protocol,
         cards=_cards(metrics),
         facts=_facts(metrics),
-        tables=[_class_table(metrics), _errors_table(metrics), _bins_table(collected, metrics)],
+        tables=[_class_table(metrics), _errors_table(metrics), _bins_table(metrics)],
         plots=_plots(metrics),
         point=_point(metrics),
         galleries=[
@@ -129,18 +139,22 @@ def _errors_table(metrics: Metrics) -> Table:
     return Table("Errors by kind (TIDE)", ERRORS_NOTE, ("error", "meaning", "count", "AP50 lost"), rows)
 
 
-def _bins_table(collected: CocoMetrics, metrics: Metrics) -> Table:
-    """Return AP, AP50 and AP75 by side ratio, and AP by size."""
-    truths, rows = collected.details, []
-    ratio, counts = side_ratios(truths.xywh), ~truths.ignored
-    for name, (low, high) in RATIO_BINS.items():
-        inside = (ratio >= low) & (ratio <= high) & counts
-        cells = (_percent(metrics.overall[f"{column}_{name}"]) for column in ("ap", "ap50", "ap75"))
-        rows.append((f"side {name.replace('_', ' ')}", f"{inside.sum():,}", *cells))
-    for name, (low, high) in SIZE_BINS.items():
-        inside = (truths.area >= low) & (truths.area <= high) & counts
-        rows.append((f"size {name}", f"{inside.sum():,}", _percent(metrics.overall[f"ap_{name}"]), "", ""))
-    return Table("AP by side ratio and by size", BINS_NOTE, ("objects", "labels", "AP", "AP50", "AP75"), rows)
+def _bins_table(metrics: Metrics) -> Table:
+    """Return AP, AP50 and AP75 by side ratio, and AP by size, each with how many classes it is a mean of."""
+    rows = []
+    for name in (*RATIO_BINS, *SIZE_BINS):
+        title = f"side {name.replace('_', ' ')}" if name in RATIO_BINS else f"size {name}"
+        column = f"{GROUP_LABELS}{name}"
+        labels = [row[column] for row in metrics.per_class.values() if row[column]]
+        few = sum(count < FEW_LABELS for count in labels)
+        # AP50 and AP75 by size are no measures of COCO's.
+        parts = [metrics.overall.get(f"{part}_{name}") for part in ("ap", "ap50", "ap75")]
+        cells = ("" if part is None else _percent(part) for part in parts)
+        weighted = _percent(metrics.overall[f"ap_{name}{WEIGHTED}"])
+        rows.append((title, f"{metrics.counts[column]:,}", f"{len(labels):,}", f"{few:,}", *cells, weighted))
+    few_head = f"fewer than {FEW_LABELS}"
+    heads = ("objects", "labels", "classes", few_head, "AP", "AP50", "AP75", "AP weighted")
+    return Table("AP by side ratio and by size", BINS_NOTE, heads, rows)
 
 
 def _plots(metrics: Metrics) -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ from studies.charts import finish, new_figure, save_figure
 from studies.comparison.paired import CONFIDENCE
 from studies.comparison.results import Results, curve
 from studies.comparison.tables import Row
-from utils.metrics.coco_metrics import IOU_COLUMNS
+from utils.metrics.coco_metrics import IOU_COLUMNS, WEIGHTED
 
 
 def draw_figures(results: Results, curves: Sequence[Row], path: Path) -> None:
@@ -81,7 +81,7 @@ def draw_thresholds(results: Results, figure: Any) -> None:
 
 def draw_groups(results: Results, figure: Any) -> None:
     """Draw AP by size, and by side ratio where it was measured: means with standard deviations."""
-    columns = results.groups
+    columns = [column for column in results.groups if not column.endswith(WEIGHTED)]
     axes = figure.add_subplot()
     width = 0.8 / max(len(results.variants), 1)
     for number, variant in enumerate(results.variants):

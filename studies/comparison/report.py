@@ -13,6 +13,7 @@ from studies.comparison.results import MAIN, Results, by_class, collect
 from studies.comparison.runs import Run
 from studies.comparison.tables import Row, Tables, read_tables, update_tables
 from utils.errors import CommandError, printable
+from utils.metrics.coco_metrics import FEW_LABELS, GROUP_LABELS, WEIGHTED
 from utils.run_folder import write_atomically
 
 MAX_CLASSES = 20
@@ -134,6 +135,23 @@ def class_table(results: Results, rows: Sequence[Row]) -> str:
     return f"## By class, mean ± standard deviation, percent\n\n{table(['variant', *heads], lines)}"
 
 
+def thin_groups(results: Results, rows: Sequence[Row]) -> str:
+    """Say which means by size or side ratio rest on classes with few such objects; empty where none does."""
+    lines = []
+    for column in results.groups:
+        found = by_class(rows, GROUP_LABELS + column.removeprefix("ap_"))
+        # The same in each run, as all are scored on the same split.
+        counts = [each.mean for each in next(iter(found.values()), {}).values() if each.mean]
+        few = [count for count in counts if count < FEW_LABELS]
+        if few:
+            lines.append(
+                f"- {column}: {len(few)} of {len(counts)} classes have fewer than {FEW_LABELS} such objects, together "
+                f"{sum(few):.0f} of {sum(counts):.0f}, and are {len(few) / len(counts):.0%} of this mean; "
+                f"{column}{WEIGHTED} counts a class by its objects."
+            )
+    return "\n".join(lines)
+
+
 def unfinished(tables: Tables, runs: Sequence[Run]) -> list[str]:
     """Return lines on the runs that are missing and on those that diverged."""
     lines = []
@@ -178,6 +196,7 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         "\n".join(f"- {line}" for line in verdict(results, states)),
         *unfinished(tables, runs),
         f"## Mean ± standard deviation over seeds, percent\n\n{table(['variant', 'seeds', *columns], means)}",
+        thin_groups(results, rows),
         f"{DIFFERENCES}{results.baseline}, points, {CONFIDENCE:.0%} interval\n\n"
         + table(["variant", *columns], differences)
         + "\n\nA pair is two runs with the same seed: the same initial weights, the same order of images and the same "

@@ -24,6 +24,7 @@ ERROR_KINDS = {
 IN_NO_RANGE = -1.0  # an area below all ranges
 # Long over short side; as COCO's areas, both limits belong to a bin: an object of exactly 2 counts in two of them.
 RATIO_BINS = {"ratio_below_2": (0, 2), "ratio_2_to_4": (2, 4), "ratio_from_4": (4, 1e10)}
+SIZE_BINS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # areas in square pixels
 
 
 class Boxes(NamedTuple):
@@ -134,6 +135,20 @@ def side_ratios(xywh: NDArray) -> NDArray:
     """Return long over short side (K,) of boxes (K, 4), at most what the last bin takes: a side may be 0."""
     sides = np.maximum(xywh[:, 2:], 1e-9)
     return np.minimum(sides.max(1, initial=0) / sides.min(1, initial=np.inf), RATIO_BINS["ratio_from_4"][1])
+
+
+def labels_by_group(truths: Truths, num_classes: int) -> dict[str, NDArray]:
+    """Count the objects of every class (C,) in each of SIZE_BINS and RATIO_BINS; one on a limit is in both groups.
+
+    Crowds and difficult objects are not counted, as nothing has to find them.
+    """
+    kept = ~truths.ignored
+    counts = {}
+    for values, bins in ((truths.area, SIZE_BINS), (side_ratios(truths.xywh), RATIO_BINS)):
+        for name, (low, high) in bins.items():
+            inside = kept & (values >= low) & (values <= high)
+            counts[name] = np.bincount(truths.labels[inside], minlength=num_classes)
+    return counts
 
 
 def counted_detections(detections: Boxes, truths: Truths) -> Boxes:

@@ -19,6 +19,7 @@ from utils.metrics.coco_eval import (
     among,
     coco_precision_recall,
     counted_detections,
+    labels_by_group,
     measured_classes,
     precision_by_ratio,
     tide_errors,
@@ -30,6 +31,9 @@ ERROR_COLUMNS = tuple(f"tide_{name}" for name in ERROR_KINDS.values())
 AREA_COLUMNS = ("ap_small", "ap_medium", "ap_large")
 COLUMNS = ("ap", *IOU_COLUMNS, *AREA_COLUMNS, "ar", "precision", "recall", "f1")
 ALL = "all"  # the mean over classes, in tables and files
+GROUP_LABELS = "labels_"  # what the counts of objects in a group of sizes or side ratios begin with
+WEIGHTED = "_weighted"  # what the means end with that weigh each class by its objects in the group
+FEW_LABELS = 10  # with fewer objects in a group, the AP of a class there is mostly chance
 MATCH_IOU = 0.5  # for precision, recall, F1 and the confusion matrix
 CURVE_CONFIDENCES = np.linspace(0, 1, 1001)
 TABLE_HEADS = ("AP", "50", "55", "60", "65", "70", "75", "80", "85", "90", "95", "S", "M", "L", "AR", "P", "R", "F1")
@@ -52,7 +56,8 @@ class Metrics:
     (C + 1, C + 1), predicted x true, counts at that confidence: in the last row missed labels, in the last column false
     alarms. `at_iou` is the AP at each threshold that was asked for, of `all` and of every class. Where errors are asked
     for, `overall` says in columns tide_... what each kind costs in AP50, and `error_counts` how many there are at any
-    confidence.
+    confidence. Where groups by side ratio are asked for, every class has its own AP of them and, in `labels_...`, its
+    objects in each group; `overall` has in ..._weighted the mean that weighs each class by these.
     """
 
     overall: dict[str, float]
@@ -81,7 +86,8 @@ class Metrics:
 
     def rows(self) -> list[dict]:
         """Return one row for all classes and one per class, for a CSV file; None where undefined."""
-        overall = {"class": ALL, "labels": self.counts["labels"], **self.overall}
+        labels = {name: count for name, count in self.counts.items() if name.startswith(GROUP_LABELS)}
+        overall = {"class": ALL, "labels": self.counts["labels"], **self.overall, **labels}
         return [_plain(row) for row in (overall, *({"class": name, **row} for name, row in self.per_class.items()))]
 
     def table(self, per_class: bool = True) -> str:
@@ -104,11 +110,26 @@ class Metrics:
         lines += [", ".join(groups)] if groups else []
         ratios = [(name, self.overall.get(f"ap_{name}", np.nan)) for name in RATIO_BINS]
         shown = [f"{name.removeprefix('ratio_').replace('_', ' ')} {_percent(ap)}" for name, ap in ratios if ap == ap]
-        lines += [f"AP by side ratio: {', '.join(shown)}"] if shown else []
+        lines += [f"AP by side ratio: {', '.join(shown)}", *self._thin_groups()] if shown else []
         costs = [f"{name} {_percent(self.overall[f'tide_{name}'])}" for name in self.error_counts]
         lines += [f"AP50 lost by error: {', '.join(costs)}"] if costs else []
         lines += [f"AP at IoU {iou}: {_percent(row[ALL])}" for iou, row in self.at_iou.items()]
         return "\n".join(lines)
+
+    def _thin_groups(self) -> list[str]:
+        """Say which means over classes by side ratio rest on classes with few objects, and what they are weighted."""
+        lines = []
+        for name in RATIO_BINS:
+            labels = [row[f"{GROUP_LABELS}{name}"] for row in self.per_class.values() if row[f"{GROUP_LABELS}{name}"]]
+            few = sum(count < FEW_LABELS for count in labels)
+            if few:
+                weighted = _percent(self.overall[f"ap_{name}{WEIGHTED}"])
+                group = name.removeprefix("ratio_").replace("_", " ")
+                lines.append(
+                    f"side ratio {group}: {few} of {len(labels)} classes have fewer than {FEW_LABELS} such objects; "
+                    f"weighted by objects, AP {weighted}"
+                )
+        return lines
 
     @property
     def _grouped(self) -> bool:
@@ -188,8 +209,8 @@ class CocoMetrics:
     def compute(self, by_ratio: bool = False, errors: bool = False) -> Metrics:
         """Score what was added so far; images without an `add` count as images without detections.
 
-        With `by_ratio`, which takes as long again, there is also the AP of objects by side ratio; with `errors` what
-        each of TIDE's kinds of error costs.
+        With `by_ratio`, which takes as long again, there is also the AP of objects by side ratio, of all and of every
+        class, and how many objects each group has; with `errors` what each of TIDE's kinds of error costs.
         """
         added, num_classes = self.detections(), len(self.names)
         finite = np.isfinite(added.boxes).all(1) & np.isfinite(added.scores)
@@ -205,20 +226,21 @@ class CocoMetrics:
         point = best_operating_point(matches)
         columns = np.column_stack([_average_precisions(precision), recall[..., 0].mean(0)])
         values = np.column_stack([_of_all(columns, measured, num_classes), *point[1:]])
+        groups = _by_group(self.details, detections, measured, values) if by_ratio else _NO_GROUPS
         per_class = {
-            name: {"labels": int(count), **dict(zip(COLUMNS, row.tolist(), strict=True))}
-            for name, count, row in zip(self.names, matches.labels, values, strict=True)
+            name: {"labels": int(count), **dict(zip(COLUMNS, row.tolist(), strict=True)), **groups.of_class(label)}
+            for label, (name, count, row) in enumerate(zip(self.names, matches.labels, values, strict=True))
         }
         overall = dict(zip(COLUMNS, _mean_of_defined(values).tolist(), strict=True))
         found = tide_errors(matches.truths, matches.detections, num_classes) if errors else None
         return Metrics(
             overall=overall
             | _by_frequency(values[:, 0], self.details)
-            | (_by_side_ratio(self.details, detections, measured) if by_ratio else {})
+            | groups.overall
             | ({f"tide_{name}": cost for name, cost in found.lost.items()} if found else {}),
             per_class=per_class,
             confidence=point.confidence,
-            counts=self._counts(matches.labels, finite),
+            counts=self._counts(matches.labels, finite) | groups.counts,
             curves=_curves(_of_all(precision[0, :, :, 0].T, measured, num_classes), matches),
             matches=matches,
             at_iou={
@@ -509,15 +531,48 @@ def _by_frequency(ap: NDArray, truths: Truths) -> dict[str, float]:
     }
 
 
-def _by_side_ratio(truths: Truths, detections: Boxes, classes: NDArray) -> dict[str, float]:
-    """Return AP, AP50 and AP75 of the objects in each of RATIO_BINS, the mean over classes that have some."""
+class _Groups(NamedTuple):
+    """Measures of groups by size and side ratio: of all, (C,) by class, and objects (C,) by class."""
+
+    overall: dict[str, float]
+    by_class: dict[str, NDArray]
+    labels: dict[str, NDArray]
+
+    def of_class(self, label: int) -> dict[str, float]:
+        """Return the columns of one class."""
+        labels = {name: int(counts[label]) for name, counts in self.labels.items()}
+        return {name: float(values[label]) for name, values in self.by_class.items()} | labels
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many objects there are in each group."""
+        return {name: int(counts.sum()) for name, counts in self.labels.items()}
+
+
+_NO_GROUPS = _Groups({}, {}, {})
+
+
+def _by_group(truths: Truths, detections: Boxes, classes: NDArray, values: NDArray) -> _Groups:
+    """Return AP, AP50 and AP75 by RATIO_BINS of all and of every class, and the means of AP weighted by objects.
+
+    `values` (C, columns) are the measures of every class, with AP by size among them. `classes` (P,) have truths.
+    """
+    num_classes = len(values)
     ap = precision_by_ratio(truths, detections, classes, list(RATIO_BINS.values())).mean(1)
-    columns = {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5]}
-    return {
-        f"{column}_{name}": value
-        for column, values in columns.items()
-        for name, value in zip(RATIO_BINS, _mean_of_defined(values).tolist(), strict=True)
-    }
+    overall: dict[str, float] = {}
+    by_class: dict[str, NDArray] = {}
+    for column, found in {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5]}.items():
+        names = [f"{column}_{name}" for name in RATIO_BINS]
+        overall |= dict(zip(names, _mean_of_defined(found).tolist(), strict=True))
+        by_class |= dict(zip(names, _of_all(found, classes, num_classes).T, strict=True))
+    labels = labels_by_group(truths, num_classes)
+    of_sizes = {column: values[:, COLUMNS.index(column)] for column in AREA_COLUMNS}
+    for name, counts in labels.items():
+        own = (of_sizes | by_class)[f"ap_{name}"]
+        defined = np.isfinite(own) & (counts > 0)
+        weighted = np.average(own[defined], weights=counts[defined]) if defined.any() else np.nan
+        overall[f"ap_{name}{WEIGHTED}"] = float(weighted)
+    return _Groups(overall, by_class, {f"{GROUP_LABELS}{name}": counts for name, counts in labels.items()})
 
 
 def _float64(values: ArrayLike) -> NDArray:

@@ -105,5 +105,5 @@ def test_an_object_on_a_limit_is_counted_in_both_rows_as_in_ap(tmp_path):
         ("size small", "1", "ap_small"),
         ("size medium", "2", "ap_medium"),
     ):
-        assert texts[texts.index(row) + 1] == labels
-        assert scored.overall[key] == pytest.approx(1)
+        assert texts[texts.index(row) + 1 : texts.index(row) + 5] == [labels, "1", "1", "100.0"]
+        assert scored.overall[key] == scored.overall[f"{key}_weighted"] == pytest.approx(1)

@@ -244,6 +244,22 @@ def test_report_names_a_winner_that_the_intervals_carry(tmp_path):
 
 
 @pytest.mark.usefixtures("no_picture")
+def test_a_mean_that_rests_on_classes_with_few_objects_is_named(tmp_path):
+    labels = {"scratches": 94, "inclusion": 43, "crazing": 4, "patches": 1, "none": 0}
+    per_class = {name: {"labels_ratio_from_4": count, "labels_small": 20} for name, count in labels.items()}
+    measures = {"ap_ratio_from_4": 0.1, "ap_ratio_from_4_weighted": 0.2, "ap_small": 0.3}
+    text, _ = report_of({"iou": {0: 0.3, 1: 0.4}}, tmp_path / "with", per_class=per_class, **measures)
+    (line,) = [line for line in text.splitlines() if "such objects" in line]
+    assert line == (
+        "- ap_ratio_from_4: 2 of 4 classes have fewer than 10 such objects, together 5 of 142, and are 50% of this "
+        "mean; ap_ratio_from_4_weighted counts a class by its objects."
+    )
+    assert "| ap_ratio_from_4_weighted |" in text
+    without, _ = report_of({"iou": {0: 0.3, 1: 0.4}}, tmp_path / "without", **measures)
+    assert "such objects" not in without
+
+
+@pytest.mark.usefixtures("no_picture")
 def test_a_class_of_any_name_keeps_its_table_whole(tmp_path):
     each = {"ap": 0.5, "ap50": 0.6}
     text, _ = report_of({"iou": {0: 0.3}}, tmp_path, per_class={"a|b": each, "one\ntwo": each})

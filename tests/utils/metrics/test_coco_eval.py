@@ -219,7 +219,17 @@ def test_precision_by_side_ratio_is_pycocotools_by_another_area():
         evaluation.params.areaRng, evaluation.params.areaRngLbl = limits, ["a", "b", "c"]
         evaluation.evaluate()
         evaluation.accumulate()
-    np.testing.assert_array_equal(precision_by_ratio(truths, found, np.arange(80), limits), arrays(evaluation)[0])
+    theirs = arrays(evaluation)[0]
+    np.testing.assert_array_equal(precision_by_ratio(truths, found, np.arange(80), limits), theirs)
+    metrics = CocoMetrics.of(truths, [str(label) for label in range(80)], ())
+    for image in range(len(truths.starts) - 1):
+        mine = found.take(found.image == image)
+        metrics.add(image, mine.boxes, mine.scores, mine.labels)
+    by_class = metrics.compute(by_ratio=True).per_class
+    for place, name in enumerate(("ratio_below_2", "ratio_2_to_4", "ratio_from_4")):
+        ours = [[row[f"{column}_{name}"] for row in by_class.values()] for column in ("ap", "ap50", "ap75")]
+        of_bin = theirs[..., place].mean(1)
+        np.testing.assert_allclose(ours, [of_bin.mean(0), of_bin[0], of_bin[5]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("federated", [False, True])
@@ -341,6 +351,42 @@ def test_federated_evaluation_equals_the_lvis_package(seed, monkeypatch, tmp_pat
     truths, found = truths_of(document, 12), detections_of(document, results)
     ours = coco_precision_recall(truths, counted_detections(found, truths), np.arange(12))[0]
     np.testing.assert_array_equal(ours, np.where(precision < 0, np.nan, precision))
+
+
+def test_a_class_with_one_slender_object_weighs_as_one_in_the_weighted_mean():
+    """The mean over classes is 1/2, since one class finds all of its nine objects and the other misses its one."""
+    planks = [[0, 20 * row, 100, 10] for row in range(9)]
+    boxes = [(1, box) for box in planks] + [(2, [200, 0, 10, 90]), (2, [300, 0, 50, 100]), (2, [400, 400, 150, 100])]
+    document = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1}, {"id": 2}, {"id": 3}],
+        "annotations": [
+            {"image_id": 1, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for category, box in [*boxes, (1, [0, 300, 100, 10])]
+        ],
+    }
+    document["annotations"][-1]["iscrowd"] = 1  # nothing has to find it
+    results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9} for box in planks]
+    metrics = CocoMetrics.of(truths_of(document, 3), ["plank", "pole", "none"], ())
+    found = detections_of(document, results)
+    metrics.add(0, found.boxes, found.scores, found.labels)
+    scored = metrics.compute(by_ratio=True)
+    assert scored.overall["ap_ratio_from_4"] == pytest.approx(0.5)
+    assert scored.overall["ap_ratio_from_4_weighted"] == pytest.approx(0.9)
+    assert scored.overall["ap_small_weighted"] == pytest.approx(9 / 10)  # 1,000 square pixels each, the pole 900
+    assert scored.overall["ap_large_weighted"] == pytest.approx(0)
+    assert scored.counts["labels_ratio_from_4"] == 10 and scored.counts["labels_ratio_2_to_4"] == 1
+    assert scored.counts["labels_small"] == 10 and scored.counts["labels_large"] == 1
+    by_class = scored.per_class
+    assert [by_class[name]["labels_ratio_from_4"] for name in by_class] == [9, 1, 0]
+    assert by_class["plank"]["ap75_ratio_from_4"] == pytest.approx(1) and by_class["pole"]["ap_ratio_from_4"] == 0
+    assert np.isnan(by_class["none"]["ap_ratio_from_4"]) and np.isnan(by_class["plank"]["ap_ratio_below_2"])
+    lines = scored.table().splitlines()
+    few = "side ratio from 4: 2 of 2 classes have fewer than 10 such objects; weighted by objects, AP 90.0"
+    assert few in lines
+    assert set(scored.rows()[1]) <= set(scored.rows()[0]), "a table of all rows has the columns of the first"
+    assert scored.rows()[0]["labels_ratio_from_4"] == 10
+    assert not any("ratio" in column for row in metrics.compute().rows() for column in row)
 
 
 @pytest.mark.parametrize("side", [9, 11])
