@@ -1,7 +1,5 @@
 """The pages about the studies show pictures that exist, small enough for a repository, and name commands that parse."""
 
-import csv
-import itertools
 import json
 import re
 import shlex
@@ -9,7 +7,6 @@ import shutil
 import statistics
 
 import pytest
-from scipy import stats
 
 from studies.combine import parse_flags as combine_flags
 from studies.compare import compare, parse_flags
@@ -17,6 +14,16 @@ from studies.comparison.paired import holm, paired_difference
 from studies.in_ultralytics import parse_flags as plugin_flags
 from studies.scores import parse_flags as scores_flags
 from tests.paths import ROOT
+from tests.studies.results_page import (
+    COLUMNS,
+    RESULTS,
+    ROUNDED,
+    check_difference,
+    check_mean,
+    of,
+    read_rows,
+    table_of_results,
+)
 from train import parse_flags as train_flags
 from tune import parse_flags as tune_flags
 from utils.config.knobs import CompareConfig
@@ -67,16 +74,6 @@ def test_numbers_of_the_coco_page_follow_from_what_it_states():
         assert images * 39.5e9 / (0.3 * peak * 1e12) / 3600 < 8.3
 
 
-COLUMNS = {
-    "AP": "ap",
-    "AP50": "ap50",
-    "AP75": "ap75",
-    "AP90": "ap90",
-    "AP below 2 : 1": "ap_ratio_below_2",
-    "AP from 4 : 1": "ap_ratio_from_4",
-}
-RESULTS = ROOT / "results"
-ROUNDED = 5e-4 + 1e-9  # three digits
 # The tables of results.md by how their headers start: their folder in results/, the split that they show, the baseline
 # of their differences, and the variants of their rows by the names in their first cells.
 ASSIGNERS = {"anchor_ratio": "ciou", "iou": "assign-iou", "ggiou": "assign-ggiou"}
@@ -89,29 +86,6 @@ TABLES = {
 MATCHED = ("shapes-gain", "val", "iou", {})  # its last row
 
 
-def read_rows(name, table="runs.csv"):
-    """The rows of a table in results/."""
-    with (RESULTS / name / table).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def of(name, scored, variant, column):
-    """A column of a variant on a split by seed."""
-    rows = [row for row in read_rows(name) if (row["variant"], row["scored"]) == (variant, scored)]
-    return {row["seed"]: float(row[column]) for row in rows if row["state"] == "done"}
-
-
-def table_of_results(start):
-    """Titles and rows of the table in results.md whose header starts like this."""
-    lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()
-    (first,) = [number for number, line in enumerate(lines) if line.startswith(start)]
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[first:])
-    ]
-    return cells[0], cells[2:]
-
-
 def variant_of(label, names):
     """The variant that a row's first cell means."""
     signs = (("ggiou-yolo", "ggiou-yolo"), ("similarity", "sca-similarity"), ("box_gain_match", "sca-matched"))
@@ -120,23 +94,6 @@ def variant_of(label, names):
             return variant
     name = re.match(r"`(\w+)`", label).group(1)
     return names.get(name, name)
-
-
-def check_mean(cell, values, where):
-    """A cell `.123 ± .004` or `.123` against values by seed."""
-    mean, *spread = [float(part) for part in cell.split("±")]
-    assert mean == pytest.approx(statistics.mean(values), abs=ROUNDED), where
-    assert not spread or spread[0] == pytest.approx(statistics.stdev(values), abs=ROUNDED), where
-
-
-def check_difference(cell, values, baseline, where):
-    """A cell `+1.2 (-0.4 to +2.8)` in points against scipy's paired interval."""
-    seeds = sorted(values.keys() & baseline.keys())
-    found = stats.ttest_rel([values[seed] for seed in seeds], [baseline[seed] for seed in seeds])
-    low, high = found.confidence_interval(0.95)
-    mean = statistics.mean(values[seed] - baseline[seed] for seed in seeds)
-    printed = [float(part) for part in re.findall(r"[+-][\d.]+", cell)]
-    assert printed == pytest.approx([100 * mean, 100 * low, 100 * high], abs=0.05 + 1e-9), where
 
 
 @pytest.mark.parametrize("start", TABLES)

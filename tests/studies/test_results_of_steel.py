@@ -1,0 +1,127 @@
+"""What the page of results says of box losses and of slender objects on steel is what the tables in results/ have."""
+
+import statistics
+from collections import Counter
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from studies.comparison.paired import holm, paired_difference
+from tests.paths import ROOT, SHARED_DATA, needs_shared_data
+from tests.studies.results_page import ROUNDED, check_difference, check_mean, of, read_rows, table_of_results
+
+FEW_ANCHORS = ("best_anchor", "iou", "ggiou")
+SCRATCHES = "per_class.scratches.ap"
+
+
+def page():
+    """The page of results, without its line ends."""
+    return " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+
+
+def test_the_table_of_box_losses_is_that_of_its_csv():
+    columns = ("ap", "ap75", SCRATCHES, "tide_localisation")
+    found = {
+        row["variant"]: row for row in read_rows("neu-det-losses") if (row["scored"], row["seed"]) == ("test", "0")
+    }
+    _, rows = table_of_results("| box loss on steel")
+    names = [row[0].strip("`").removesuffix("` (default)") for row in rows]
+    assert {*names, *(f"{name}-matched" for name in names if name != "iou")} == found.keys() and len(found) == 27
+    for name, row in zip(names, rows, strict=True):
+        for variant, cells in ((name, row[1:5]), (f"{name}-matched", row[5:])):
+            if name == "iou" and variant != name:
+                assert not any(cells), "IoU is what the others are matched to"
+                continue
+            expected = [float(found[variant][column]) for column in columns]
+            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=ROUNDED), variant
+
+
+def test_what_is_said_of_box_losses_on_steel_is_so():
+    text = page()
+    ap = {row["variant"]: 100 * float(row["ap"]) for row in read_rows("neu-det-losses") if row["scored"] == "test"}
+    seeds = [100 * value for value in of("neu-det-papers", "test", "ciou", "ap").values()]
+    said = f"standard deviation of {statistics.stdev(ap.values()):.1f} points of AP; the default alone has "
+    assert f"{said}{statistics.stdev(seeds):.1f} from seed to seed" in text
+    matched = [name for name in ap if f"{name}-matched" in ap]
+    pairs = stats.ttest_rel([ap[f"{name}-matched"] for name in matched], [ap[name] for name in matched])
+    low, high = pairs.confidence_interval(0.95)
+    mean = statistics.mean(ap[f"{name}-matched"] - ap[name] for name in matched)
+    assert f"{mean:.1f} points in the mean of these {len(matched)} losses ({low:+.1f} to {high:+.1f})" in text
+
+
+def both_splits(name, column, without=()):
+    """A column of all finished runs on the validation and on the test split, two rows."""
+    runs = {split: {} for split in ("val", "test")}
+    for row in read_rows(name):
+        if row["state"] == "done" and row["variant"] not in without:
+            runs[row["scored"]][row["variant"], row["seed"]] = float(row[column])
+    assert runs["val"].keys() == runs["test"].keys()
+    return np.array([[of_split[run] for run in runs["val"]] for of_split in runs.values()])
+
+
+def test_the_table_of_correlations_is_that_of_the_runs():
+    titles, rows = table_of_results("| on both splits")
+    columns = ("ap", "ap75", "ap_ratio_below_2", "ap_ratio_2_to_4", "ap_ratio_from_4", SCRATCHES)
+    sets = (("neu-det-papers", ()), ("neu-det-assigners", FEW_ANCHORS), ("neu-det-losses", ()))
+    for column, row in zip(columns, rows, strict=True):
+        for (name, without), title, cell in zip(sets, titles[1:], row[1:], strict=True):
+            values = both_splits(name, column, without)
+            assert title.endswith(f" {values.shape[1]} runs")
+            assert float(cell) == pytest.approx(np.corrcoef(values)[0, 1], abs=0.005 + 1e-9), (column, name)
+
+
+@needs_shared_data
+def test_the_counts_of_slender_objects_on_steel_are_those_of_the_photos():
+    folder, counts = SHARED_DATA / "neu-det", {}
+    for split in ("train", "val", "test"):
+        counts[split] = slender, everything = Counter(), Counter()
+        for stem in (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
+            for item in ElementTree.parse(folder / "Annotations" / f"{stem}.xml").iter("object"):
+                if item.findtext("difficult") == "1":
+                    continue
+                left, top, right, bottom = (
+                    int(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")
+                )
+                everything[item.findtext("name")] += 1
+                slender[item.findtext("name")] += max(right - left, bottom - top) >= 4 * min(right - left, bottom - top)
+    text, (test, _), (val, _) = page(), counts["test"], counts["val"]
+    two = test["scratches"] + test["inclusion"]
+    assert f"Of {test.total()} in the test split {two} are scratches and inclusions" in text
+    assert test.total() - two == 10 and len(+test) == 6
+    assert f"The validation split has {val.total()}: 6 of them, in three classes, are three fifths" in text
+    assert val.total() - val["scratches"] - val["inclusion"] == 6 and len(+val) == 5
+    slender, everything = (sum((each[part] for each in counts.values()), Counter()) for part in (0, 1))
+    assert f"{slender['scratches'] / everything['scratches']:.0%} are from 4 : 1".replace("%", " %") in text
+    assert f"{slender['scratches'] / slender.total():.0%} of all such boxes".replace("%", " %") in text
+
+
+def test_slender_objects_by_their_class_are_those_of_the_csv():
+    text, (_, rows) = page(), table_of_results("| slender by `scratches`")
+    papers = [("neu-det-papers", variant, "ciou") for variant in ("ciou", "sca", "sca-ggiou-yolo")]
+    assigners = (*FEW_ANCHORS, "ggiou-yolo", "atss", "atss_ggiou", "simota", "tal", "tal_ggiou")
+    of_rows = papers + [("neu-det-assigners", variant, "anchor_ratio") for variant in assigners]
+    found = {}
+    for (name, variant, baseline), row in zip(of_rows, rows, strict=True):
+        values, default = (of(name, "test", each, SCRATCHES) for each in (variant, baseline))
+        assert variant.split("-")[-1] in row[0] or variant == "ciou"
+        assert int(row[1]) == len(values) == 5
+        check_mean(row[2], values.values(), variant)
+        assert bool(row[3]) == (variant != baseline)
+        if row[3]:
+            check_difference(row[3], values, default, variant)
+            found[name, variant] = paired_difference(values, default)
+    assert not any(each.low > 0 for each in found.values()), "no setting is above the default"
+    p = holm({variant: each.p for (name, variant), each in found.items() if name == "neu-det-assigners"})
+    assert {variant for variant, value in p.items() if value < 0.05} == {*FEW_ANCHORS, "atss"}
+    assert max(p[variant] for variant in FEW_ANCHORS) < 0.002 and "beyond chance among nine (p .002 or less)" in text
+    means = {variant: -100 * found["neu-det-assigners", variant].mean for variant in (*FEW_ANCHORS, "atss")}
+    few = [round(means[variant]) for variant in FEW_ANCHORS]
+    assert f"are {min(few)} to {max(few)} points below it" in text
+    assert f"`atss` is {means['atss']:.1f} below (p {p['atss']:.3f})".replace("p 0.", "p .") in text
+    spread = [
+        100 * statistics.stdev(of("neu-det-papers", "test", "ciou", column).values())
+        for column in (SCRATCHES, "ap_ratio_from_4")
+    ]
+    assert f"is {spread[0]:.1f} points with the default, where AP from 4 : 1 has {spread[1]:.1f}" in text
