@@ -18,6 +18,7 @@ from tests.studies.results_page import (
     COLUMNS,
     RESULTS,
     ROUNDED,
+    SCRATCHES,
     check_difference,
     check_mean,
     of,
@@ -169,11 +170,13 @@ def anchors_an_object(name, variant):
         ("| found on steel", "neu-det-ggiou-found", ("start", "found")),
         ("| assigned on steel", "neu-det-assigners", ASSIGNED),
         ("| assigned on cells", "bccd-slender-assigners", ASSIGNED),
+        ("| in YOLO26n on steel", "neu-det-yolo26", ("ultralytics", "ggiou", "sca", "sca-ggiou")),
     ],
 )
 def test_the_tables_of_the_protocol_are_those_of_their_csv(head, name, variants):
     titles, rows = table_of_results(f"{head} | seeds")
     columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4", "lost by localisation": "tide_localisation"}
+    columns |= {"AP of `scratches`": SCRATCHES}
     for variant, row in zip(variants, rows, strict=True):
         for title, cell in zip(titles[1:], row[1:], strict=True):
             if title == "seeds":
@@ -183,7 +186,8 @@ def test_the_tables_of_the_protocol_are_those_of_their_csv(head, name, variants)
             elif title == "anchors an object":
                 assert float(cell) == pytest.approx(anchors_an_object(name, variant), abs=0.06), variant
             elif cell:
-                column = {"from 4 : 1": "ap_ratio_from_4", "at AP75": "ap75"}.get(title, "ap")
+                others = {"from 4 : 1": "ap_ratio_from_4", "at AP75": "ap75", "on `scratches`": SCRATCHES}
+                column = others.get(title, "ap")
                 pair = (of(name, "test", each, column) for each in (variant, variants[0]))
                 check_difference(cell, *pair, (variant, title))
 

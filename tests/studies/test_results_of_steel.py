@@ -10,10 +10,9 @@ from scipy import stats
 
 from studies.comparison.paired import holm, paired_difference
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
-from tests.studies.results_page import ROUNDED, check_difference, check_mean, of, read_rows, table_of_results
+from tests.studies.results_page import ROUNDED, SCRATCHES, check_difference, check_mean, of, read_rows, table_of_results
 
 FEW_ANCHORS = ("best_anchor", "iou", "ggiou")
-SCRATCHES = "per_class.scratches.ap"
 
 
 def page():
@@ -125,3 +124,21 @@ def test_slender_objects_by_their_class_are_those_of_the_csv():
         for column in (SCRATCHES, "ap_ratio_from_4")
     ]
     assert f"is {spread[0]:.1f} points with the default, where AP from 4 : 1 has {spread[1]:.1f}" in text
+
+
+def test_what_is_said_of_yolo26_on_steel_is_so():
+    names, text = ("ggiou", "sca", "sca-ggiou"), page()
+    found = {
+        column: {
+            each: paired_difference(*(of("neu-det-yolo26", "test", v, column) for v in (each, "ultralytics")))
+            for each in names
+        }
+        for column in ("ap", "ap75", SCRATCHES)
+    }
+    assert all(each.low < 0 < each.high for column in ("ap", "ap75") for each in found[column].values())
+    p, both = holm({each: pair.p for each, pair in found[SCRATCHES].items()}), found[SCRATCHES]["sca-ggiou"]
+    above = f"{100 * both.mean:.1f} points above Ultralytics' own ({100 * both.low:+.1f} to {100 * both.high:+.1f})"
+    assert above in text and f"is not beyond chance (p {p['sca-ggiou']:.2f})".replace("p 0.", "p .") in text
+    assert both.low > 0 and min(p.values()) > 0.05
+    width = 100 * found["ap"]["sca"].high
+    assert f"three seeds SCALoss could change AP by {['', '', 'two', 'three'][round(width)]} points" in text
