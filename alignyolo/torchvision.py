@@ -23,7 +23,7 @@ from alignyolo.anchors import DenseAnchors
 from alignyolo.assign.assignment import Context, Predictions
 from alignyolo.assign.dense import BACKGROUND, IGNORED, match_boxes
 from alignyolo.assign.dynamic.candidates import inside
-from alignyolo.registry import DENSE_ASSIGNERS, DYNAMIC_ASSIGNERS, SIMILARITIES
+from alignyolo.registry import DENSE_ASSIGNERS, PROPOSAL_ASSIGNERS, SIMILARITIES, Entry
 from alignyolo.similarities.bound import Similarity
 from alignyolo.targets import Targets
 
@@ -84,12 +84,16 @@ def use(model: nn.Module, loss: str | None = None, assign: str | None = None, **
 def _check_assigner(kind: type, aligned: "Aligned") -> None:
     """Raise ValueError where a kind of detector cannot have the chosen matching."""
     if kind is FCOS and aligned.assign is not None and aligned.dynamic is None:
-        names = ", ".join(DYNAMIC_ASSIGNERS)
+        names = ", ".join(_dynamic())
         raise ValueError(f"assign {aligned.assign!r}: FCOS has no anchors to match by a threshold; it takes {names}")
     if kind is FasterRCNN and aligned.dynamic is not None and aligned.dynamic.needs_predictions:
-        raise ValueError(
-            f"assign {aligned.assign!r}: Faster R-CNN assigns before it predicts; it takes atss, atss_ggiou"
-        )
+        names = ", ".join(name for name, entry in _dynamic().items() if not entry.bind().needs_predictions)
+        raise ValueError(f"assign {aligned.assign!r}: Faster R-CNN assigns before it predicts; it takes {names}")
+
+
+def _dynamic() -> dict[str, Entry]:
+    """Return the assigners that are no threshold on one number, those that somebody added among them."""
+    return {name: entry for name, entry in DENSE_ASSIGNERS.items() if name not in PROPOSAL_ASSIGNERS}
 
 
 class Method:
@@ -127,7 +131,7 @@ class Aligned:
     def __init__(self, similarity: Similarity | None, assign: str | None) -> None:
         self.similarity, self.assign = similarity, assign
         self.image_size = (0, 0)
-        self.dynamic = DYNAMIC_ASSIGNERS[assign].bind() if assign in DYNAMIC_ASSIGNERS else None
+        self.dynamic = _dynamic()[assign].bind() if assign in _dynamic() else None
         self.counts: tuple[int, ...] = ()
         self.strides: tuple[float, ...] = ()
         self.seen: dict[str, Tensor] = {}

@@ -1,5 +1,6 @@
 """The box gain that makes two losses start equal, so that a comparison sees their shape and not their size."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from alignyolo.targets import Targets
 from data.labels.index import LabelIndex
 from models.choices import build_similarity
 from models.yolov3.build import build_yolov3_assigner
-from utils.config.knobs import Config
+from utils.config.knobs import LEAST_MATCH, Config
+from utils.errors import UserError
 from utils.letterbox import Letterbox
 
 MOST_IMAGES = 5000  # a mean over more changes nothing that training could notice
@@ -76,7 +78,10 @@ def undecided(anchors: Anchors, targets: Targets, batch_size: int) -> Prediction
 
 
 def with_matched_gain(config: Config, index: LabelIndex) -> Config:
-    """Return the config with the number that `box_gain_match: iou` stands for; prints what was measured."""
+    """Return the config with the number that `box_gain_match: iou` stands for; prints what was measured.
+
+    UserError where the loss starts so low beside IoU's that no run could be told by such a number.
+    """
     hyper = config.hyper
     if hyper.box_gain_match != "iou":
         return config
@@ -84,6 +89,12 @@ def with_matched_gain(config: Config, index: LabelIndex) -> Config:
     anchors = build_anchors(size, model.strides, model.anchors)
     measured = initial_loss(build_similarity(hyper), build_yolov3_assigner(hyper, model), anchors, index)
     ratio = measured.ratio if measured.iou_loss > 0 else 1.0
+    if not LEAST_MATCH <= ratio < math.inf:
+        raise UserError(
+            f"box_gain_match iou: the {hyper.box_loss} loss starts at {measured.loss:.3g}, {ratio:.3g} of IoU's "
+            f"{measured.iou_loss:.3g}: expected at least {LEAST_MATCH:g}; set the gain yourself (--set box=...) or the "
+            "loss's own settings"
+        )
     print(
         f"box gain: divided by {ratio:.4f} = initial {hyper.box_loss} loss {measured.loss:.4f} / IoU loss "
         f"{measured.iou_loss:.4f} over {measured.positives} positives (box_gain_match: iou)"

@@ -121,10 +121,14 @@ def require_batches(config: Config, images: int, group: Group) -> None:
     batch, share = config.run.batch_size // group.world_size, math.ceil(images / group.world_size)
     last = share % batch or batch
     if last == 1 and one_value_a_channel(config, size):
+        # Of sides of three strides --multi-scale makes two or more.
+        drawn, least = ":", stride
+        if config.run.multi_scale:
+            drawn, least = f" with --multi-scale, which draws {max(size)} px,", 2 * stride
         raise UserError(
-            f"--imgsz {' '.join(map(str, config.run.imgsz))}: a batch of one image has one value a channel there, of "
-            f"which normalisation knows no statistics, and the last of {images} images at --batch-size "
-            f"{config.run.batch_size} is one: expected another --batch-size, or sides above {stride}"
+            f"--imgsz {' '.join(map(str, config.run.imgsz))}{drawn} a batch of one image has one value a channel "
+            f"there, of which normalisation knows no statistics, and the last of {images} images at --batch-size "
+            f"{config.run.batch_size} is one: expected another --batch-size, or sides above {least}"
         )
 
 

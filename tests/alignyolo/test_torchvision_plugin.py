@@ -10,7 +10,7 @@ from torchvision.models import detection
 from torchvision.models.detection._utils import Matcher, SSDMatcher
 
 from alignyolo.assign.dense import BACKGROUND, match_boxes
-from alignyolo.registry import DYNAMIC_ASSIGNERS
+from alignyolo.registry import DENSE_ASSIGNERS, DYNAMIC_ASSIGNERS
 from alignyolo.torchvision import use
 
 BUILT = {
@@ -300,6 +300,17 @@ def test_masks_and_key_points_are_learnt_beside_the_chosen_loss(build, own):
     (matched[own] + matched["loss_box_reg"]).backward()
     slopes = [each.grad for each in getattr(model.roi_heads, f"{build}_predictor").parameters()]
     assert all(slope.isfinite().all() and slope.any() for slope in slopes)
+
+
+def test_an_assigner_that_somebody_added_is_taken(monkeypatch):
+    monkeypatch.setitem(DENSE_ASSIGNERS, "mine", DENSE_ASSIGNERS["atss"])
+    for name in ("retinanet", "fcos", "fasterrcnn"):
+        mine, atss = (losses_of(name, assign=each)[0] for each in ("mine", "atss"))
+        assert all(torch.equal(mine[key], atss[key]) for key in atss)
+    with pytest.raises(ValueError, match=r"it takes atss, .*, mine$"):
+        losses_of("fcos", assign="ggiou")
+    with pytest.raises(ValueError, match="assigns before it predicts; it takes atss, atss_ggiou, mine$"):
+        losses_of("fasterrcnn", assign="tal")
 
 
 def test_mistakes_are_said():

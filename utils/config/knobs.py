@@ -30,6 +30,7 @@ BOX_LOSSES = tuple(SIMILARITIES)
 SHOWN_LOSSES = (*BASE_SIMILARITIES, *(f"{prefix}_..." for prefix in WRAPPERS))
 ENCODED_LOSSES = ("l1", "smooth_l1")  # on box codes instead of boxes: torchvision's detectors alone
 LARGEST = 3.4e38  # what float32, in which losses are computed, holds
+LEAST_MATCH = 0.001  # of what divides the box gain
 LR_SCHEDULES = ("linear", "cosine", "steps")
 LARGEST_PHOTO, MOST_PIXELS = 178_956_970, 2**30  # Pillow's limit, and what OpenCV's decoders hold
 MAX_PIXELS_MEANING = "pixels that a photo may have; larger ones are left out and named"
@@ -150,7 +151,7 @@ class Hyperparameters:
         "none",
         "number that divides the box gain; iou = mean initial loss (prediction = anchor) over that of IoU, measured "
         "on the training truths and then kept here, so that losses compare by their shape (YOLOv3 alone); none = 1",
-        0.001,
+        LEAST_MATCH,
         choices=("none", "iou"),
     )
     cls: float = knob(0.5, "gain of the class loss", 0)

@@ -1,6 +1,7 @@
 """The matched box gain: the research notes' initial losses, and a config that resolves once."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,9 @@ from engine.train.matched_gain import initial_loss, with_matched_gain
 from models.yolov3.build import build_loss
 from tests.alignyolo.registered import assigner
 from tests.paths import SHARED_DATA, needs_shared_data
+from train import train
 from utils.config.sources import model_config
+from utils.errors import UserError
 
 
 @needs_shared_data
@@ -50,6 +53,19 @@ def test_the_gain_is_resolved_once(flags, capsys, tmp_path):
     plain = dataclasses.replace(plan.config, hyper=dataclasses.replace(plan.config.hyper, box_gain_match="none"))
     assert build_loss(resolved).gains.box == pytest.approx(build_loss(plain).gains.box / ratio)
     assert with_matched_gain(plain, index) is plain
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting"),
+    [("nwd", "nwd_constant=100000"), ("nwd", "nwd_constant=1e12"), ("focaler_iou", "focaler_high=0.01")],
+)
+def test_a_loss_that_starts_near_zero_is_refused_before_training(loss, setting, flags, tmp_path):
+    """Its run would hold a number that no command reads again, or there is none to divide by."""
+    chosen = [*flags["set"], "box_gain_match=iou", setting]
+    more = {"assign": "iou", "set": [*chosen, "min_positives=0"]} if loss == "focaler_iou" else {"set": chosen}
+    with pytest.raises(UserError, match=rf"box_gain_match iou: the {loss} loss starts at .* expected at least 0.001"):
+        train(**{**flags, "loss": loss, **more})
+    assert not list(Path(flags["project"]).rglob("*.pt"))
 
 
 def test_iou_matches_itself(flags, tmp_path):

@@ -101,8 +101,11 @@ def test_the_first_peaks_grow_with_the_batch(planned):
 def test_an_input_of_one_cell_trains_unless_a_batch_is_of_one_image(flags):
     """Normalisation over a single value has no variance: said before anything is written, and never in the trial."""
     smallest = {**flags, "imgsz": [32], "epochs": 1}
-    for changes in ({"batch_size": 23}, {"batch_size": 1}, {"batch_size": 23, "imgsz": [64], "multi_scale": True}):
-        with pytest.raises(UserError, match=r"a batch of one image .* the last of 24 images .* sides above 32"):
+    drawn = {"batch_size": 23, "imgsz": [64], "multi_scale": True}
+    for changes, least in (({"batch_size": 23}, 32), ({"batch_size": 1}, 32), (drawn, 64)):
+        words = " with --multi-scale, which draws 32 px," if changes is drawn else ":"
+        found = rf"{words} a batch of one image .* the last of 24 images .* sides above {least}$"
+        with pytest.raises(UserError, match=found):
             train(**{**smallest, **changes})
     assert not Path(flags["project"]).exists()
     train(**{**smallest, "batch_size": 8})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,22 +32,38 @@ FAST += ["--no-plots", "--set", "channels=[8,8,16,16,32,32,64]"]
 PROTOCOL = "split val (4 images)  NMS IoU 0.65"
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_recipes_plan(path, small_shapes):
-    recipe = read_recipe(path.stem)
-    assert recipe.description
+def check_variants(recipe, data):
+    """Every variant of a recipe is a run that can start, and another one than the others."""
     configs = {}
     if recipe.trainer == ULTRALYTICS:
-        asked = [(*recipe.train, "--data", str(small_shapes), *variant.arguments()) for variant in recipe.variants]
+        asked = [(*recipe.train, "--data", str(data), *variant.arguments()) for variant in recipe.variants]
         assert len(set(asked)) == len(asked)
         for arguments in asked:
             check_run(recipe.trainer, arguments)
         return
     for variant in recipe.variants:
-        flags = train_flags([*recipe.train, "--data", str(small_shapes), *variant.arguments()])
+        flags = train_flags([*recipe.train, "--data", str(data), *variant.arguments()])
         configs[variant.name] = plan_run(flags).config
     hypers = [json.dumps(config.to_dict(), sort_keys=True) for config in configs.values()]
     assert len(set(hypers)) == len(hypers), "two variants are the same run"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_plan(path, small_shapes):
+    recipe = read_recipe(path.stem)
+    assert recipe.description
+    check_variants(recipe, small_shapes)
+
+
+def test_the_recipes_on_the_page_plan(tmp_path, small_shapes):
+    page = (ROOT / "docs" / "guides" / "comparisons.md").read_text("utf-8")
+    shown = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    grids = re.findall(r"`(grid: .*?)`", page)
+    assert len(shown) == 2 and len(grids) == 1
+    for number, text in enumerate([*shown, *grids]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        check_variants(read_recipe(str(path)), small_shapes)
 
 
 def test_recipes_cover_the_papers_tables():
