@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +118,14 @@ def write_report(found: AnnotationSet, draft: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(Finding._fields)
         writer.writerows(found.findings)
+
+
+def note_ignored(found: AnnotationSet, kinds: Collection[str], reason: str) -> None:
+    """Note how many of the objects that an evaluation leaves out are lost, by split."""
+    for split in found.counts():
+        photos = (photo for photo in found.photos if photo.split == split)
+        if lost := sum(item.kind in kinds for photo in photos for item in photo.ignored):
+            found.findings.append(Finding("dropped", split, "", "", reason, str(lost)))
 
 
 def write_overlays(found: AnnotationSet, folder: Path) -> None:
