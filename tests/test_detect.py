@@ -260,7 +260,7 @@ def test_every_frame_of_a_video_at_an_address_is_taken(tmp_path, found):
         server.shutdown()
         server.server_close()
     assert "the stream ended after 45 frames" in said.out
-    (video,) = folder.iterdir()
+    (video,) = folder.glob("*.mp4")
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 45
 
 

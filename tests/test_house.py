@@ -49,7 +49,7 @@ ROOMS = {
         {"export"},
         {"settings"},
         {"batches", "failures", "resources", "run_files"},
-        {"event_file", "parent_process", "run_lock"},
+        {"event_file", "own_files", "parent_process", "run_lock"},
     ],
     "models": [
         {"weights"},

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
-from data.formats.coco_json import CocoFile, CocoImage, CocoObject, read_coco
+from data.formats.coco_json import CocoFile, CocoImage, CocoObject, masked, read_coco
 from data.formats.photo_finder import NOT_FOUND, PhotoFinder, PhotosBelow, folders_of_subset, foreign_to, own_first
 from data.formats.reading import (
+    MASK_AREA,
     SAME_LABEL_FILE,
     TWICE,
     BadAnnotation,
@@ -32,8 +33,8 @@ SPLIT_WORD = re.compile(
 )
 SPLIT_PART = re.compile(r"(?:(train)(?:val)?|(val)(?:id)?|(test))(?:[-_]?dev)?(\d*)")
 BOTH = re.compile(r"train(ing)?[-_]?val")
-CROWD = "crowd region: no label, kept in the annotation file"
-DIFFICULT = "marked ignore: no label, kept in the annotation file"
+CROWD = "crowd region: no label, annotation files alone hold it"
+DIFFICULT = "marked ignore: no label, annotation files alone hold it"
 HEAD = 2**16
 BESIDE_PHOTOS = ("annotations", "annotation", "labels")  # folders of annotation files, beside those of the photos
 MOST_FOLDERS = 20_000  # that are searched for a photo that lies in none of the usual ones
@@ -369,11 +370,8 @@ def _note_losses(file: CocoFile, split: str, findings: list[Finding]) -> None:
     """Note what labels cannot hold although an evaluation would use it: it stays in the annotation file."""
     if fault := FAULTS.get(f"{file.contributor} COCO"):
         findings.append(Finding("noted", split, file.path.name, "", fault))
-    upright = (item for item in file.objects if not item.turned)
-    other = sum(abs(item.area - item.xywh[2] * item.xywh[3]) > 0.01 * item.area + 1e-6 for item in upright)
-    if other:
-        reason = "objects whose area is that of a mask: labels hold boxes only"
-        findings.append(Finding("noted", split, file.path.name, "", reason, str(other)))
+    if other := masked(file.objects):
+        findings.append(Finding("noted", split, file.path.name, "", MASK_AREA, str(other)))
     if file.federated:
         reason = "LVIS: labels do not say which classes are absent or not fully annotated"
         findings.append(Finding("noted", split, file.path.name, "", reason))

@@ -154,6 +154,12 @@ def document_of(file: CocoFile) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def masked(objects: Iterable[CocoObject]) -> int:
+    """Count the objects whose area is not that of their box: it is that of a mask."""
+    upright = (item for item in objects if not item.turned)
+    return sum(abs(item.area - item.xywh[2] * item.xywh[3]) > 0.01 * item.area + 1e-6 for item in upright)
+
+
 def part_of(file: CocoFile, names: Collection[str]) -> CocoFile:
     """Take the photos of these names, and their objects, from an annotation file."""
     images = tuple(image for image in file.images if image.file_name in names)

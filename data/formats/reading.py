@@ -9,6 +9,7 @@ from utils.errors import printable
 
 TWICE = "the same box of the same class stands here twice"
 SAME_LABEL_FILE = "another photo would have the same label file"
+MASK_AREA = "objects whose area is that of a mask: labels hold boxes only"
 SAME_PHOTO = "photo belongs to another annotation already"
 
 

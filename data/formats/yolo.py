@@ -11,11 +11,13 @@ from data.data_yaml import DataSpec, is_there, label_path
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
 from data.formats.coco_json import whole
 from data.formats.coco_truths import split_truths
+from data.formats.kept_truths import kept_truths
 from data.formats.reading import SAME_LABEL_FILE, clipped_box, place_in_set
 from data.formats.write.coco import IDS
 from data.labels.index import LabelIndex
 from data.split import load_split
 from utils.errors import UserError, printable
+from utils.metrics.truths import Truths
 
 
 def read_yolo(spec: DataSpec, stays: bool = False) -> AnnotationSet:
@@ -39,15 +41,18 @@ def read_yolo(spec: DataSpec, stays: bool = False) -> AnnotationSet:
             key = f"{Path(image.removesuffix(path)).name}/{path}"
             if name and key in known:
                 found.ids.setdefault("images", {})[f"{split}/{name}"] = known[key]
-        _add_split(found, split, index, names, _ignored(spec, split, index))
+        truths = split_truths(spec, split, index) if split in spec.annotations else None
+        _add_split(found, split, index, names, _ignored(truths, index))
+        if truths:
+            found.truths[split], said = kept_truths(truths, index, names, spec.names, split)
+            found.findings += said
     return found
 
 
-def _ignored(spec: DataSpec, split: str, index: LabelIndex) -> list[list[LabelledObject]]:
+def _ignored(truths: Truths | None, index: LabelIndex) -> list[list[LabelledObject]]:
     """List, by photo, the crowds and difficult objects that have no label but stand in the split's annotation file."""
-    if split not in spec.annotations:
+    if truths is None:
         return [[] for _ in index.images]
-    truths = split_truths(spec, split, index)
     found: list[list[LabelledObject]] = []
     for row in range(len(index)):
         height, width = index.sizes[row].tolist()

@@ -7,6 +7,12 @@ FRAME = "{stem}_{frame:06d}"
 _OF_A_FRAME = re.compile(r"(?P<stem>.+)_\d{6,}", re.DOTALL)
 
 
+def of_frame(name: str) -> str | None:
+    """Return the name of the video of whose frame a file has this name; None where it is none's."""
+    found = _OF_A_FRAME.fullmatch(name)
+    return found["stem"] if found else None
+
+
 class Names:
     """The names, without a suffix, of what is written for photos and videos.
 
@@ -21,7 +27,7 @@ class Names:
         self.stem_of, self.videos = stem_of, frozenset(videos)
         own = [stem_of(path) for path in photos]
         self.reserved = {*own, *map(stem_of, self.videos)}
-        self.numbered = {found["stem"] for stem in own if by_frame and (found := _OF_A_FRAME.fullmatch(stem))}
+        self.numbered = {found for stem in own if by_frame and (found := of_frame(stem))}
         self.given: dict[str, str] = {}
         self.used: set[str] = set()
 

@@ -5,23 +5,25 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.predict.drafts import Drafts
-from engine.predict.names import FRAME, Names
+from engine.own_files import OwnFiles
+from engine.predict.drafts import FILE, Drafts
+from engine.predict.names import FRAME, Names, of_frame
 from engine.predict.sources import Files
 from engine.predict.videos import Video
 from utils.config.knobs import DetectConfig
-from utils.drawing.draw import draw_boxes, write_image
+from utils.drawing.draw import draw_boxes, fitting, write_image
 from utils.errors import UserError, printable
 from utils.run_folder import write_atomically, write_json
 
 # Characters of a name that are certain to fit into a file name with what is added to it (255 bytes).
 LONGEST = 55
+TABLE, ROWS, DRAFT = "detections.csv", "detections.json", f"annotations/{FILE}"
 CSV_COLUMNS = ("image", "frame", "class", "name", "score", "x1", "y1", "x2", "y2", "precision")
 
 
@@ -43,8 +45,11 @@ class Output:
         by_frame = settings.save_txt or settings.save_crop
         self.stems = Names(self.own_stem, files.photos, files.videos, by_frame)
         self.told: set[str] = set()
+        self.own = OwnFiles(folder, "detect.py")
         if settings.exist_ok:  # a folder that was made for this run holds nothing yet
             self._require_other_files([*files.photos, *files.videos])
+            stems = Names(self.own_stem, files.photos, files.videos, by_frame)
+            self.own.require(*self._expected(files, stems))
 
     def own_stem(self, path: str) -> str:
         """Return the name that an image's outputs have where no other image has it."""
@@ -69,6 +74,28 @@ class Output:
                     f"--exist-ok: {printable(replaced)} is a file of --source, and would be replaced: name another "
                     "folder with --project or --name"
                 )
+
+    def _expected(self, files: Files, stems: Names) -> Iterator[Path]:
+        """Yield the files that a run over these photos and videos is going to write, as far as that can be known."""
+        labels, settings = self.folder / "labels", self.settings
+        there = sorted(labels.rglob("*.txt")) if settings.save_txt and files.videos else []
+        for path in files.photos:
+            stem = stems.of(path)
+            if settings.save:
+                yield self.folder / f"{stem}{_drawn_suffix(path)}"
+            if settings.save_txt:
+                yield labels / f"{stem}.txt"
+        for path in files.videos:
+            stem = stems.of(path)
+            if settings.save:
+                yield self.folder / f"{stem}.mp4"
+            yield from (text for text in there if of_frame(text.relative_to(labels).with_suffix("").as_posix()) == stem)
+        if settings.save_crop:  # how many there will be depends on what is found
+            crops = (self._crops_of(label) for label in range(len(self.names)))
+            yield from (crop for folder in crops for crop in sorted(folder.rglob("*")) if not crop.is_dir())
+        for asked, name in ((settings.save_csv, TABLE), (settings.save_json, ROWS), (settings.save_coco, DRAFT)):
+            if asked:
+                yield self.folder / name
 
     def stem(self, path: str) -> str:
         """Return a file name for an image's outputs, another one for another image of the same name, which is said."""
@@ -111,12 +138,13 @@ class Output:
 
     def _draw(self, path: str, stem: str, frame: int | None, drawn: np.ndarray, fps: float) -> None:
         if frame is None:
-            suffix = ".png" if Path(path).suffix.lower() == ".png" else ".jpg"
-            self._write_picture(self.folder / f"{stem}{suffix}", drawn)
+            self._write_picture(self.folder / f"{stem}{_drawn_suffix(path)}", drawn)
             return
         if self.video is None or self.video[0] != path:
             self._finish_video()
-            self.video = (path, Video(self.folder / f"{stem}.mp4", (drawn.shape[1], drawn.shape[0]), fps))
+            file = self.own.begin(self.folder / f"{stem}.mp4")
+            file.unlink(missing_ok=True)  # a link leads to what is not this folder's
+            self.video = (path, Video(file, (drawn.shape[1], drawn.shape[0]), fps))
         self.video[1].add(drawn)
 
     def _finish_video(self) -> None:
@@ -125,31 +153,41 @@ class Output:
             video, self.video = self.video[1], None
             if not video.finish():
                 self.lost.append(video.file)
+            self.own.end(video.file)
 
     def _write_txt(self, stem: str, found: Any) -> None:
         file = self.folder / "labels" / f"{stem}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = zip(found.boxes.cls.int().tolist(), found.boxes.xywhn.tolist(), found.boxes.conf.tolist(), strict=True)
         text = "".join(f"{label} {' '.join(f'{side:.6f}' for side in box)} {score:.6f}\n" for label, box, score in rows)
-        file.write_text(text, "utf-8")
+        write_atomically(self.own.begin(file), text, synced=False)
+        self.own.end(file)
 
     def _write_crops(self, stem: str, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> None:
         for number, (box, label) in enumerate(zip(boxes, labels.tolist(), strict=True)):
             left, top = np.floor(box[:2]).astype(int)
             right, bottom = np.ceil(box[2:]).astype(int)
             if right > left and bottom > top:
-                name = "".join(c if c.isalnum() else "_" for c in self.names[label])[:LONGEST]
-                file = self.folder / "crops" / f"{label}_{name}" / f"{stem}_{number}.jpg"
+                file = self._crops_of(label) / f"{stem}_{number}.jpg"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._write_picture(file, np.ascontiguousarray(image[top:bottom, left:right]))
 
+    def _crops_of(self, label: int) -> Path:
+        """Return the folder of a class's crops."""
+        name = "".join(c if c.isalnum() else "_" for c in self.names[label])[:LONGEST]
+        return self.folder / "crops" / f"{label}_{name}"
+
     def _write_picture(self, file: Path, image: np.ndarray) -> None:
         """Write a picture, and say where it has another suffix, or cannot be written."""
+        written = self.own.begin(fitting(file, image))
+        written.unlink(missing_ok=True)  # a link leads to what is not this folder's
         try:
-            written = write_image(file, image)
+            write_image(written, image)
         except UserError as error:
             print(f"warning: {error}; left out", file=sys.stderr)
             return
+        finally:
+            self.own.end(written)
         if written != file:
             print(f"{printable(file.name)}: {image.shape[1]}x{image.shape[0]} px, written as {printable(written.name)}")
 
@@ -161,11 +199,20 @@ class Output:
             writer = csv.DictWriter(table, CSV_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-            write_atomically(self.folder / "detections.csv", table.getvalue())
+            write_atomically(self.own.begin(self.folder / TABLE), table.getvalue())
+            self.own.end(self.folder / TABLE)
         if self.settings.save_json:
-            write_json(self.folder / "detections.json", json.loads(json.dumps(self.rows)))
+            write_json(self.own.begin(self.folder / ROWS), json.loads(json.dumps(self.rows)))
+            self.own.end(self.folder / ROWS)
         if self.settings.save_coco:
+            self.own.begin(self.folder / DRAFT)
             self.drafts.write(self.folder, self.source)
+            self.own.end(self.folder / DRAFT)
+
+
+def _drawn_suffix(path: str) -> str:
+    """Return the suffix of a drawn photo."""
+    return ".png" if Path(path).suffix.lower() == ".png" else ".jpg"
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data.labels.index import LabelIndex
+from engine.own_files import OwnFiles
 from engine.run_files import CURVES, PICTURES
+from utils.config.knobs import ValConfig
 from utils.errors import UserError, printable
 from utils.metrics.coco_eval import Boxes
 from utils.metrics.coco_metrics import CocoMetrics
@@ -16,29 +18,37 @@ from utils.metrics.truths import to_xywh
 from utils.run_folder import json_text, write_atomically
 
 # What a validation writes into its folder, besides labels/. metrics.json is the first to go and the last to come.
-WRITTEN = ("metrics.json", "metrics.csv", "report.html", "detections.json", "ground_truth.json", *CURVES)
-WRITTEN += tuple(f"val_batch{number}{part}.jpg" for number in range(PICTURES) for part in ("", "_truth"))
-COLUMNS = 6  # of a text file's rows; labels have five, those with key points or polygons seven or more
+NUMBERS, ROWS, TRUTHS, REPORT = ("metrics.json", "metrics.csv"), "detections.json", "ground_truth.json", "report.html"
+DRAWN = (*CURVES, *(f"val_batch{number}{part}.jpg" for number in range(PICTURES) for part in ("", "_truth")))
+WRITTEN = (*NUMBERS, REPORT, ROWS, TRUTHS, *DRAWN)
 
 
-def remove_results(folder: Path, writes_texts: bool, truths: Collection[Path]) -> None:
+def planned_files(settings: ValConfig, by_labels: bool) -> list[str]:
+    """List what a validation is going to write into its folder besides labels/, measured against labels or a file."""
+    asked = {REPORT: settings.report, ROWS: settings.save_json, TRUTHS: settings.save_json and by_labels}
+    return [*NUMBERS, *(name for name, wanted in asked.items() if wanted), *(DRAWN if settings.plots else ())]
+
+
+def room_for_results(folder: Path, planned: Sequence[str], writes_texts: bool, truths: Collection[Path]) -> OwnFiles:
     """Remove what an earlier validation has written into a folder: beside another's numbers it would mislead.
 
-    The files of `truths` stay. UserError where texts are to be written among labels that are no validation's.
+    UserError, and all stays, where somebody else's file has a name of ours, unless it is one of `truths` that is only
+    read, and where texts are to be written among others' labels.
     """
-    texts = sorted((folder / "labels").rglob("*.txt"))
-    rows = [row for text in texts if (row := text.read_bytes().partition(b"\n")[0].split())]
-    foreign = any(len(row) != COLUMNS for row in rows)
+    own = OwnFiles(folder, "val.py")
+    foreign = [text for text in sorted((folder / "labels").rglob("*.txt")) if not own.is_own(text)]
     if foreign and writes_texts:
         raise UserError(
-            f"--save-txt: {printable(folder / 'labels')} holds labels that are not from val.py: choose another --name"
+            f"--save-txt: {printable(folder / 'labels')} holds labels that are not from val.py, "
+            f"{printable(foreign[0].name)} for one: choose another --name"
         )
-    kept = {path.resolve() for path in truths}
-    for path in (folder / name for name in WRITTEN):
-        if path.resolve() not in kept:
-            path.unlink(missing_ok=True)
-    for text in texts if rows and not foreign else ():
-        text.unlink()
+    read = {path.resolve() for path in truths}
+    own.require(*(folder / name for name in WRITTEN if name in planned or (folder / name).resolve() not in read))
+    for path in own.present():
+        path.unlink()
+    for name in planned:
+        own.begin(folder / name)
+    return own
 
 
 def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
@@ -54,9 +64,9 @@ def write_coco_files(folder: Path, collected: CocoMetrics, index: LabelIndex) ->
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
         for image, category, box, score in zip(*columns, strict=True)
     ]
-    write_atomically(folder / "detections.json", json_text(results))
+    write_atomically(folder / ROWS, json_text(results))
     if truths.source == "labels":
-        write_atomically(folder / "ground_truth.json", json_text(_ground_truth(collected, index)))
+        write_atomically(folder / TRUTHS, json_text(_ground_truth(collected, index)))
 
 
 def _ground_truth(collected: CocoMetrics, index: LabelIndex) -> dict:
@@ -85,7 +95,7 @@ def _ground_truth(collected: CocoMetrics, index: LabelIndex) -> dict:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def write_texts(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None:
+def write_texts(files: OwnFiles, collected: CocoMetrics, index: LabelIndex) -> None:
     """Write a text file per image: class, centre x, centre y, width, height as fractions of the image, score."""
     found = _finite(collected.detections())
     order = np.argsort(found.image, kind="stable")
@@ -95,14 +105,15 @@ def write_texts(folder: Path, collected: CocoMetrics, index: LabelIndex) -> None
     x1, y1, x2, y2 = found.boxes.T
     rows = np.column_stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
     for row, name in enumerate(text_names(_relative(index.images))):
-        path = folder / name
+        path = files.folder / "labels" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         own = slice(bounds[row], bounds[row + 1])
         lines = [
             f"{label} {x:.7f} {y:.7f} {w:.7f} {h:.7f} {score:.6f}\n"
             for label, (x, y, w, h), score in zip(found.labels[own], rows[own], found.scores[own], strict=True)
         ]
-        write_atomically(path, "".join(lines), synced=False)
+        write_atomically(files.begin(path), "".join(lines), synced=False)
+        files.end(path)
 
 
 def text_names(photos: Sequence[Path]) -> list[Path]:

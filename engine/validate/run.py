@@ -20,7 +20,7 @@ from engine.run_files import ValRecords, attempt
 from engine.settings.configure import open_data
 from engine.validate.collect import collect, protocol_line
 from engine.validate.html_report import write_report
-from engine.validate.result_files import remove_results, write_coco_files, write_texts
+from engine.validate.result_files import planned_files, room_for_results, write_coco_files, write_texts
 from engine.validate.weights import Measured, open_measured
 from models.kernels.kept_memory import freed_memory_kept, share_one_heap
 from models.weights.class_rows import names_on
@@ -81,7 +81,8 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     loader = build_loader(dataset, config.run.batch_size, workers, shuffle=False, seed=config.run.seed)
 
     folder = new_run_folder(Path(settings.project), settings.name, settings.exist_ok)
-    remove_results(folder, settings.save_txt, spec.annotations.values())
+    planned = planned_files(settings, truths.source == "labels")
+    own = room_for_results(folder, planned, settings.save_txt, spec.annotations.values())
     protocol = protocol_line(config, settings.split, len(index), truths, measured.precision)
     print(f"weights {printable(weights)} ({measured.source})\n{protocol}")
     records = ValRecords(folder, config, protocol, truths)
@@ -105,7 +106,9 @@ def validated(settings: ValConfig, weights: Path, measured: Measured) -> Metrics
     if settings.save_json:
         write_coco_files(folder, collected, index)
     if settings.save_txt:
-        write_texts(folder / "labels", collected, index)
+        write_texts(own, collected, index)
     records.finish(metrics)
+    for name in planned:
+        own.end(folder / name)
     print(f"{speed:.1f} images/s, metrics included; written to {printable(folder)}")
     return metrics

@@ -15,6 +15,7 @@ from utils.errors import UserError, printable
 
 GOLDEN_RATIO = 0.618034
 GREY = 114  # the padding of letterboxed images
+JPEG = (".jpg", ".jpeg")
 LARGEST_JPEG = 65500  # pixels of a side
 
 
@@ -61,15 +62,19 @@ def image_grid(images: Sequence[NDArray], columns: int) -> NDArray:
     return grid
 
 
+def fitting(path: Path, image: NDArray) -> Path:
+    """Return where `write_image` writes an image: there, or where a .jpg cannot hold it, beside it as .png."""
+    too_large = path.suffix in JPEG and max(image.shape[:2]) > LARGEST_JPEG
+    return path.with_suffix(".png") if too_large else path
+
+
 def write_image(path: Path, image: NDArray) -> Path:
     """Write a .jpg or .png, to any path that the system knows, and return it; UserError where neither holds the image.
 
     An image with a side that a .jpg cannot hold becomes a .png of that name.
     """
-    jpeg = path.suffix in (".jpg", ".jpeg")
-    if jpeg and max(image.shape[:2]) > LARGEST_JPEG:
-        return write_image(path.with_suffix(".png"), image)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if jpeg else []
+    path = fitting(path, image)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix in JPEG else []
     try:
         done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     except cv2.error:

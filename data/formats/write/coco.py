@@ -7,14 +7,15 @@ from typing import Any
 import yaml
 
 from data.data_yaml import DataSpec
-from data.formats.annotation_set import AnnotationSet
-from data.formats.coco_json import document_of, part_of, read_coco
+from data.formats.annotation_set import AnnotationSet, Finding
+from data.formats.coco_json import CocoFile, document_of, masked, part_of, read_coco
 from data.formats.write.folder import REPORT, bring, check_target, write_folder, write_overlays, write_report
 from utils.errors import printable
 from utils.run_folder import json_text
 
 IDS = "ids.json"
 DECIMALS = 6
+OUTLINE = "objects with a mask: its area is written, its outline is not"
 
 
 def coco_document(found: AnnotationSet, split: str) -> dict[str, Any]:
@@ -47,13 +48,29 @@ def truth_document(found: AnnotationSet, split: str) -> dict[str, Any]:
 
     That is the mended file, the original one without photos that the set lacks, or one of the labels.
     """
-    if split in found.truths:
-        return document_of(found.truths[split])
-    if split not in found.annotations:
+    file = _truth_file(found, split)
+    return coco_document(found, split) if file is None else document_of(file)
+
+
+def _noted_document(found: AnnotationSet, split: str) -> dict[str, Any]:
+    """Make the COCO file of a split as `truth_document` does, and note what of its source is not in it."""
+    file = _truth_file(found, split)
+    if file is None:
         return coco_document(found, split)
+    if count := masked(file.objects):
+        found.findings.append(Finding("noted", split, printable(file.path.name), "", OUTLINE, str(count)))
+    return document_of(file)
+
+
+def _truth_file(found: AnnotationSet, split: str) -> CocoFile | None:
+    """Return what the source's file says of a split's photos; None where the source has no such file."""
+    if split in found.truths:
+        return found.truths[split]
+    if split not in found.annotations:
+        return None
     sizes = {photo.name: photo.size for photo in found.photos if photo.split == split}
     own = part_of(read_coco(found.annotations[split]), sizes)
-    return document_of(replace(own, images=tuple(each._replace(size=sizes[each.file_name]) for each in own.images)))
+    return replace(own, images=tuple(each._replace(size=sizes[each.file_name]) for each in own.images))
 
 
 def write_ids(found: AnnotationSet, draft: Path) -> None:
@@ -70,7 +87,7 @@ def write_coco_set(found: AnnotationSet, target: Path, images: str = "link", exi
         (draft / "annotations").mkdir()
         for split in found.counts():
             path = draft / "annotations" / f"instances_{split}.json"
-            path.write_text(json_text(truth_document(found, split)), "utf-8")
+            path.write_text(json_text(_noted_document(found, split)), "utf-8")
         for photo in found.photos:
             bring(photo.photo, draft / "images" / photo.split / photo.name, images)
         write_report(found, draft)
@@ -96,7 +113,7 @@ def write_coco_beside(found: AnnotationSet, spec: DataSpec, target: Path, exist_
     def fill(draft: Path) -> None:
         (draft / "annotations").mkdir()
         for split in found.counts():
-            text = json_text(coco_document(found, split))
+            text = json_text(_noted_document(found, split))
             (draft / "annotations" / f"{split}.json").write_text(text, "utf-8")
         (draft / "data.yaml").write_text(note + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
         write_report(found, draft)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from data.formats.annotation_set import AnnotationSet
-from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
+from data.formats.write.folder import bring, check_target, note_ignored, write_folder, write_overlays, write_report
 from data.formats.write.yolo import label_text
 from utils.errors import UserError, printable
 from utils.run_folder import encoded
+
+IGNORED = "crowd regions and difficult objects: Darknet's layout has no place for them, and they count as false alarms"
 
 
 def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", exist_ok: bool = False) -> None:
@@ -21,6 +23,8 @@ def write_darknet_set(found: AnnotationSet, target: Path, images: str = "link", 
             f"{printable(target)}: Darknet's labels would not be found again below a folder called images; choose "
             "another place"
         )
+
+    note_ignored(found, {"crowd", "difficult"}, IGNORED)
 
     def fill(draft: Path) -> None:
         lines = [f"classes = {len(found.names)}\n"]

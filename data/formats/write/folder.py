@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from utils.run_folder import json_text
 
 REPORT = "report.json"
 MADE_BY = "AlignYOLO convert.py"
+WRITTEN = ".written.json"  # the files of the set as they were written
+EDITED = (".txt", ".xml", ".json", ".yaml", ".csv", ".data", ".names")
 OVERLAYS = 16
 
 
@@ -33,6 +36,8 @@ def check_target(target: Path, source: Path, exist_ok: bool, inside: bool = Fals
         raise UserError(f"{printable(target)} exists already (--exist-ok replaces an earlier conversion)")
     if not _is_conversion(target):
         raise UserError(f"{printable(target)} is no earlier conversion (it has no {REPORT} of one); it is not replaced")
+    if work := _changed(target):
+        raise UserError(f"{printable(target / work)} is new or changed since convert.py wrote it; choose another place")
 
 
 def check_kept(target: Path, sources: Iterable[Path]) -> None:
@@ -59,6 +64,34 @@ def _is_conversion(target: Path) -> bool:
         return False
 
 
+def _changed(target: Path) -> str:
+    """Name a file that somebody has put into a conversion, or corrected there; "" for none.
+
+    Nothing is known of the conversions of older versions, which hold no list.
+    """
+    try:
+        written = json.loads((target / WRITTEN).read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return next((name for name, state in _states(target) if not _by_programs(name) and written.get(name) != state), "")
+
+
+def _states(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Yield the files below a folder with their sizes, and the check sums of those that people edit."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            text = path.suffix in EDITED and path.is_file()
+            yield (
+                path.relative_to(folder).as_posix(),
+                [path.lstat().st_size, zlib.crc32(path.read_bytes()) if text else 0],
+            )
+
+
+def _by_programs(name: str) -> bool:
+    """Tell whether a file is one that programs leave behind: ultralytics' caches, hidden files of desktops."""
+    return name.endswith(".cache") or any(part.startswith(".") for part in name.split("/"))
+
+
 def write_folder(target: Path, fill: Callable[[Path], None], check: Callable[[], None]) -> None:
     """Let `fill` write into a draft, then rename it to `target`; UserError, and nothing written, if that fails."""
     check()
@@ -68,6 +101,7 @@ def write_folder(target: Path, fill: Callable[[Path], None], check: Callable[[],
             draft = Path(temporary) / "set"
             draft.mkdir()
             fill(draft)
+            (draft / WRITTEN).write_text(json.dumps(dict(_states(draft))), "utf-8")
             check()
             _publish(draft, target, Path(temporary) / "replaced")
     except OSError as error:
@@ -118,6 +152,14 @@ def write_report(found: AnnotationSet, draft: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(Finding._fields)
         writer.writerows(found.findings)
+
+
+def note_ignored(found: AnnotationSet, kinds: Collection[str], reason: str) -> None:
+    """Note how many of the objects that an evaluation leaves out are lost, by split."""
+    for split in found.counts():
+        photos = (photo for photo in found.photos if photo.split == split)
+        if lost := sum(item.kind in kinds for photo in photos for item in photo.ignored):
+            found.findings.append(Finding("dropped", split, "", "", reason, str(lost)))
 
 
 def write_overlays(found: AnnotationSet, folder: Path) -> None:

@@ -4,10 +4,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path, PurePosixPath
 
 from data.formats.annotation_set import AnnotationSet, Finding, LabelledObject, LabelledPhoto
-from data.formats.write.folder import bring, check_target, write_folder, write_overlays, write_report
+from data.formats.write.folder import bring, check_target, note_ignored, write_folder, write_overlays, write_report
 from utils.errors import printable
 from utils.run_folder import encoded
 
+CROWDS = "crowd regions: a VOC folder has no place for them"
 RENAMED = "another photo of the split has the same name but for its suffix: written under another"
 
 
@@ -22,6 +23,8 @@ def write_voc_set(found: AnnotationSet, target: Path, images: str = "link", exis
         written = PurePosixPath(places[photo.split, photo.name])
         if written.name != PurePosixPath(photo.name).name:
             found.findings.append(Finding("noted", photo.split, printable(photo.name), "", RENAMED, str(written)))
+
+    note_ignored(found, {"crowd"}, CROWDS)
 
     def fill(draft: Path) -> None:
         (draft / "ImageSets" / "Main").mkdir(parents=True)

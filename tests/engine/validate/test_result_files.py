@@ -8,6 +8,7 @@ import pytest
 from data.data_yaml import read_data_yaml
 from data.formats.convert import convert_yolo
 from data.shapes.demo_set import make_shapes
+from engine.own_files import FOLDER
 from engine.validate import html_report
 from engine.validate.result_files import text_names
 from tests.lively import lively_checkpoint
@@ -39,7 +40,9 @@ def measure(data, tmp_path):
 
 
 def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and FOLDER not in path.parts
+    }
 
 
 def test_nothing_of_an_earlier_validation_stays_beside_the_new_numbers(measure):

@@ -289,6 +289,31 @@ def test_no_source_is_replaced_by_what_is_made_of_it(coco, tmp_path):
     assert sorted(tmp_path.joinpath("out").rglob("*")) == before
 
 
+@pytest.mark.parametrize("to", WRITERS)
+def test_no_work_in_an_earlier_conversion_is_replaced(to, coco, tmp_path):
+    """Labels that were corrected there, also with as many letters, and files that were put there."""
+    out = tmp_path / "out"
+    convert_coco(coco, out, to=to)
+    (out / "labels.cache").write_text("of ultralytics")
+    convert_coco(coco, out, to=to, exist_ok=True)
+    pattern = {"yolo": "labels/**/*.txt", "voc": "Annotations/**/*.xml", "coco": "annotations/*.json"}
+    label = sorted(out.glob(pattern.get(to, "obj_*_data/*.txt")))[0]
+    before = label.read_text()
+    for path, text in (
+        (label, before.translate(str.maketrans("0123456789", "1234567890"))),
+        (out / "notes.md", "mine"),
+    ):
+        path.write_text(text)
+        with pytest.raises(
+            UserError, match=rf"{path.name} is new or changed since convert.py wrote it; choose another"
+        ):
+            convert_coco(coco, out, to=to, exist_ok=True)
+        assert path.read_text() == text
+        label.write_text(before)
+    (out / "notes.md").unlink()
+    convert_coco(coco, out, to=to, exist_ok=True)
+
+
 def test_no_list_or_data_yaml_is_replaced_by_what_is_made_of_it(tmp_path):
     source = voc_of_two_years(tmp_path / "in")
     convert_voc(source, tmp_path / "out", images="list")
