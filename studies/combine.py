@@ -11,34 +11,41 @@ their variants have. A variant whose loss became infinite with any of them is no
 import re
 import shlex
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from engine.settings.configure import choices_of
+from studies.comparison.recipe import PLUGIN_KEYS, TRAIN_PY, ULTRALYTICS
 from studies.comparison.report import DIFFERENCES
 from studies.comparison.tables import Row, is_measure, less_is_better, read_tables
 from train import ALIASES
+from train import parse_flags as train_flags
 from utils.config.flags import Parser, add_knobs, parsed, split_at_flags
 from utils.config.knobs import CombineConfig
 from utils.errors import UserError, nearest, printable, run_command
 from utils.run_folder import write_atomically
 
 DIGEST = "env.training_data.sha256"
+# The settings that are a box loss and an assigner, by what trains.
+CHOSEN = {TRAIN_PY: ("box_loss", "assigner"), ULTRALYTICS: PLUGIN_KEYS}
+OWN = "Ultralytics' own"
 
 
 @dataclass(frozen=True)
 class Choice:
     """The best variants of a comparison, best first: their settings, and what all of its runs shared.
 
-    `seeds` is how many seeds their means are of, `data` what --data named and `digests` the sums of its training part,
-    as far as the runs say. `notes` says what was left out.
+    `trainer` is what trained them, `seeds` how many seeds their means are of, `data` what --data named and `digests`
+    the sums of its training part, as far as the runs say. `notes` says what was left out.
     """
 
     variants: dict[str, dict[str, str]]
     baseline: str
+    trainer: str
     shared: tuple[str, ...]
     seeds: int
     data: str
@@ -83,12 +90,14 @@ def best_of(folder: Path, count: int, measure: str) -> Choice:
         raise UserError(f"--by {printable(measure)}: {printable(folder)} has no values of it on the validation split")
     chosen = [*ranked[:count], *({named[1]} - set(ranked[:count]))]
     flags = {name: next(iter(found[name].values()))["flags"] for name in chosen}
-    shared = {shared_flags(each) for each in flags.values()}
+    trainer = trainer_of(row["flags"] for row in table)
+    shared = {shared_flags(each, trainer) for each in flags.values()}
     if len(shared) > 1:
-        raise UserError(f"{printable(folder)}: its runs differ in more than their --set: {sorted(shared)}")
+        raise UserError(f"{printable(folder)}: its runs differ in more than their --set: {told(*sorted(shared))}")
     return Choice(
-        {name: settings_of(each) for name, each in flags.items()},
+        {name: settings_of(each, trainer) for name, each in flags.items()},
         named[1],
+        trainer,
         *shared,
         len(seeds),
         data_of(flags[named[1]]),
@@ -146,16 +155,34 @@ def groups_of(flags: str) -> list[list[str]]:
     return groups
 
 
-def settings_of(flags: str) -> dict[str, str]:
+def trainer_of(flags: Iterable[str]) -> str:
+    """Return what trains, by the flags of all runs: those of train.py have their loss and assigner in a --set."""
+    given = {group[0] for each in flags for group in groups_of(each)}
+    return ULTRALYTICS if given & {"--model", *setting_flags(ULTRALYTICS)} else TRAIN_PY
+
+
+def setting_flags(trainer: str) -> tuple[str, ...]:
+    """Return the flags that hold the settings of a variant."""
+    return tuple(f"--{key}" for key in PLUGIN_KEYS) if trainer == ULTRALYTICS else ("--set",)
+
+
+def settings_of(flags: str, trainer: str) -> dict[str, str]:
     """Return the settings among the flags of a run."""
-    pairs = (group[1].partition("=") for group in groups_of(flags) if group[0] == "--set")
-    return {key: value for key, _, value in pairs}
+    groups = [group for group in groups_of(flags) if group[0] in setting_flags(trainer)]
+    if trainer == ULTRALYTICS:
+        return {flag.removeprefix("--"): value for flag, value in groups}
+    return {key: value for key, _, value in (group[1].partition("=") for group in groups)}
 
 
-def shared_flags(flags: str) -> tuple[str, ...]:
+def shared_flags(flags: str, trainer: str) -> tuple[str, ...]:
     """Return the other flags of a run, but for its seed and its data set."""
-    own = ("--set", "--seed", "--data")
+    own = (*setting_flags(trainer), "--seed", "--data")
     return tuple(part for group in groups_of(flags) if group[0] not in own for part in group)
+
+
+def told(*flags: Sequence[str]) -> str:
+    """Return lists of flags as a sentence shows them."""
+    return ", ".join(printable(shlex.join(each)) or "no flags" for each in flags)
 
 
 def data_of(flags: str) -> str:
@@ -181,13 +208,17 @@ def check_same_data(config: CombineConfig, losses: Choice, assigners: Choice) ->
         raise UserError(f"{said[0]}, {said[1]}: expected the same data set")
 
 
-def combined(losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
+def combined(config: CombineConfig, losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
     """Return the settings of every loss with every assignment, the two baselines first; UserError where both set a key.
 
     A comparison of losses has one assigner, and one of assignments one box loss: what all share gives way.
     """
     variants = {}
-    kept = [without_shared(choice, key) for choice, key in ((losses, "assigner"), (assigners, "box_loss"))]
+    loss_key, assigner_key = CHOSEN[losses.trainer]
+    kept = [
+        without_shared(config.losses, losses, assigner_key),
+        without_shared(config.assigners, assigners, loss_key),
+    ]
     for first in sorted(losses.variants, key=lambda name: name != losses.baseline):
         for second in sorted(assigners.variants, key=lambda name: name != assigners.baseline):
             loss, assigner = kept[0][first], kept[1][second]
@@ -201,39 +232,62 @@ def combined(losses: Choice, assigners: Choice) -> dict[str, dict[str, str]]:
     return variants
 
 
-def without_shared(choice: Choice, key: str) -> dict[str, dict[str, str]]:
-    """Return the settings of the variants, without a key that has one value in all that set it."""
-    values = {settings[key] for settings in choice.variants.values() if key in settings}
-    left_out = {key} if len(values) == 1 else set()
+def without_shared(folder: str, choice: Choice, key: str) -> dict[str, dict[str, str]]:
+    """Return the settings of the variants, without a key that has one value in all; UserError where it has several."""
+    values = {name: settings[key] for name, settings in choice.variants.items() if key in settings}
+    if 0 < len(values) < len(choice.variants):
+        values = {**dict.fromkeys(choice.variants, default_of(choice, key)), **values}
+    # Left out of one variant alone, a key would make it another than its name says, or the same as a second one.
+    for name, value in values.items():
+        if value != values[choice.baseline]:
+            first, second = (
+                f"{printable(each)} has {key}={printable(values[each] or OWN)}" for each in (choice.baseline, name)
+            )
+            raise UserError(f"{printable(folder)}: {first}, {second}: expected one {key} in all of its best variants")
     return {
-        name: {each: value for each, value in settings.items() if each not in left_out}
+        name: {each: value for each, value in settings.items() if each != key}
         for name, settings in choice.variants.items()
     }
+
+
+def default_of(choice: Choice, key: str) -> str:
+    """Return the box loss or the assigner of a variant that sets none; empty for the trainer's own."""
+    if choice.trainer == ULTRALYTICS:
+        return ""
+    flags = train_flags([*choice.shared, *(["--data", choice.data] if choice.data else [])])
+    return str(getattr(choices_of(flags, {}).hyper, key))
 
 
 def recipe_of(config: CombineConfig) -> dict[str, Any]:
     """Return the recipe's values; settings stay text, as they were typed. Prints what the choice does without."""
     losses, assigners = (best_of(Path(name), config.best, config.by) for name in (config.losses, config.assigners))
+    if losses.trainer != assigners.trainer:
+        raise UserError(
+            f"{printable(config.losses)} was trained by {losses.trainer}, {printable(config.assigners)} by "
+            f"{assigners.trainer}: expected the same trainer"
+        )
     if losses.shared != assigners.shared:
         raise UserError(
-            f"{printable(config.losses)} was trained with {shlex.join(losses.shared)}, {printable(config.assigners)} "
-            f"with {shlex.join(assigners.shared)}: expected the same flags"
+            f"{printable(config.losses)} was trained with {told(losses.shared)}, {printable(config.assigners)} "
+            f"with {told(assigners.shared)}: expected the same flags"
         )
     check_same_data(config, losses, assigners)
     for note in dict.fromkeys([*losses.notes, *assigners.notes]):
         print(note)
-    variants = combined(losses, assigners)
+    variants = combined(config, losses, assigners)
     description = (
         f"The {config.best} best losses of {Path(config.losses).name} with the {config.best} best assignments of "
         f"{Path(config.assigners).name}, by {config.by} on the validation split ({losses.seeds} and {assigners.seeds} "
         "seeds), and the defaults of both."
     )
     train = {name.removeprefix("--").replace("-", "_"): value for name, value in flag_values(losses.shared).items()}
-    return {"description": description, "baseline": next(iter(variants)), "train": train, "variants": variants}
+    trainer = {"trainer": losses.trainer} if losses.trainer != TRAIN_PY else {}
+    recipe = {"description": description, **trainer, "baseline": next(iter(variants)), "train": train}
+    return {**recipe, "variants": variants}
 
 
 def flag_values(flags: Sequence[str]) -> dict[str, Any]:
-    """Return flags of train.py with their values: a text, several, or whether a switch is on."""
+    """Return flags of what trains with their values: a text, several, or whether a switch is on."""
     found: dict[str, Any] = {}
     for flag, *values in split_at_flags(flags):
         name = flag.replace("--no-", "--", 1)

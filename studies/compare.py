@@ -95,8 +95,7 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str, recipe: 
     recipe, into = recipe or recipe_of(config, shared), Path(config.into)
     if not config.report_only:
         check_overridden(recipe, shared)
-        for variant in recipe.variants:
-            check_run(recipe.trainer, [*recipe.train, *shared, *variant.arguments()], config.split)
+        check_variants(recipe, shared, config.split)
     # Only now torch: whatever is wrong with the flags and the YAML files has been said already.
     from studies.comparison.report import write_report
     from studies.comparison.runs import check_requests, plan
@@ -121,6 +120,20 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str, recipe: 
     if failure:
         raise failure
     return path
+
+
+def check_variants(recipe: Recipe, shared: Sequence[str], split: str) -> None:
+    """Raise UserError, with the variant's name where others are fine, for what its run would refuse; before torch."""
+    wrong: dict[str, str] = {}
+    for variant in recipe.variants:
+        try:
+            check_run(recipe.trainer, [*recipe.train, *shared, *variant.arguments()], split)
+        except UserError as error:
+            wrong[variant.name] = str(error)
+    if wrong:
+        name, said = next(iter(wrong.items()))
+        alike = len(wrong) == len(recipe.variants) and set(wrong.values()) == {said}
+        raise UserError(said if alike else f"variant {name}: {said}")
 
 
 def check_run(trainer: str, arguments: Sequence[str], split: str = "val") -> None:

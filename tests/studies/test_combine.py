@@ -135,7 +135,7 @@ def test_the_assigner_that_all_losses_share_gives_way(folders, tmp_path):
         "ciou-iou-anchor_ratio": {"box_loss": "ciou", "assigner": "anchor_ratio"},
         "sca-iou-anchor_ratio": {"box_loss": "sca", "assigner": "anchor_ratio"},
     }
-    with pytest.raises(UserError, match="anchor_ratio sets assigner=anchor_ratio, ggiou sets assigner=ggiou: expected"):
+    with pytest.raises(UserError, match="anchor_ratio has assigner=anchor_ratio, ggiou has assigner=ggiou: expected"):
         recipe_of(config((folders[1], folders[1])))
 
 
@@ -208,6 +208,69 @@ def test_flags_of_every_spelling_come_into_the_recipe(tmp_path):
 
 def test_kept_results_can_be_combined():
     """What git has is enough: the tables of a comparison without its runs."""
-    folder = str(ROOT / "results" / "bccd")
-    found = recipe_of(parse_flags(["--losses", folder, "--assigners", folder, "--best", "1"]))
-    assert found["baseline"].startswith("ciou-")
+    folders = [str(ROOT / "results" / name) for name in ("neu-det-losses", "neu-det-assigners")]
+    assert recipe_of(config(folders, "--best", "1"))["baseline"] == "ciou-anchor_ratio"
+
+
+def test_a_comparison_of_losses_and_assignments_at_once_is_refused(tmp_path):
+    """Its assignments would be taken for losses, two variants of different names with the same settings."""
+    folder = str(ROOT / "results" / "bccd")  # whose baseline leaves the assigner to the default
+    with pytest.raises(UserError, match=r"bccd: ciou has assigner=anchor_ratio, assign-ggiou has assigner=ggiou: exp"):
+        recipe_of(config((folder, folder), "--best", "1"))
+    variants = {"default": "lr0=0.02", "sca": "lr0=0.02 box_loss=sca", "other": "lr0=0.02 box_loss=sca assigner=iou"}
+    scores = {name: {0: 0.1} for name in variants}
+    shared = SHARED + " --hyp retinanet --cfg retinanet_resnet18_fpn"
+    both = comparison(tmp_path / "both", variants, scores, "default", shared)
+    with pytest.raises(UserError, match="both: default has box_loss=l1, sca has box_loss=sca: expected one box_loss"):
+        recipe_of(
+            config(
+                (comparison(tmp_path / "l", {"default": "lr0=0.02"}, {"default": {0: 0.1}}, "default", shared), both)
+            )
+        )
+
+
+PLUGIN = "--model yolo26n.yaml --imgsz 64 --cache --data my/data.yaml"
+
+
+def plugin_comparison(folder, variants, baseline, shared=PLUGIN):
+    """A comparison's tables as a recipe with `trainer: ultralytics` leaves them: settings are flags of their own."""
+    names = dict.fromkeys(variants, "lr0=1")
+    comparison(folder, names, {name: {0: 0.1 * number} for number, name in enumerate(variants)}, baseline, shared)
+    table = folder / "runs.csv"
+    header, *rows = csv.reader(table.open(newline=""))
+    for row in rows:
+        row[4] = row[4].replace("--set lr0=1", variants[row[0]])
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder
+
+
+def test_comparisons_inside_ultralytics_are_combined_for_ultralytics(tmp_path):
+    losses = plugin_comparison(tmp_path / "losses", {"own": "", "sca": "--loss sca", "giou": "--loss=giou"}, "own")
+    assigners = plugin_comparison(tmp_path / "assigners", {"own": "", "ggiou": "--assign ggiou"}, "own")
+    into = tmp_path / "combined.yaml"
+    into.write_text(yaml.safe_dump(recipe_of(config((losses, assigners))), sort_keys=False))
+    recipe = read_recipe(str(into))
+    assert recipe.trainer == "ultralytics" and recipe.baseline == "own-own"
+    assert recipe.train == ("--model", "yolo26n.yaml", "--imgsz", "64", "--cache")
+    assert {each.name: each.arguments() for each in recipe.variants} == {
+        "own-own": [],
+        "own-ggiou": ["--assign", "ggiou"],
+        "sca-own": ["--loss", "sca"],
+        "sca-ggiou": ["--loss", "sca", "--assign", "ggiou"],
+        "giou-own": ["--loss", "giou"],
+        "giou-ggiou": ["--loss", "giou", "--assign", "ggiou"],
+    }
+
+
+def test_ultralytics_and_train_py_are_not_combined(tmp_path, folders):
+    alone = plugin_comparison(tmp_path / "alone", {"own": ""}, "own")
+    for pair, said in (((alone, folders[1]), "ultralytics.*by train.py"), ((folders[0], alone), "train.py.*ultralyt")):
+        with pytest.raises(UserError, match=f"was trained by {said}.*: expected the same trainer"):
+            recipe_of(config(pair))
+
+
+def test_a_comparison_inside_ultralytics_of_both_papers_at_once_is_refused():
+    folder = str(ROOT / "results" / "neu-det-yolo26")
+    with pytest.raises(UserError, match="ultralytics has assign=Ultralytics' own, .*ggiou has assign=ggiou: expected"):
+        recipe_of(config((folder, folder)))

@@ -184,6 +184,18 @@ def test_a_setting_that_every_variant_overrides_is_refused(small_shapes, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_the_variant_that_train_py_would_refuse_is_named(small_shapes, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("variants: {good: {}, bad: {assigner: ggiou, assign_positive: 0.3, assign_negative: 0.6}}\n")
+    config = CompareConfig(recipe=str(recipe), into=str(tmp_path / "new"))
+    with pytest.raises(UserError, match=r"^variant bad: .*assign_negative 0\.6 is above assign_positive 0\.3"):
+        compare(config, ["--data", str(small_shapes)], "")
+    # What is wrong for all of them is no variant's fault.
+    with pytest.raises(UserError, match="^no such file or folder: .*nowhere"):
+        compare(CompareConfig(losses=("iou", "sca"), into=str(tmp_path / "new")), ["--data", "nowhere"], "")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("trainer", ["train.py", "ultralytics"])
 def test_a_split_that_the_data_set_lacks_is_named_before_anything_is_trained(trainer, small_shapes, tmp_path):
     recipe = tmp_path / "mine.yaml"
