@@ -38,7 +38,7 @@ def on_site(path: PurePosixPath) -> PurePosixPath | None:
 
 
 def turned(text: str, page: PurePosixPath) -> str:
-    """Return a page of the repository with links for the site; a link to source becomes its text.
+    """Return a page of the repository with links for the site; a link to source becomes its text, a picture a link.
 
     Links are resolved from where the page lies in the repository, and written from where it stands on the site.
     """
@@ -54,6 +54,8 @@ def turned(text: str, page: PurePosixPath) -> str:
         if meant is None:
             return found[2] if "`" in found[2] else f"`{found[2]}`"
         relative = os.path.relpath(meant, place.parent)
-        return f"{found[1]}[{found[2]}]({relative}{'#' + part if part else ''})"
+        if found[1]:  # in a page's column the small text of a picture is hardly readable: it leads to itself
+            return f"[![{found[2]}]({relative})]({relative})"
+        return f"[{found[2]}]({relative}{'#' + part if part else ''})"
 
     return PIECE.sub(turn, text)

@@ -49,6 +49,8 @@ UNTOLD: tuple[str, ...] = ("shared photo", "shared label", "rotated boxes", "mis
 UNTOLD += ("class not in train", "below 2 pixels")
 REPLACED: tuple[str, ...] = ("weights/last.pt", "weights/last_prev.pt", "weights/best.pt", "weights/best_damaged.pt")
 REPLACED += ("metrics.json", "metrics.csv", "nan_batch.pt")
+CONFIG = "config.yaml"
+WRITTEN: tuple[str, ...] = (*REPLACED, SPLIT, CONFIG, "env.json", "results.csv", "labels.png")
 
 
 def run(plan: Plan, resumed: dict[str, Any] | None = None, folder: Path | None = None) -> Path:
@@ -146,12 +148,13 @@ def trained(
     train_index, val_index = trainer.train_index, trainer.val_index
     records: Records = NoRecords(folder)
     if group.main:
-        keep_split(plan.data, folder)
         protocol = protocol_line(config, "val", len(val_index), trainer.val_truths)
         detector = trainer.detector
         kernels = cpu_kernels_in_use(detector.network, device, config.hyper.cpu_kernels, detector.loss)
         rows = (resumed or {}).get("results")
         records = Records(folder, config, train_index, trainer.start_epoch, protocol, kernels, rows, trainer.val_truths)
+        # After config.yaml, by which --exist-ok knows a run that was killed here.
+        keep_split(plan.data, folder)
     print(banner(config, plan.data, train_index, val_index, device, dtype, resources.workers, folder, trainer.schedule))
     if resumed and not trainer.ended:
         done = trainer.start_epoch
@@ -223,9 +226,15 @@ def clear_old_run(folder: Path, config: Config) -> None:
 
     --resume would go on with its last.pt where this run stops in its first epoch, and val.py would measure on its
     validation split, which may be what this run trains on. Weights that this run starts from stay until its first
-    epoch is saved.
+    epoch is saved. UserError, and all stays, where the folder is no run and has files of these names.
     """
     split = folder / SPLIT
+    foreign = None if is_run(folder) else next((each for each in WRITTEN if os.path.lexists(folder / each)), None)
+    if foreign:
+        raise UserError(
+            f"--exist-ok: {printable(folder)} is no run of train.py, and its {foreign} would be replaced; expected "
+            "another --name or --project"
+        )
     if split.resolve() in Path(config.run.data).resolve().parents:
         raise UserError(
             f"--exist-ok: {printable(config.run.data)} lies in the run that would be replaced; expected another --name"
@@ -238,6 +247,15 @@ def clear_old_run(folder: Path, config: Config) -> None:
         split.unlink()
     elif split.is_dir():
         shutil.rmtree(split)
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder has the configuration of a run of train.py."""
+    try:
+        text = (folder / CONFIG).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text.startswith("run:\n") and "\nhyper:\n" in text
 
 
 @contextlib.contextmanager

@@ -179,6 +179,8 @@ def test_links_to_source_become_text_and_links_to_results_lead_to_the_copy():
     assert turned(page, PurePosixPath("docs/results.md")) == (
         "[a](experiments/bccd/report.md#x) `b` [c](https://example.org) `[d](e)`\n```\n[f](g)\n```\n"
     )
+    picture = turned("![curves](../results/bccd/figures.png)", PurePosixPath("docs/results.md"))
+    assert picture == "[![curves](experiments/bccd/figures.png)](experiments/bccd/figures.png)"
 
 
 def test_there_is_a_picture_of_each_loss(tmp_path):

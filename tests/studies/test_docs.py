@@ -171,12 +171,13 @@ def anchors_an_object(name, variant):
         ("| assigned on steel", "neu-det-assigners", ASSIGNED),
         ("| assigned on cells", "bccd-slender-assigners", ASSIGNED),
         ("| in YOLO26n on steel", "neu-det-yolo26", ("ultralytics", "ggiou", "sca", "sca-ggiou")),
+        ("| in RetinaNet on steel", "neu-det-retinanet", ("ciou", "ggiou", "sca", "sca-ggiou")),
     ],
 )
 def test_the_tables_of_the_protocol_are_those_of_their_csv(head, name, variants):
     titles, rows = table_of_results(f"{head} | seeds")
     columns = {**COLUMNS, "AP 2 to 4": "ap_ratio_2_to_4", "lost by localisation": "tide_localisation"}
-    columns |= {"AP of `scratches`": SCRATCHES}
+    columns |= {"AP of `scratches`": SCRATCHES, "AP from 4 : 1, weighted": "ap_ratio_from_4_weighted"}
     for variant, row in zip(variants, rows, strict=True):
         for title, cell in zip(titles[1:], row[1:], strict=True):
             if title == "seeds":

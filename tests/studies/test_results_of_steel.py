@@ -142,3 +142,18 @@ def test_what_is_said_of_yolo26_on_steel_is_so():
     assert both.low > 0 and min(p.values()) > 0.05
     width = 100 * found["ap"]["sca"].high
     assert f"three seeds SCALoss could change AP by {['', '', 'two', 'three'][round(width)]} points" in text
+
+
+def test_what_is_said_of_retinanet_on_steel_is_so():
+    text, names = page(), ("ciou", "ggiou", "sca", "sca-ggiou")
+    ap = {each: 100 * of("neu-det-retinanet", "test", each, "ap")["0"] for each in names}
+    shown = [f"{ap[one] - ap[other]:.1f}" for one, other in (("sca", "ciou"), ("sca-ggiou", "ggiou"))]
+    assert f"no visible difference (AP {shown[0]} and {shown[1]}, below what a seed changes)" in text
+    assert {round(ap["ciou"] - ap["ggiou"]), round(ap["sca"] - ap["sca-ggiou"])} == {10}
+    last = {row["variant"]: row for row in read_rows("neu-det-retinanet", "curves.csv") if row["epoch"] == "5"}
+    counts = [
+        [float(last[each][f"positives_per_truth{of_which}"]) for each in ("ggiou", "ciou")]
+        for of_which in ("", "_ratio_from_4")
+    ]
+    assert f"has {counts[0][0]:.1f} anchors there instead of {counts[0][1]:.1f}" in text
+    assert f"a slender one {counts[1][0]:.1f} instead of {counts[1][1]:.1f}" in text

@@ -533,3 +533,16 @@ def test_the_next_steps_stay_with_the_model():
         assert f"python train.py {shown}\n" in steps and "results.png" in steps
     steps = next_steps(Path("run"), plan_run({"plots": False}).config)
     assert ".png" not in steps and ".jpg" not in steps and str(Path("run/results.csv")) in steps
+
+
+@pytest.mark.parametrize(
+    "name", ["weights/best.pt", "split/images/a.png", "metrics.json", "config.yaml", "results.csv"]
+)
+def test_exist_ok_replaces_no_files_of_a_folder_that_is_no_run(name, flags):
+    folder = Path(flags["project"]) / "mine"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("somebody's\n")
+    with pytest.raises(UserError, match=rf"{name.split('/images')[0]} would be replaced; expected another --name"):
+        train(**{**flags, "name": "mine", "exist_ok": True})
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} <= {name, ".lock"}
+    assert (folder / name).read_text() == "somebody's\n"
