@@ -6,7 +6,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
 from studies.comparison.paired import holm, paired_difference
 from tests.paths import ROOT, SHARED_DATA, needs_shared_data
@@ -71,20 +75,24 @@ def test_the_table_of_correlations_is_that_of_the_runs():
             assert float(cell) == pytest.approx(np.corrcoef(values)[0, 1], abs=0.005 + 1e-9), (column, name)
 
 
+def boxes_of(split):
+    """The boxes of a split that count, with the names of their classes, as they stand in its XML files."""
+    folder, names, boxes = SHARED_DATA / "neu-det", [], []
+    for stem in (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
+        for item in ElementTree.parse(folder / "Annotations" / f"{stem}.xml").iter("object"):
+            if item.findtext("difficult") != "1":
+                names.append(item.findtext("name"))
+                boxes.append([float(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")])
+    sides = np.subtract(np.array(boxes)[:, 2:], np.array(boxes)[:, :2])
+    return np.array(names), np.array(boxes), sides.max(1) >= 4 * sides.min(1)
+
+
 @needs_shared_data
 def test_the_counts_of_slender_objects_on_steel_are_those_of_the_photos():
-    folder, counts = SHARED_DATA / "neu-det", {}
+    counts = {}
     for split in ("train", "val", "test"):
-        counts[split] = slender, everything = Counter(), Counter()
-        for stem in (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
-            for item in ElementTree.parse(folder / "Annotations" / f"{stem}.xml").iter("object"):
-                if item.findtext("difficult") == "1":
-                    continue
-                left, top, right, bottom = (
-                    int(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")
-                )
-                everything[item.findtext("name")] += 1
-                slender[item.findtext("name")] += max(right - left, bottom - top) >= 4 * min(right - left, bottom - top)
+        names, _, slender = boxes_of(split)
+        counts[split] = Counter(names[slender].tolist()), Counter(names.tolist())
     text, (test, _), (val, _) = page(), counts["test"], counts["val"]
     two = test["scratches"] + test["inclusion"]
     assert f"Of {test.total()} in the test split {two} are scratches and inclusions" in text
@@ -157,3 +165,19 @@ def test_what_is_said_of_retinanet_on_steel_is_so():
     ]
     assert f"has {counts[0][0]:.1f} anchors there instead of {counts[0][1]:.1f}" in text
     assert f"a slender one {counts[1][0]:.1f} instead of {counts[1][1]:.1f}" in text
+
+
+@needs_shared_data
+def test_slender_objects_have_as_many_tied_anchors_as_the_page_says():
+    """By torchvision's own anchors and matcher, at 224 px of photos that are 200."""
+    _, boxes, slender = boxes_of("train")
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2)
+    levels = [torch.zeros(1, 1, -(-224 // stride), -(-224 // stride)) for stride in (8, 16, 32, 64, 128)]
+    (anchors,) = model.anchor_generator(ImageList(torch.zeros(1, 3, 224, 224), [(224, 224)]), levels)
+    overlaps = [box_iou(box[None], anchors) for box in torch.tensor(boxes[slender] * 1.12, dtype=torch.float32)]
+    matched = statistics.mean(float((model.proposal_matcher(each) == 0).sum()) for each in overlaps)
+    good = statistics.mean(float((each >= 0.5).sum()) for each in overlaps)
+    last = next(row for row in read_rows("neu-det-retinanet", "curves.csv") if row["variant"] == "ciou")
+    assert matched == pytest.approx(float(last["positives_per_truth_ratio_from_4"]), abs=0.1)
+    said = f"of its {float(last['positives_per_truth_ratio_from_4']):.1f} anchors {good:.1f} have an IoU of .5 or more"
+    assert said in page()
