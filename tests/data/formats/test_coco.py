@@ -86,6 +86,7 @@ def test_what_it_writes(coco, tmp_path):
     out = tmp_path / "out"
     assert {each.name for each in out.iterdir()} == {
         "images", "labels", "data.yaml", "names.txt", "report.json", "report.csv", "ids.json", "overlays",
+        ".written.json",
     }  # fmt: skip
     assert 1 <= len(list((out / "overlays").glob("*.jpg"))) <= 16
     assert len(list((out / "labels" / "val2017").glob("*.txt"))) == len(document["images"])

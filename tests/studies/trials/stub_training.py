@@ -6,6 +6,13 @@ import time
 from pathlib import Path
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that nobody sees half-written, as train.py does."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
 def main(folder: Path, seed: int, epochs: int, seconds: float) -> int:
     """Writes what a run leaves; exit code 1 for a negative seed."""
     (folder / "weights").mkdir(parents=True, exist_ok=True)
@@ -23,15 +30,13 @@ def main(folder: Path, seed: int, epochs: int, seconds: float) -> int:
                 time.sleep(0.05)
             state = {"epoch": state["epoch"] + 1, "value": (state["value"] + abs(seed) + 1) / 2}
             rows.append(f"{state['epoch']},{seconds * state['epoch']},{state['value']}")
-            (folder / "results.csv").write_text("\n".join(rows) + "\n")
-            temporary = last.with_suffix(".tmp")
-            temporary.write_text(json.dumps(state))
-            temporary.replace(last)
+            write_whole(folder / "results.csv", "\n".join(rows) + "\n")
+            write_whole(last, json.dumps(state))
             diary.write(f"epoch {state['epoch']}\n")
             diary.flush()
         if seed < 0:
             return 1
-        (folder / "metrics.json").write_text(json.dumps({"ap": state["value"], "protocol": "split val"}))
+        write_whole(folder / "metrics.json", json.dumps({"ap": state["value"], "protocol": "split val"}))
         diary.write("finish\n")
     return 0
 
