@@ -10,6 +10,7 @@ The training is Ultralytics' own, by the plug-in, from a model YAML (yolo26n.yam
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ASKED = "plug_in.json"  # what a run was asked for
 THEIRS = "ultralytics.csv"  # results.csv as Ultralytics writes it
+WRITTEN = ("weights", "data.yaml", "args.yaml", "results.csv", "env.json", "metrics.json", THEIRS)
 # Its columns, which Ultralytics pads with spaces, and what they are called here.
 COLUMNS = {
     "epoch": "epoch",
@@ -85,6 +87,7 @@ def train(config: PluginConfig) -> Path:
 
     spec = plan(config)
     folder = new_run_folder(Path(config.project), config.name, config.exist_ok).absolute()
+    require_own(folder)
     write_json(folder / ASKED, asdict(config))
     write_env(folder / "env.json", sys.argv, {})
     # Its own YAML, with absolute paths: Ultralytics looks for relative ones in a folder of its settings.
@@ -108,6 +111,16 @@ def train(config: PluginConfig) -> Path:
         verbose=False,
     )
     return finish(folder)
+
+
+def require_own(folder: Path) -> None:
+    """Raise UserError where a folder is no run of this command, and a file there would be replaced."""
+    foreign = next((name for name in WRITTEN if os.path.lexists(folder / name)), None)
+    if foreign and not (folder / ASKED).is_file():
+        raise UserError(
+            f"--exist-ok: {printable(folder)} is no run of studies.in_ultralytics, and its {foreign} would be "
+            "replaced; expected another --name or --project"
+        )
 
 
 def resume(folder: Path) -> Path:

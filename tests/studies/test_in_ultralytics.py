@@ -18,7 +18,7 @@ from models.postprocess import Postprocess
 from studies.compare import compare, parse_flags
 from studies.comparison.recipe import read_recipe
 from studies.comparison.score_ultralytics import UltralyticsDetector
-from studies.in_ultralytics import finish, plan, resume
+from studies.in_ultralytics import finish, plan, resume, train
 from studies.in_ultralytics import parse_flags as plugin_flags
 from tests.paths import ROOT
 from utils.errors import UserError
@@ -118,6 +118,18 @@ def test_a_killed_training_goes_on_with_its_choices(shapes, tmp_path):
     assert [int(row["epoch"]) for row in rows] == list(range(1, 41))
     seconds = [float(row["seconds"]) for row in rows]
     assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "weights/best.pt", "results.csv"])
+def test_exist_ok_replaces_no_files_of_a_folder_that_is_no_run(name, shapes, tmp_path):
+    """Such as the folder of the data set itself, whose data.yaml would have become the run's."""
+    (tmp_path / "mine" / name).parent.mkdir(parents=True)
+    (tmp_path / "mine" / name).write_text("somebody's")
+    given = ["--data", str(shapes), "--epochs", "1", "--project", str(tmp_path), "--name", "mine", "--exist-ok"]
+    with pytest.raises(UserError, match=rf"its {name.split('/')[0]} would be replaced; expected another --name"):
+        train(plugin_flags([*given, *SMALL]))
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [tmp_path / "mine" / name]
+    assert (tmp_path / "mine" / name).read_text() == "somebody's"
 
 
 def test_a_training_goes_on_in_its_folder_wherever_that_lies_now(tmp_path, monkeypatch):
