@@ -144,14 +144,12 @@ def _bins_table(metrics: Metrics) -> Table:
     rows = []
     for name in (*RATIO_BINS, *SIZE_BINS):
         title = f"side {name.replace('_', ' ')}" if name in RATIO_BINS else f"size {name}"
-        column = f"{GROUP_LABELS}{name}"
-        labels = [row[column] for row in metrics.per_class.values() if row[column]]
-        few = sum(count < FEW_LABELS for count in labels)
+        counts = (metrics.counts[f"{GROUP_LABELS}{name}"], *metrics.classes_of(name))
         # AP50 and AP75 by size are no measures of COCO's.
         parts = [metrics.overall.get(f"{part}_{name}") for part in ("ap", "ap50", "ap75")]
         cells = ("" if part is None else _percent(part) for part in parts)
         weighted = _percent(metrics.overall[f"ap_{name}{WEIGHTED}"])
-        rows.append((title, f"{metrics.counts[column]:,}", f"{len(labels):,}", f"{few:,}", *cells, weighted))
+        rows.append((title, *(f"{count:,}" for count in counts), *cells, weighted))
     few_head = f"fewer than {FEW_LABELS}"
     heads = ("objects", "labels", "classes", few_head, "AP", "AP50", "AP75", "AP weighted")
     return Table("AP by side ratio and by size", BINS_NOTE, heads, rows)

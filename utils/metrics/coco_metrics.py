@@ -116,17 +116,21 @@ class Metrics:
         lines += [f"AP at IoU {iou}: {_percent(row[ALL])}" for iou, row in self.at_iou.items()]
         return "\n".join(lines)
 
+    def classes_of(self, group: str) -> tuple[int, int]:
+        """Return how many classes have objects in a group of sizes or side ratios, and how many of them have few."""
+        labels = [row[f"{GROUP_LABELS}{group}"] for row in self.per_class.values()]
+        return sum(count > 0 for count in labels), sum(0 < count < FEW_LABELS for count in labels)
+
     def _thin_groups(self) -> list[str]:
         """Say which means over classes by side ratio rest on classes with few objects, and what they are weighted."""
         lines = []
         for name in RATIO_BINS:
-            labels = [row[f"{GROUP_LABELS}{name}"] for row in self.per_class.values() if row[f"{GROUP_LABELS}{name}"]]
-            few = sum(count < FEW_LABELS for count in labels)
+            classes, few = self.classes_of(name)
             if few:
                 weighted = _percent(self.overall[f"ap_{name}{WEIGHTED}"])
                 group = name.removeprefix("ratio_").replace("_", " ")
                 lines.append(
-                    f"side ratio {group}: {few} of {len(labels)} classes have fewer than {FEW_LABELS} such objects; "
+                    f"side ratio {group}: {few} of {classes} classes have fewer than {FEW_LABELS} such objects; "
                     f"weighted by objects, AP {weighted}"
                 )
         return lines
