@@ -190,13 +190,18 @@ def data_of(flags: str) -> str:
     return next((group[1] for group in reversed(groups_of(flags)) if group[0] == "--data"), "")
 
 
-def check_same_data(config: CombineConfig, losses: Choice, assigners: Choice) -> None:
-    """Raise UserError for two comparisons of different data, by the sums of these where both have them, else by name.
+def same_name(first: str, second: str) -> bool:
+    """Say whether two --data name the same data set, which may lie elsewhere on another machine.
 
-    Of a name the last two parts count, as far as both have them: a data set may lie elsewhere on another machine.
+    The last two parts count, as far as both have them.
     """
-    names = zip(*(reversed(Path(choice.data).parts[-2:]) for choice in (losses, assigners)), strict=False)
-    same = bool(losses.data) == bool(assigners.data) and all(first == second for first, second in names)
+    parts = zip(*(reversed(Path(name).parts[-2:]) for name in (first, second)), strict=False)
+    return bool(first) == bool(second) and all(one == other for one, other in parts)
+
+
+def check_same_data(config: CombineConfig, losses: Choice, assigners: Choice) -> None:
+    """Raise UserError for two comparisons of different data, by their sums where both have them, else by name."""
+    same = same_name(losses.data, assigners.data)
     if losses.digests and assigners.digests:
         same = losses.digests == assigners.digests
     if not same:

@@ -104,6 +104,11 @@ def compare(config: CompareConfig, shared: Sequence[str], command: str, recipe: 
     runs, before = plan(recipe.variants, config.seeds, (*recipe.train, *shared), into, config.split), read_tables(into)
     check_requests(runs)
     before.check(runs)
+    if config.reuse:
+        from studies.reuse import take_over
+
+        take_over(runs, config.reuse, into)
+        before = read_tables(into)
     failure = None
     if not config.report_only:
         missing = [run for run in runs if before.lack(run)]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from studies.comparison.tables import Row
+from studies.comparison.tables import REUSED_FOLDER, REUSED_VARIANT, Row
+from utils.errors import printable
 
 # What has to be the same in all runs for a difference to be one of their variants.
 ALIKE = {
@@ -74,3 +75,12 @@ def environments(rows: Sequence[Row]) -> list[str]:
         + ", ".join(f"{key.removeprefix('env.')} {value}" for key, value in zip(columns, values, strict=True))
         for values, dates in seen.items()
     ]
+
+
+def reused(rows: Sequence[Row]) -> str:
+    """Say which runs were made by other comparisons, and what these call them; empty where none was."""
+    lines = []
+    for folder, theirs in forms(rows, REUSED_FOLDER).items():
+        for variant, own in forms(theirs, REUSED_VARIANT).items():
+            lines.append(f"- {printable(folder)}, {printable(variant)}: {named(own)}")
+    return "\n".join(["Taken over from other comparisons, which had made the same runs:\n", *lines]) if lines else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from studies.charts import cell_text
-from studies.comparison.alike import environments, protocols, warning
+from studies.comparison.alike import environments, protocols, reused, warning
 from studies.comparison.paired import CONFIDENCE, Estimate, winner
 from studies.comparison.pictures import draw_figures
 from studies.comparison.recipe import Recipe
@@ -207,6 +207,7 @@ def markdown_report(results: Results, tables: Tables, runs: Sequence[Run], recip
         class_table(results, rows),
         "![AP by epoch, differences of AP, differences by IoU threshold, AP by group](figures.png)",
         "## Made with\n\n" + "\n".join(f"- {line}" for line in environments(rows)),
+        reused(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

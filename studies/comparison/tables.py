@@ -31,6 +31,8 @@ ABOUT = (
 )
 # In runs.csv as `date`, `commit` and `flags`; the command also names folders of the machine that it ran on.
 SAID_OTHERWISE = ("date", "git", "command")
+# Where the row of a run was taken from, if another comparison has made it (studies.compare --reuse).
+REUSED_FOLDER, REUSED_VARIANT = "reused.folder", "reused.variant"
 ERROR_PREFIX = "tide_"  # what a kind of error costs in AP50
 CURVE_DIGITS = 6
 
@@ -136,6 +138,15 @@ def update_tables(runs: Sequence[Run], into: Path) -> Tables:
     if curves:
         save_rows(same_columns(curves), into / "curves.csv")
     return read_tables(into)
+
+
+def add_to_tables(runs: Sequence[Row], curves: Sequence[Row], into: Path) -> None:
+    """Add rows to both tables, in the place of rows that call the same runs missing."""
+    before, added = read_tables(into), {(row["variant"], row["seed"]) for row in runs}
+    kept = [row for row in before.runs if row["state"] != "missing" or (row["variant"], row["seed"]) not in added]
+    save_rows(same_columns([*kept, *runs]), into / "runs.csv")
+    if before.curves or curves:
+        save_rows(same_columns([*before.curves, *curves]), into / "curves.csv")
 
 
 def about(run: Run, scored: str, state: str) -> dict[str, object]:

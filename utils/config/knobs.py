@@ -441,6 +441,7 @@ class CompareConfig:
     seeds: tuple[int, ...] = knob((0, 1, 2), "seeds; differences are taken between runs of the same seed", 0, 2**31)
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")
+    reuse: tuple[str, ...] = knob((), "folders of other comparisons, whose runs with the same settings are taken over")
     split: str = knob("val", "split that is scored; all but val by val.py", choices=("val", "test", "train"))
     storage: str = knob("", "postgresql://... that workers on any machines share (default: a file in --into)")
     jobs: int = knob(1, "training processes at the same time", 1, 1024)
