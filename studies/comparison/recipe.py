@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,23 @@ def recipe_of(config: CompareConfig, shared: Sequence[str] = ()) -> Recipe:
     if not config.recipe:
         flags = train_flags(shared)
         given = choices_of(flags, overrides_of(flags)).hyper
-        return from_lists(config.losses, config.assigners, config.baseline, given)
+        return only(from_lists(config.losses, config.assigners, config.baseline, given), config.only)
     recipe = read_recipe(config.recipe)
     baseline = checked_baseline(config.baseline or recipe.baseline, recipe.variants)
-    return Recipe(recipe.description, baseline, recipe.variants, recipe.train)
+    return only(Recipe(recipe.description, baseline, recipe.variants, recipe.train), config.only)
+
+
+def only(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """Return the recipe with the named variants alone, or as it is; UserError for a name that it lacks."""
+    if not names:
+        return recipe
+    known = [variant.name for variant in recipe.variants]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--only {printable(name)}{nearest(name, known)}")
+    if recipe.baseline not in names:
+        raise UserError(f"--only leaves out {recipe.baseline}, which the others are compared with: see --baseline")
+    return replace(recipe, variants=tuple(variant for variant in recipe.variants if variant.name in names))
 
 
 def check_overridden(recipe: Recipe, shared: Sequence[str]) -> None:

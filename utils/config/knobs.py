@@ -438,6 +438,7 @@ class CompareConfig:
         (), "box losses to compare, with every assigner of --assigners", choices=BOX_LOSSES, shown=SHOWN_LOSSES
     )
     assigners: tuple[str, ...] = knob((), "assigners to compare, with every loss", choices=ASSIGNER_NAMES)
+    only: tuple[str, ...] = knob((), "names of the variants to compare, of all that these make (default: all)")
     seeds: tuple[int, ...] = knob((0, 1, 2), "seeds; differences are taken between runs of the same seed", 0, 2**31)
     baseline: str = knob("", "variant that the others are compared with (default: the recipe's, else the first)")
     into: str = knob("runs/studies/compare", "folder of the runs and the report")

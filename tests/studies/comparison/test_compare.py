@@ -14,7 +14,7 @@ import pytest
 
 from alignyolo.registry import ASSIGNERS
 from engine.settings.configure import plan_run
-from studies.compare import check_run, command_of, compare, main, parse_flags
+from studies.compare import check_run, command_of, compare, main, parse_flags, read_flags
 from studies.comparison.recipe import RECIPES, ULTRALYTICS, Recipe, Variant, from_lists, read_recipe, recipe_of
 from studies.comparison.report import write_report
 from studies.comparison.runs import note_request, plan, scoring
@@ -605,6 +605,28 @@ def test_a_column_that_fewer_variants_have_says_so(tmp_path):
         finished_run(run, 0.3 + number / 100, ap_small=None if run.variant.name == "sca" else 0.1 + number**2 / 100)
     text = write_report(runs, Recipe("", "iou", variants), tmp_path, "the command").read_text()
     assert "among the 2 of its column together, the 1 of ap_small (p below" in text
+
+
+def test_some_variants_of_a_recipe_are_compared_alone(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("variants: {base: {}, sca: {box_loss: sca}, iou: {box_loss: iou}}\n")
+    given = ["--recipe", str(recipe), "--data", "my.yaml", "--only", "iou", "base"]
+    config, shared, read = read_flags(given)
+    assert [variant.name for variant in read.variants] == ["base", "iou"] and read.baseline == "base"
+    assert parse_flags(shlex.split(command_of(config, shared))[3:]) == (config, shared)
+    _, _, other = read_flags([*given, "--baseline", "iou"])
+    assert (other.baseline, len(other.variants)) == ("iou", 2)
+    lists = ["--losses", "iou", "sca", "--assigners", "anchor_ratio", "ggiou", "--only", "sca-ggiou", "iou-ggiou"]
+    found = recipe_of(parse_flags([*lists, "--baseline", "iou-ggiou"])[0])
+    assert [variant.name for variant in found.variants] == ["iou-ggiou", "sca-ggiou"]
+    for wrong, message in (
+        (["--only", "base", "sac"], "--only sac; did you mean 'sca'"),
+        (["--only", "sca", "iou"], "--only leaves out base, which the others are compared with: see --baseline"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_flags([*given[:4], *wrong])
+    with pytest.raises(UserError, match="--only has no effect with --report-only alone"):
+        read_flags(["--report-only", "--into", str(tmp_path), "--only", "base"])
 
 
 def test_the_command_in_a_report_means_the_same_comparison():
