@@ -35,6 +35,11 @@ def of(name, scored, variant, column):
     return {row["seed"]: float(row[column]) for row in rows if row["state"] == "done"}
 
 
+def page():
+    """The page of results, without its line ends."""
+    return " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+
+
 def table_of_results(start):
     """Titles and rows of the table in results.md whose header starts like this."""
     lines = (ROOT / "docs" / "results.md").read_text("utf-8").splitlines()

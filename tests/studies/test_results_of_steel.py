@@ -1,4 +1,4 @@
-"""What the page of results says of box losses and of slender objects on steel is what the tables in results/ have."""
+"""What the page of results says of slender objects and other detectors on steel is what the tables in results/ have."""
 
 import statistics
 from collections import Counter
@@ -7,51 +7,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from studies.comparison.paired import holm, paired_difference
-from tests.paths import ROOT, SHARED_DATA, needs_shared_data
-from tests.studies.results_page import ROUNDED, SCRATCHES, check_difference, check_mean, of, read_rows, table_of_results
+from tests.paths import SHARED_DATA, needs_shared_data
+from tests.studies.results_page import SCRATCHES, check_difference, check_mean, of, page, read_rows, table_of_results
 
 FEW_ANCHORS = ("best_anchor", "iou", "ggiou")
-
-
-def page():
-    """The page of results, without its line ends."""
-    return " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
-
-
-def test_the_table_of_box_losses_is_that_of_its_csv():
-    columns = ("ap", "ap75", SCRATCHES, "tide_localisation")
-    found = {
-        row["variant"]: row for row in read_rows("neu-det-losses") if (row["scored"], row["seed"]) == ("test", "0")
-    }
-    _, rows = table_of_results("| box loss on steel")
-    names = [row[0].strip("`").removesuffix("` (default)") for row in rows]
-    assert {*names, *(f"{name}-matched" for name in names if name != "iou")} == found.keys() and len(found) == 27
-    for name, row in zip(names, rows, strict=True):
-        for variant, cells in ((name, row[1:5]), (f"{name}-matched", row[5:])):
-            if name == "iou" and variant != name:
-                assert not any(cells), "IoU is what the others are matched to"
-                continue
-            expected = [float(found[variant][column]) for column in columns]
-            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=ROUNDED), variant
-
-
-def test_what_is_said_of_box_losses_on_steel_is_so():
-    text = page()
-    ap = {row["variant"]: 100 * float(row["ap"]) for row in read_rows("neu-det-losses") if row["scored"] == "test"}
-    seeds = [100 * value for value in of("neu-det-papers", "test", "ciou", "ap").values()]
-    said = f"standard deviation of {statistics.stdev(ap.values()):.1f} points of AP; the default alone has "
-    assert f"{said}{statistics.stdev(seeds):.1f} from seed to seed" in text
-    matched = [name for name in ap if f"{name}-matched" in ap]
-    pairs = stats.ttest_rel([ap[f"{name}-matched"] for name in matched], [ap[name] for name in matched])
-    low, high = pairs.confidence_interval(0.95)
-    mean = statistics.mean(ap[f"{name}-matched"] - ap[name] for name in matched)
-    assert f"{mean:.1f} points in the mean of these {len(matched)} losses ({low:+.1f} to {high:+.1f})" in text
 
 
 def both_splits(name, column, without=()):
