@@ -2,6 +2,7 @@
 
 import statistics
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -57,3 +58,48 @@ def test_the_best_loss_on_the_cells_is_chosen_by_the_validation_split():
     above = 100 * (val["sca"] - max(of("bccd-slender-assigners", "val", "anchor_ratio", "ap").values()))
     said = f"there {100 * (val[best] - val[second]):.1f} points above the next, and {above:.1f} above the best"
     assert said in page()
+
+
+def test_the_table_of_losses_with_assignments_is_that_of_its_csv():
+    """Its runs are those of the two comparisons that they were taken from, where these have made them."""
+    found = {(row["variant"], row["scored"]): row for row in read_rows("neu-det-combined") if row["seed"] == "0"}
+    titles, rows = table_of_results("| loss and assignment on steel")
+    assert len(rows) == 20 and {row[0].strip("`") for row in rows} == {variant for variant, _ in found}
+    for name, *cells in rows:
+        for title, cell in zip(titles[1:], cells, strict=True):
+            split = "val" if title.endswith(" on val") else "test"
+            value = float(found[name.strip("`"), split][ON[title.removesuffix(" on val")]])
+            assert float(cell) == pytest.approx(value, abs=ROUNDED), (name, title)
+    taken = [row for (_, scored), row in found.items() if scored == "test" and row["reused.folder"]]
+    assert len(taken) == 8
+    for row in taken:
+        theirs = of(row["reused.folder"].removeprefix("results/"), "test", row["reused.variant"], "ap")
+        assert float(row["ap"]) == theirs["0"]
+
+
+def test_what_is_said_of_losses_with_assignments_is_so():
+    losses = ("ciou", "inner_ciou", "piou", "focaler_ciou-matched", "diou-matched")
+    assigners = ("anchor_ratio", "tal", "tal_ggiou", "ggiou-yolo")
+    names = [f"{loss}-{assigner}" for loss in losses for assigner in assigners]
+    column = {
+        (split, each): np.array([of("neu-det-combined", split, name, each)["0"] for name in names]).reshape(5, 4)
+        for split in ("val", "test")
+        for each in ("ap", "ap_ratio_from_4")
+    }
+    ap, text = 100 * column["test", "ap"], page()
+    assert all(names[column[split, "ap"].argmax()] == "inner_ciou-anchor_ratio" for split in ("val", "test"))
+    assert names[column["val", "ap_ratio_from_4"].argmax()] == "diou-matched-anchor_ratio"
+    assert f"These 20 runs have a standard deviation of {ap.std(ddof=1):.1f} points" in text
+    above = ap[1:].mean(0) - ap[0]
+    assert f"the four losses are {above[0]:.1f} points above `ciou` in their mean; with the other three " in text
+    assert f"assignments {above[1:].mean():.1f}." in text
+    low, high = stats.ttest_rel(ap[:, 2], ap[:, 1]).confidence_interval(0.95)
+    change = (ap[:, 2] - ap[:, 1]).mean()
+    assert (
+        f"in TAL changes AP by {change:+.1f} points in the mean of the five losses ({low:+.1f} to {high:+.1f})" in text
+    )
+    slender, whole = (
+        f"{np.corrcoef(column['val', each].ravel(), column['test', each].ravel())[0, 1]:.2f}".lstrip("0")
+        for each in ("ap_ratio_from_4", "ap")
+    )
+    assert f"a correlation of {slender} between both splits, AP one of {whole}." in text
