@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.studies.results_page import ROUNDED, SCRATCHES, of, page, read_rows, table_of_results
+from studies.comparison.recipe import read_recipe
+from tests.studies.results_page import RESULTS, ROUNDED, SCRATCHES, of, page, read_rows, table_of_results
 
 ON = {"AP": "ap", "AP75": "ap75", "AP90": "ap90", "AP of `scratches`": SCRATCHES}
 ON |= {"AP from 4 : 1": "ap_ratio_from_4", "lost by localisation": "tide_localisation"}
@@ -70,6 +71,8 @@ def test_the_table_of_losses_with_assignments_is_that_of_its_csv():
             split = "val" if title.endswith(" on val") else "test"
             value = float(found[name.strip("`"), split][ON[title.removesuffix(" on val")]])
             assert float(cell) == pytest.approx(value, abs=ROUNDED), (name, title)
+    recipe = read_recipe(str(RESULTS / "neu-det-combined" / "recipe.yaml"))
+    assert {variant.name for variant in recipe.variants} == {variant for variant, _ in found}
     taken = [row for (_, scored), row in found.items() if scored == "test" and row["reused.folder"]]
     assert len(taken) == 8
     for row in taken:
