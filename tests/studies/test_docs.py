@@ -174,6 +174,7 @@ def anchors_an_object(name, variant):
         ("| found on steel", "neu-det-ggiou-found", ("start", "found")),
         ("| assigned on steel", "neu-det-assigners", ASSIGNED),
         ("| assigned on cells", "bccd-slender-assigners", ASSIGNED),
+        ("| chosen on cells", "bccd-sca", ("ciou", "sca")),
         ("| in YOLO26n on steel", "neu-det-yolo26", ("ultralytics", "ggiou", "sca", "sca-ggiou")),
         ("| in RetinaNet on steel", "neu-det-retinanet", ("ciou", "ggiou", "sca", "sca-ggiou")),
     ],
@@ -555,8 +556,11 @@ def test_what_the_results_recommend_is_what_their_tables_say():
     assert f"({100 * found.low:.1f} to {100 * found.high:.1f})" in text
     assert f"(p {corrected['assign-ggiou']:.2f})".replace("0.", ".") in text
     found = cells["sca"]
-    assert f"SCALoss is {100 * found.mean:.1f} points above CIoU" in text
-    assert f"({100 * found.low:+.1f} to {100 * found.high:+.1f})" in text
+    interval = f"({100 * found.low:+.1f} to {100 * found.high:+.1f}; three seeds)"
+    assert f"At 320 px it is {100 * found.mean:.1f} points above {interval}" in text
+    found = differences("neu-det-papers", "test", "ciou", "ap")[0]["sca"]
+    interval = f"({100 * found.mean:+.1f}, {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    assert f"On steel `--hyp sca` shows no difference {interval}" in text
     shapes, corrected = differences("shapes-epochs21", "val", "anchor_ratio", "ap")
     found = shapes["ggiou"]
     assert f"they are {-100 * found.mean:.1f} points below ({-100 * found.high:.1f} to {-100 * found.low:.1f};" in text

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from studies.comparison.paired import paired_difference
 from studies.comparison.recipe import read_recipe
 from tests.studies.results_page import RESULTS, ROUNDED, SCRATCHES, of, page, read_rows, table_of_results
 
@@ -106,3 +107,41 @@ def test_what_is_said_of_losses_with_assignments_is_so():
         for each in ("ap_ratio_from_4", "ap")
     )
     assert f"a correlation of {slender} between both splits, AP one of {whole}." in text
+
+
+def shown(difference):
+    """A paired difference as the page shows it."""
+    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def test_what_is_said_of_scaloss_on_the_cells_is_so():
+    """By seeds that had no part in choosing it."""
+    text = page()
+    found = {
+        column: paired_difference(*(of("bccd-sca", "test", each, column) for each in ("sca", "ciou")))
+        for column in ("ap", "ap50", "ap75", "ap90")
+    }
+    assert of("bccd-sca", "test", "sca", "ap").keys() == set("12345")
+    assert f"p {found['ap'].p:.3f}, with each of five seeds.".replace("p 0.", "p .") in text
+    assert found["ap"].p < 0.05
+    by_seed = [of("bccd-sca", "test", each, "ap") for each in ("sca", "ciou")]
+    assert all(by_seed[0][seed] > by_seed[1][seed] for seed in by_seed[0])
+    assert f"| AP {shown(found['ap'])} | holds |" in text
+    first = f"it is [{100 * found['ap'].mean:.1f} points above the default](#blood-cells-scaloss-by-five-other-seeds) "
+    assert f"{first}({100 * found['ap'].low:.1f} to {100 * found['ap'].high:.1f}), beyond chance" in text
+    assert f"AP50 {shown(found['ap50'])}, AP75 {shown(found['ap75'])}, AP90 {shown(found['ap90'])} |" in text
+    curves = [row for row in read_rows("bccd-sca", "curves.csv") if row["seed"] in "12345"]
+
+    def mean_of(epochs):
+        """The difference of AP on the validation split, in points, mean of these epochs."""
+        rows = [row for row in curves if int(row["epoch"]) in epochs]
+        of_loss = [
+            statistics.mean(100 * float(row["ap"]) for row in rows if row["variant"] == each)
+            for each in ("sca", "ciou")
+        ]
+        return of_loss[0] - of_loss[1]
+
+    early, late = mean_of(range(1, 21)), mean_of(range(31, 41))
+    assert f"{early:+.1f} in the first twenty epochs, {late:+.1f} in the last ten | not seen" in text
+    seed0 = [100 * of("bccd-slender-losses", "test", each, "ap")["0"] for each in ("ciou", "sca-matched")]
+    assert f"it is {seed0[0] - seed0[1]:.1f} points below `ciou` with seed 0" in text
