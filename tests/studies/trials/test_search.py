@@ -503,7 +503,7 @@ def test_a_search_that_was_killed_loses_no_trial_and_two_share_one(tmp_path, sma
         wait_for(lambda: "epoch 2" in (tmp_path / "trial001" / "diary.txt").read_text())
         end_group(process)
     with processes(2, arguments, 0.1) as going:
-        assert [process.wait(timeout=120) for process in going] == [0, 0]
+        assert [process.wait(timeout=600) for process in going] == [0, 0]
     study = search(arguments)
     check_every_trial_happened_once(tmp_path, study, 6)
     assert (tmp_path / "trial001" / "diary.txt").read_text().count("start") == 2

@@ -84,7 +84,7 @@ def check_everything_happened_once(runs, epochs):
 
 def test_a_file_is_shared_by_workers(tmp_path):
     with workers(["one", "two"], tmp_path / "two", "", 5, 3, 0.1) as going:
-        assert [worker.wait(timeout=120) for worker in going] == [0, 0]
+        assert [worker.wait(timeout=600) for worker in going] == [0, 0]
     runs = stub_runs(tmp_path / "two", 5)
     check_everything_happened_once(runs, 3)
     assert values(runs) == alone(tmp_path / "one", 5, 3)
@@ -96,7 +96,7 @@ def test_a_killed_worker_s_run_is_gone_on_with_at_once_on_its_machine(tmp_path):
         wait_for(lambda: "epoch 2" in diary(runs[0]))
         end_group(worker)
     with workers(["here"], tmp_path, "", 1, 4, 0.1) as (worker,):
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=600) == 0
     check_everything_happened_once(runs, 4)
     assert sum(line.startswith("start") for line in diary(runs[0])) == 2
 
@@ -106,9 +106,9 @@ def test_a_terminated_worker_gives_its_run_back(tmp_path):
     with workers(["one"], tmp_path, "", 1, 4, 0.3) as (worker,):
         wait_for(lambda: "epoch 1" in diary(runs[0]))
         worker.terminate()
-        assert worker.wait(timeout=60) != 0
+        assert worker.wait(timeout=600) != 0
     with workers(["two"], tmp_path, "", 1, 4, 0.1) as (worker,):
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=600) == 0
     check_everything_happened_once(runs, 4)
 
 
@@ -250,7 +250,7 @@ def test_four_workers_two_killed_and_the_database_restarted(tmp_path, server):
         # The trainings of the others go on without the database, to their end.
         wait_for(lambda: sum("finish" in diary(run) for run in runs) == 2)
         server.start()
-        assert [worker.wait(timeout=120) for worker in going[2:]] == [0, 0]
+        assert [worker.wait(timeout=600) for worker in going[2:]] == [0, 0]
     check_everything_happened_once(runs, epochs)
     resumed = [run for run in runs if sum(line.startswith("start") for line in diary(run)) == 2]
     assert len(resumed) == 2
