@@ -174,6 +174,7 @@ def anchors_an_object(name, variant):
         ("| found on steel", "neu-det-ggiou-found", ("start", "found")),
         ("| assigned on steel", "neu-det-assigners", ASSIGNED),
         ("| assigned on cells", "bccd-slender-assigners", ASSIGNED),
+        ("| chosen on steel", "neu-det-chosen", ("ciou-anchor_ratio", "diou-matched-anchor_ratio")),
         ("| chosen on cells", "bccd-sca", ("ciou", "sca")),
         ("| in YOLO26n on steel", "neu-det-yolo26", ("ultralytics", "ggiou", "sca", "sca-ggiou")),
         ("| in RetinaNet on steel", "neu-det-retinanet", ("ciou", "ggiou", "sca", "sca-ggiou")),

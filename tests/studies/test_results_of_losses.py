@@ -146,3 +146,10 @@ def test_what_is_said_of_scaloss_on_the_cells_is_so():
     assert f"{early:+.1f} in the first twenty epochs, {late:+.1f} in the last ten | not seen" in text
     seed0 = [100 * of("bccd-slender-losses", "test", each, "ap")["0"] for each in ("ciou", "sca-matched")]
     assert f"it is {seed0[0] - seed0[1]:.1f} points below `ciou` with seed 0" in text
+
+
+def test_the_pair_that_was_chosen_on_steel_does_not_beat_the_default():
+    names = ("diou-matched-anchor_ratio", "ciou-anchor_ratio")
+    found = paired_difference(*(of("neu-det-chosen", "test", each, "ap_ratio_from_4") for each in names))
+    assert found.n == 5 and found.low < 0 < found.high
+    assert "its interval from 4 : 1 does not lie above zero" in page()
