@@ -73,15 +73,15 @@ def same_settings(runs: Sequence[Run], theirs: Tables) -> Iterator[tuple[Run, Ro
     known: dict[Hashable, Row] = {}
     for row in theirs.runs:
         if row["state"] == "done" and row["flags"]:
-            known.setdefault((settings_of(shlex.split(row["flags"]), trainer), row["scored"]), row)
+            known.setdefault((what_decides(shlex.split(row["flags"]), trainer), row["scored"]), row)
     for run in runs:
-        settings = settings_of(run.arguments, run.variant.trainer)
+        settings = what_decides(run.arguments, run.variant.trainer)
         row = known.get((settings, run.split))
         if settings and row and run.variant.trainer == trainer:
             yield run, row
 
 
-def settings_of(arguments: Sequence[str], trainer: str) -> Hashable:
+def what_decides(arguments: Sequence[str], trainer: str) -> Hashable:
     """Return all that decides about a run but its data; None where the flags do not say it, or are none of today's.
 
     A file that flags name may have become another one since.
@@ -132,9 +132,5 @@ def rows_like(row: Row, rows: Sequence[Row]) -> list[Row]:
 def renamed(row: Row, run: Run, folder: str) -> Row:
     """Return a row as one of this comparison, with where it was taken from, also where that had taken it over."""
     own = {"variant": run.variant.name, "flags": shlex.join(run.arguments)}
-    return {REUSED_FOLDER: folder, REUSED_VARIANT: row["variant"], **filled(row), **own}
-
-
-def filled(row: Row) -> Row:
-    """Return the cells of a row that are not empty."""
-    return {name: cell for name, cell in row.items() if cell}
+    known = {name: cell for name, cell in row.items() if cell}
+    return {REUSED_FOLDER: folder, REUSED_VARIANT: row["variant"], **known, **own}
