@@ -96,7 +96,8 @@ def what_decides(arguments: Sequence[str], trainer: str) -> Hashable:
         return None
     if run.weights or model.backbone_weights or any(Path(name).suffix for name in (run.cfg, run.hyp)):
         return None
-    return replace(run, **defaults(RunConfig)), model, hyper
+    cache = "ram" if run.cache is True else run.cache  # as --cache alone means it
+    return replace(run, cache=cache, **defaults(RunConfig)), model, hyper
 
 
 def defaults(kind: type) -> dict[str, object]:

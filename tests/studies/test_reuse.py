@@ -78,7 +78,7 @@ def test_a_run_of_the_same_settings_seed_and_data_is_taken_over(tmp_path, data, 
     """Flags that are typed otherwise, defaults that are named, and a data set that lies elsewhere are the same."""
     name, digest = data
     theirs = {
-        ("theirs", 0): (f"--batch 4 --epochs 1 --img 64 --cache --data elsewhere.yaml {CIOU} --no-plots", 0.4),
+        ("theirs", 0): (f"--batch 4 --epochs 1 --img 64 --cache ram --data elsewhere.yaml {CIOU} --no-plots", 0.4),
         ("theirs", 1): (f"{SHARED} --data {name} {CIOU}", 0.5),
         ("other", 0): (f"{SHARED} --data {name} {SCA} --set sca_alpha=0.3", 0.6),
     }
@@ -107,6 +107,7 @@ def test_a_run_of_the_same_settings_seed_and_data_is_taken_over(tmp_path, data, 
         f"{CIOU} --set assigner=ggiou",
         f"{CIOU} --cfg yolov3",
         f"{CIOU} --bad-labels drop",
+        f"{CIOU} --cache device",
         # What a file says now need not be what it said then.
         f"{CIOU} --weights yolo.pt",
         f"{CIOU} --hyp FOLDER/hyp.yaml",
