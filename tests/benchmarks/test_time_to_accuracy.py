@@ -38,6 +38,18 @@ def test_rows_compare_with_the_peer_s_best_epoch():
     assert {row["target AP"] for row in (ours, ggiou, peer, other)} == {0.3}
 
 
+def test_rows_have_the_minutes_to_the_best_of_every_side():
+    """Where one side misses another's best by a hair, what it did reach is still told."""
+    marks = ["minutes to 0.200", "minutes to 0.300", "minutes to 0.350", "minutes to 0.500"]
+    assert [[row[mark] for mark in marks] for row in rows(CURVES)] == [
+        [1.0, 1.0, 1.0, "not reached"],
+        [pytest.approx(4 / 3), *["not reached"] * 3],
+        [4.0, 4.0, "not reached", "not reached"],
+        [pytest.approx(5 / 3)] * 4,
+    ]
+    assert [row["all epochs, CPU minutes"] for row in rows(CURVES)] == [2.5, 2.0, 10.0, pytest.approx(10 / 3)]
+
+
 def test_every_side_trains_on_the_same_device(monkeypatch):
     asked = {}
     peer = SimpleNamespace(cv2_threads=cv2.getNumThreads())

@@ -1,6 +1,5 @@
 """The pages about the studies show pictures that exist, small enough for a repository, and name commands that parse."""
 
-import json
 import re
 import shlex
 import shutil
@@ -129,30 +128,6 @@ def test_tables_of_the_results_are_those_of_their_csv(start):
                 intervals += 1
             checked += 1
     assert checked >= 16 and intervals >= 3
-
-
-def test_the_table_of_minutes_is_that_of_its_json():
-    recorded = json.loads((RESULTS / "time-to-accuracy" / "bccd-epyc-avx512-bf16.json").read_text("utf-8"))
-    epochs, rows_of = recorded["minutes and AP by epoch"], {row["side"]: row for row in recorded["rows"]}
-    default, ggiou, peer = sides = ("this project", "this project, ggiou", "ultralytics yolov3-tiny.yaml")
-    best = {side: max(ap for _, ap in epochs[side]) for side in sides}
-    until = {
-        ap: {side: next((minutes for minutes, found in epochs[side] if found >= ap), None) for side in sides}
-        for ap in (best[default], best[peer])
-    }
-    titles, rows = table_of_results("| trained by | best AP on val")
-    assert titles[3:5] == [f"until AP .{1000 * best[side]:.0f}" for side in (default, peer)]
-    for side, (_, ap, whole, *reached, ratio) in zip((ggiou, default, peer), rows, strict=True):
-        assert len(epochs[side]) == 40 and float(ap) == pytest.approx(best[side], abs=5e-4)
-        assert float(whole) == pytest.approx(epochs[side][-1][0], abs=0.05)
-        for cell, times in zip(reached, until.values(), strict=True):
-            assert cell == ("not reached" if times[side] is None else f"{times[side]:.1f}")
-        asked = until[best[peer]][side]
-        assert ratio == ("" if asked is None else f"{until[best[peer]][peer] / asked:.1f}")
-    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
-    slower = until[best[default]]
-    assert f"reaches {slower[peer] / slower[default]:.1f} times as fast as Ultralytics" in text
-    assert f"CPU minutes `--assign ggiou` is {rows_of[ggiou]['CPU peer / this']:.1f} times as fast" in text
 
 
 STEEL = ("ciou", "ggiou-yolo", "sca", "sca-ggiou-yolo")
