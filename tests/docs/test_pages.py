@@ -87,8 +87,10 @@ def test_the_readme_says_of_the_results_what_the_tables_say():
     assert f"{behind}{-100 * steel.mean:.1f} on photos of steel" in text
     sca = paired_difference(*(of("bccd-sca", "test", each, "ap") for each in ("sca", "ciou")))
     interval = f"95 % interval {100 * sca.low:.1f} to {100 * sca.high:.1f}"
-    assert f"SCALoss is {100 * sca.mean:.1f} points of AP ({interval}) above the default with five seeds" in text
-    assert sca.p < 0.05
+    size = paired_difference(*(of("bccd-sca-size", "test", each, "ap") for each in ("ciou-larger", "ciou")))
+    said = f"SCALoss is {100 * sca.mean:.1f} points of AP ({interval}) above the default with five seeds; "
+    assert f"{said}CIoU made as large (`--set box=0.083`) is {100 * size.mean:.1f} above." in text
+    assert max(sca.p, size.p) < 0.05
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_PROSE], ids=named)

@@ -151,6 +151,7 @@ def anchors_an_object(name, variant):
         ("| assigned on cells", "bccd-slender-assigners", ASSIGNED),
         ("| chosen on steel", "neu-det-chosen", ("ciou-anchor_ratio", "diou-matched-anchor_ratio")),
         ("| chosen on cells", "bccd-sca", ("ciou", "sca")),
+        ("| size on cells", "bccd-sca-size", ("ciou", "ciou-larger", "sca", "sca-matched")),
         ("| in YOLO26n on steel", "neu-det-yolo26", ("ultralytics", "ggiou", "sca", "sca-ggiou")),
         ("| in RetinaNet on steel", "neu-det-retinanet", ("ciou", "ggiou", "sca", "sca-ggiou")),
     ],

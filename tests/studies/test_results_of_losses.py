@@ -1,14 +1,16 @@
 """What the page of results says of box losses, alone and with assignments, is what the tables in results/ have."""
 
+import re
 import statistics
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from studies.comparison.paired import paired_difference
+from studies.comparison.paired import holm, paired_difference
 from studies.comparison.recipe import read_recipe
 from tests.studies.results_page import RESULTS, ROUNDED, SCRATCHES, of, page, read_rows, table_of_results
+from utils.config.knobs import Hyperparameters
 
 ON = {"AP": "ap", "AP75": "ap75", "AP90": "ap90", "AP of `scratches`": SCRATCHES}
 ON |= {"AP from 4 : 1": "ap_ratio_from_4", "lost by localisation": "tide_localisation"}
@@ -126,9 +128,9 @@ def test_what_is_said_of_scaloss_on_the_cells_is_so():
     assert found["ap"].p < 0.05
     by_seed = [of("bccd-sca", "test", each, "ap") for each in ("sca", "ciou")]
     assert all(by_seed[0][seed] > by_seed[1][seed] for seed in by_seed[0])
-    assert f"| AP {shown(found['ap'])} | holds |" in text
-    first = f"it is [{100 * found['ap'].mean:.1f} points above the default](#blood-cells-scaloss-by-five-other-seeds) "
-    assert f"{first}({100 * found['ap'].low:.1f} to {100 * found['ap'].high:.1f}), beyond chance" in text
+    assert f"| AP {shown(found['ap'])} | in part: a CIoU [of its size]" in text
+    first = f"is [{100 * found['ap'].mean:.1f} points above](#blood-cells-scaloss-by-five-other-seeds) "
+    assert f"{first}({100 * found['ap'].low:.1f} to {100 * found['ap'].high:.1f}), and no better than that" in text
     strict = [f"AP{limit} {shown(found[f'ap{limit}'])}" for limit in (50, 75, 80, 90)]
     assert f"{', '.join(strict)} | in part: up to AP80 |" in text
     curves = [row for row in read_rows("bccd-sca", "curves.csv") if row["seed"] in "12345"]
@@ -144,8 +146,46 @@ def test_what_is_said_of_scaloss_on_the_cells_is_so():
 
     early, late = mean_of(range(1, 21)), mean_of(range(31, 41))
     assert f"{early:+.1f} in the first twenty epochs, {late:+.1f} in the last ten | not seen" in text
-    seed0 = [100 * of("bccd-slender-losses", "test", each, "ap")["0"] for each in ("ciou", "sca-matched")]
-    assert f"it is {seed0[0] - seed0[1]:.1f} points below `ciou` with seed 0" in text
+
+
+# What is changed on the page: the settings that a difference is taken between.
+SHAPE_AND_SIZE = (("sca", "ciou-larger"), ("sca-matched", "ciou"), ("ciou-larger", "ciou"), ("sca", "sca-matched"))
+
+
+def between(pair, column):
+    """The difference of a pair of settings on the cells."""
+    return paired_difference(*(of("bccd-sca-size", "test", each, column) for each in pair))
+
+
+def test_what_is_said_of_scaloss_s_shape_and_its_size_is_so():
+    found = {pair: between(pair, "ap") for pair in SHAPE_AND_SIZE}
+    corrected = holm({pair: difference.p for pair, difference in found.items()})
+    _, rows = table_of_results("| what is changed | AP")
+    for pair, (_, ap, p, ap75) in zip(SHAPE_AND_SIZE, rows, strict=True):
+        assert found[pair].n == 5
+        assert ap == shown(found[pair]) and ap75 == shown(between(pair, "ap75")), pair
+        assert float(p) == pytest.approx(corrected[pair], rel=0.2), pair
+    # The verdict: nothing by the shape where both are large, something by the size of either.
+    assert found["sca", "ciou-larger"].low < 0 < found["sca", "ciou-larger"].high
+    assert all(found[pair].low > 0 and corrected[pair] < 0.05 for pair in SHAPE_AND_SIZE[2:])
+    gain = found["ciou-larger", "ciou"]
+    said = f"[{100 * gain.mean:.1f} points above the default](#blood-cells-scalosss-shape-and-its-size) "
+    said += f"({100 * gain.low:.1f} to {100 * gain.high:.1f}; five seeds), beyond chance when corrected for four"
+    assert f"{said} comparisons (p {corrected['ciou-larger', 'ciou']:.3f}).".replace("(p 0.", "(p .") in page()
+
+
+def test_the_larger_gain_of_ciou_is_scaloss_s_size():
+    """The recipe's number is one that starts both losses equal, by the sizes that its description states."""
+    recipe = read_recipe(str(RESULTS / "bccd-sca-size" / "recipe.yaml"))
+    sca, ciou = (float(number) for number in re.findall(r"\b1\.\d{4}", recipe.description))
+    match = next(each.settings["box_gain_match"] for each in recipe.variants if each.name == "ciou-larger")
+    assert float(match) == pytest.approx(ciou / sca, abs=5e-4)
+    text = page()
+    assert f"SCALoss starts {sca:.2f} times as large as IoU loss, and CIoU {ciou:.2f} times" in text
+    assert (
+        f"gain {Hyperparameters().box / float(match):.4f} instead of {Hyperparameters().box:.2f}".replace("0.", ".")
+        in text
+    )
 
 
 def test_the_pair_that_was_chosen_on_steel_does_not_beat_the_default():
