@@ -152,6 +152,7 @@ def anchors_an_object(name, variant):
         ("| chosen on steel", "neu-det-chosen", ("ciou-anchor_ratio", "diou-matched-anchor_ratio")),
         ("| chosen on cells", "bccd-sca", ("ciou", "sca")),
         ("| size on cells", "bccd-sca-size", ("ciou", "ciou-larger", "sca", "sca-matched")),
+        ("| larger on steel", "neu-det-larger-gain", ("ciou", "ciou-larger")),
         ("| in YOLO26n on steel", "neu-det-yolo26", ("ultralytics", "ggiou", "sca", "sca-ggiou")),
         ("| in RetinaNet on steel", "neu-det-retinanet", ("ciou", "ggiou", "sca", "sca-ggiou")),
     ],
@@ -537,7 +538,11 @@ def test_what_the_results_recommend_is_what_their_tables_say():
     assert f"At 320 px it is {100 * found.mean:.1f} points above {interval}" in text
     found = differences("neu-det-papers", "test", "ciou", "ap")[0]["sca"]
     interval = f"({100 * found.mean:+.1f}, {100 * found.low:+.1f} to {100 * found.high:+.1f})"
-    assert f"On steel `--hyp sca` shows no difference {interval}" in text
+    larger = differences("neu-det-larger-gain", "test", "ciou", "ap")[0]["ciou-larger"]
+    too = f"({100 * larger.mean:+.1f}, {100 * larger.low:+.1f} to {100 * larger.high:+.1f})"
+    said = f"On steel `--hyp sca` shows no difference {interval}, [nor does the larger gain]"
+    assert f"{said}(#steel-surfaces-a-larger-gain) {too}" in text
+    assert found.low < 0 < found.high and larger.low < 0 < larger.high
     shapes, corrected = differences("shapes-epochs21", "val", "anchor_ratio", "ap")
     found = shapes["ggiou"]
     assert f"they are {-100 * found.mean:.1f} points below ({-100 * found.high:.1f} to {-100 * found.low:.1f};" in text
