@@ -117,12 +117,18 @@ def reached(epochs: Sequence[Epoch], target: float) -> tuple[int, Epoch] | None:
 
 
 def rows(curves: dict[str, list[Epoch]]) -> list[dict[str, object]]:
-    """Return a row a side: when it reached the best AP of the peer's first model, and what all epochs took and gave."""
+    """Return a row a side: when it reached the best AP of the peer's first model, and what all epochs took and gave.
+
+    With the minutes to the best AP of every side, since one side may miss another's by a hair.
+    """
     first = next(side for side in curves if side.startswith(PEER))
     target = max(epoch.ap for epoch in curves[first])
     peer = reached(curves[first], target)
     assert peer
     table: list[dict[str, object]] = []
+    # From the highest on, so that of two marks with the same three digits the one that both sides have counts.
+    best = sorted((max(epoch.ap for epoch in epochs) for epochs in curves.values()), reverse=True)
+    marks = {f"minutes to {mark:.3f}": mark for mark in best}
     for side, epochs in curves.items():
         row: dict[str, object] = {"side": side, "target AP": target}
         there = reached(epochs, target)
@@ -132,9 +138,9 @@ def rows(curves: dict[str, list[Epoch]]) -> list[dict[str, object]]:
             row |= {"peer / this": peer[1].wall / epoch.wall, "CPU peer / this": peer[1].cpu / epoch.cpu}
         else:
             row["in epoch"] = "not reached"
-        for mark in sorted({max(epoch.ap for epoch in others) for others in curves.values()}):
+        for title, mark in marks.items():
             there = reached(epochs, mark)
-            row[f"minutes to {mark:.3f}"] = there[1].wall / 60 if there else "not reached"
+            row[title] = there[1].wall / 60 if there else "not reached"
         last = {"all epochs, minutes": epochs[-1].wall / 60, "all epochs, CPU minutes": epochs[-1].cpu / 60}
         table.append({**row, "best AP": max(epoch.ap for epoch in epochs), **last})
     return table

@@ -48,6 +48,8 @@ def test_rows_have_the_minutes_to_the_best_of_every_side():
         [pytest.approx(5 / 3)] * 4,
     ]
     assert [row["all epochs, CPU minutes"] for row in rows(CURVES)] == [2.5, 2.0, 10.0, pytest.approx(10 / 3)]
+    close = {"this project": [Epoch(60, 60, 0.2326)], f"{PEER}{MODEL}": [Epoch(120, 120, 0.2329)]}
+    assert [row["minutes to 0.233"] for row in rows(close)] == [1.0, 2.0]
 
 
 def test_every_side_trains_on_the_same_device(monkeypatch):

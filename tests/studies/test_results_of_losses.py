@@ -168,10 +168,14 @@ def test_what_is_said_of_scaloss_s_shape_and_its_size_is_so():
     # The verdict: nothing by the shape where both are large, something by the size of either.
     assert found["sca", "ciou-larger"].low < 0 < found["sca", "ciou-larger"].high
     assert all(found[pair].low > 0 and corrected[pair] < 0.05 for pair in SHAPE_AND_SIZE[2:])
-    gain = found["ciou-larger", "ciou"]
+    means = {pair: 100 * difference.mean for pair, difference in found.items()}
+    gain, text = found["ciou-larger", "ciou"], page()
+    sizes = sorted(means[pair] for pair in SHAPE_AND_SIZE[2:])
+    assert f"A larger box loss gains {sizes[0]:.1f} to {sizes[1]:.1f} points" in text
+    assert f"At the small size SCALoss is {-means['sca-matched', 'ciou']:.1f} points behind CIoU" in text
     said = f"[{100 * gain.mean:.1f} points above the default](#blood-cells-scalosss-shape-and-its-size) "
     said += f"({100 * gain.low:.1f} to {100 * gain.high:.1f}; five seeds), beyond chance when corrected for four"
-    assert f"{said} comparisons (p {corrected['ciou-larger', 'ciou']:.3f}).".replace("(p 0.", "(p .") in page()
+    assert f"{said} comparisons (p {corrected['ciou-larger', 'ciou']:.3f}).".replace("(p 0.", "(p .") in text
 
 
 def test_the_larger_gain_of_ciou_is_scaloss_s_size():
@@ -182,10 +186,9 @@ def test_the_larger_gain_of_ciou_is_scaloss_s_size():
     assert float(match) == pytest.approx(ciou / sca, abs=5e-4)
     text = page()
     assert f"SCALoss starts {sca:.2f} times as large as IoU loss, and CIoU {ciou:.2f} times" in text
-    assert (
-        f"gain {Hyperparameters().box / float(match):.4f} instead of {Hyperparameters().box:.2f}".replace("0.", ".")
-        in text
-    )
+    assert f"of which its being {100 * (1 - 1 / ciou):.0f} % smaller explains" in text
+    default = Hyperparameters().box
+    assert f"gain {default / float(match):.4f} instead of {default:.2f}".replace("0.", ".") in text
 
 
 def test_the_pair_that_was_chosen_on_steel_does_not_beat_the_default():
