@@ -122,13 +122,13 @@ def rows(curves: dict[str, list[Epoch]]) -> list[dict[str, object]]:
     With the minutes to the best AP of every side, since one side may miss another's by a hair.
     """
     first = next(side for side in curves if side.startswith(PEER))
-    target = max(epoch.ap for epoch in curves[first])
+    best = {side: max(epoch.ap for epoch in epochs) for side, epochs in curves.items()}
+    target = best[first]
     peer = reached(curves[first], target)
     assert peer
     table: list[dict[str, object]] = []
     # From the highest on, so that of two marks with the same three digits the one that both sides have counts.
-    best = sorted((max(epoch.ap for epoch in epochs) for epochs in curves.values()), reverse=True)
-    marks = {f"minutes to {mark:.3f}": mark for mark in best}
+    marks = {f"minutes to {mark:.3f}": mark for mark in sorted(best.values(), reverse=True)}
     for side, epochs in curves.items():
         row: dict[str, object] = {"side": side, "target AP": target}
         there = reached(epochs, target)
@@ -142,7 +142,7 @@ def rows(curves: dict[str, list[Epoch]]) -> list[dict[str, object]]:
             there = reached(epochs, mark)
             row[title] = there[1].wall / 60 if there else "not reached"
         last = {"all epochs, minutes": epochs[-1].wall / 60, "all epochs, CPU minutes": epochs[-1].cpu / 60}
-        table.append({**row, "best AP": max(epoch.ap for epoch in epochs), **last})
+        table.append({**row, "best AP": best[side], **last})
     return table
 
 
